@@ -1,0 +1,341 @@
+"""The methods of the paper's Table 1 as rows of signals. Equation 8 is `dudi` below.
+
+A method is a sum of signals; a signal is weight x loss x view; a view says which response is scored and through which
+verbalizer the prompts were rewritten. Everything that trains, and `dudi methods`, is derived from these rows. Nothing
+here needs torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, validate_call
+
+from dudi.errors import DudiError, unknown
+from dudi.languages import draw
+
+
+class Response(StrEnum):
+    """Which response a view scores."""
+
+    GOLD = "y"  # the ground truth
+    Y_PRIME = "y_prime"  # y' ~ student(x), sampled now
+    Y_TILDE = "y_tilde"  # y~ ~ student(p_z, x), sampled now; another sample than y'
+    TEACHER = "teacher"  # ~ teacher(x), sampled once by a stage of its own (SeqKD)
+    OPPONENT = "opponent"  # ~ reference(x), sampled once an iteration by a stage of its own (SPIN)
+
+    @property
+    def sampled(self) -> bool:
+        """Sampled from the current student within the step."""
+        return self in (Response.Y_PRIME, Response.Y_TILDE)
+
+    @property
+    def stored(self) -> bool:
+        """Sampled before training, by a generation stage."""
+        return self in (Response.TEACHER, Response.OPPONENT)
+
+
+class Mode(StrEnum):
+    """Verbalizer modes (paper 3.3, table 5); see `dudi.verbalizer`."""
+
+    NONE = "none"
+    ENGLISH = "english"
+    MULTILINGUAL = "multilingual"
+    CROSSLINGUAL = "crosslingual"
+    MIX = "mix"
+
+
+class Loss(StrEnum):
+    """Per-token losses; the mathematics is in `dudi.losses` under the same names."""
+
+    NLL = "nll"  # cross-entropy
+    DFT = "dft"  # cross-entropy weighted by sg(p(y_t))
+    FORWARD_KL = "forward_kl"  # KL(teacher || student)
+    REVERSE_KL = "reverse_kl"  # KL(student || teacher)
+    JSD = "jsd"  # beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S
+
+    @property
+    def needs_teacher(self) -> bool:
+        """A divergence between teacher and student."""
+        return self not in (Loss.NLL, Loss.DFT)
+
+
+class Teacher(StrEnum):
+    """Who the teacher is."""
+
+    NONE = "none"
+    LARGER = "larger"
+    EMA = "self"  # exponential moving average of the student
+
+
+class LossOn(StrEnum):
+    """Which assistant turns a cross-entropy method is trained on."""
+
+    LAST = "last"
+    ALL_ASSISTANT = "all_assistant"
+
+
+@dataclass(frozen=True)
+class View:
+    """Which response, and through which verbalizer its prompts were rewritten."""
+
+    response: Response
+    verbalizer: Mode = Mode.NONE
+    include_english: bool = True
+    loss_on: LossOn = LossOn.LAST
+
+    @property
+    def name(self) -> str:
+        """Short name, for logs: the response, since a method reads each response through one view."""
+        return self.response.value
+
+
+@dataclass(frozen=True)
+class TokenSignal:
+    """weight x mean over the response tokens of the whole step of loss."""
+
+    name: str
+    weight: float
+    loss: Loss
+    view: View
+    jsd_beta: float = 0.5
+    skip_tokens: int = 0
+    """The first tokens of each response that carry no loss (SDFT's official code: 3)."""
+    coin: bool | None = None
+    """Read only in steps whose coin fell so; None: in every step."""
+
+
+@dataclass(frozen=True)
+class SequenceSignal:
+    """weight x mean over rows of SPIN's loss (equation 2, right way up):
+    -logsigmoid(beta [(log S(y|x) - log S(y'|x)) - (log R(y|x) - log R(y'|x))])."""
+
+    name: str
+    weight: float
+    loser: View
+    beta: float = 0.1
+    winner: View = View(Response.GOLD)
+    coin: bool | None = None
+
+
+Signal = TokenSignal | SequenceSignal
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of Table 1: signals, teacher, start, and what a step reads."""
+
+    name: str
+    variant: str
+    signals: tuple[Signal, ...]
+    teacher: Teacher = Teacher.NONE
+    cold_start: bool = True
+    """Starts from a cold start (its checkpoint is also R), not from the base student."""
+    coin: float | None = None
+    """Probability that a step's coin falls True (GKD's lambda); None: no coin."""
+    ema_rate: float = 0.0
+    """teacher <- (1 - rate) teacher + rate student after each optimizer step."""
+    iterations: int = 1
+    """Trainings in a row, each from the last one's result, which is also its R (SPIN)."""
+
+    def active(self, seed: int, step: int) -> tuple[Signal, ...]:
+        """The signals that optimizer step `step` reads. The coin is a function of (seed, step): all ranks share it."""
+        if self.coin is None:
+            return self.signals
+        side = draw(seed, step, "coin") / 2**64 < self.coin
+        return tuple(s for s in self.signals if s.coin is None or s.coin is side)
+
+    def expected(self) -> tuple[Signal, ...]:
+        """All signals, each weighted by the probability that a step reads it: what the evaluation loss sums."""
+        p = {None: 1.0, True: self.coin or 0.0, False: 1.0 - (self.coin or 0.0)}
+        return tuple(replace(s, weight=s.weight * p[s.coin]) for s in self.signals)
+
+    @property
+    def needs_larger_teacher(self) -> bool:
+        """A larger teacher scores tokens or writes the responses."""
+        return self.teacher is Teacher.LARGER
+
+    @property
+    def needs_reference(self) -> bool:
+        """A sequence signal compares with R."""
+        return any(isinstance(s, SequenceSignal) for s in self.signals)
+
+    @property
+    def stored(self) -> Response | None:
+        """The response that a generation stage writes before training, if any."""
+        found = {view.response for view in views(self.signals) if view.response.stored}
+        assert len(found) <= 1
+        return next(iter(found), None)
+
+
+def views(signals: tuple[Signal, ...]) -> tuple[View, ...]:
+    """Every view the signals read, each once, in order."""
+    found: dict[View, None] = {}
+    for s in signals:
+        for view in (s.view,) if isinstance(s, TokenSignal) else (s.winner, s.loser):
+            found[view] = None
+    return tuple(found)
+
+
+# ── the rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Divergence = Literal[Loss.FORWARD_KL, Loss.REVERSE_KL, Loss.JSD]
+Term = Literal["sequence", "off_policy", "on_policy"]
+
+GOLD = View(Response.GOLD)
+ON_X = View(Response.Y_TILDE)
+OFF, ON, SEQ = "off_policy", "on_policy", "sequence"
+
+
+def sft(loss_on: LossOn = LossOn.LAST) -> Method:
+    """Supervised fine-tuning: equation 1 with w = 1."""
+    signal = TokenSignal(OFF, 1.0, Loss.NLL, View(Response.GOLD, loss_on=loss_on))
+    return Method("sft", loss_on, (signal,), cold_start=False)
+
+
+def dft(loss_on: LossOn = LossOn.LAST) -> Method:
+    """Dynamic fine-tuning: equation 1 with w = sg(p(y_t)) per token, as in DFT's own code."""
+    signal = TokenSignal(OFF, 1.0, Loss.DFT, View(Response.GOLD, loss_on=loss_on))
+    return Method("dft", loss_on, (signal,), cold_start=False)
+
+
+def spin(
+    variant: Literal["original", "online"] = "original",
+    spin_beta: Positive = 0.1,
+    iterations: Annotated[int, Field(ge=1)] = 3,
+) -> Method:
+    """Self-play: equation 2, right way up. `original`: y' written once an iteration by R, the iteration's start.
+    `online`: y' sampled in every step, R fixed (the paper's sequence signal alone; `iterations` is then 1)."""
+    online = variant == "online"
+    loser = View(Response.Y_PRIME if online else Response.OPPONENT)
+    signal = SequenceSignal(SEQ, 1.0, loser, spin_beta)
+    return Method("spin", variant, (signal,), iterations=1 if online else iterations)
+
+
+def sdft(
+    variant: Literal["official", "reverse"] = "official",
+    ema_rate: Annotated[float, Field(gt=0, le=1)] = 0.01,
+    skip_tokens: Annotated[int, Field(ge=0)] = 3,
+    verbalizer: Mode = Mode.ENGLISH,
+) -> Method:
+    """Self-distillation: equation 3. `official`: KL(T || S), as in SDFT's code; `reverse`: KL(S || T), as it prints."""
+    loss = Loss.FORWARD_KL if variant == "official" else Loss.REVERSE_KL
+    signal = TokenSignal(ON, 1.0, loss, View(Response.Y_TILDE, verbalizer), skip_tokens=skip_tokens)
+    return Method("sdft", variant, (signal,), Teacher.EMA, ema_rate=ema_rate)
+
+
+def seqkd(variant: Literal["nll", "jsd"] = "nll", jsd_beta: InnerShare = 0.5) -> Method:
+    """Sequence-level distillation: train on what the teacher wrote. `jsd`: a divergence there, as the paper's runs."""
+    loss = Loss.NLL if variant == "nll" else Loss.JSD
+    signal = TokenSignal(OFF, 1.0, loss, View(Response.TEACHER), jsd_beta)
+    return Method("seqkd", variant, (signal,), Teacher.LARGER)
+
+
+def gkd(
+    variant: Literal["coin", "sum"] = "coin",
+    lam: Share = 0.5,
+    divergence: Divergence = Loss.JSD,
+    jsd_beta: InnerShare = 0.5,
+) -> Method:
+    """Generalized distillation: equation 4. `coin`: a whole step is on-policy with probability lam, else off-policy
+    (GKD's algorithm 1); `sum`: both terms in every step, weighted."""
+    if variant == "sum":
+        off = TokenSignal(OFF, 1 - lam, divergence, GOLD, jsd_beta)
+        on = TokenSignal(ON, lam, divergence, ON_X, jsd_beta)
+        return _without_zeros(Method("gkd", variant, (off, on), Teacher.LARGER))
+    off = TokenSignal(OFF, 1.0, divergence, GOLD, jsd_beta, coin=False)
+    on = TokenSignal(ON, 1.0, divergence, ON_X, jsd_beta, coin=True)
+    return Method("gkd", variant, (off, on), Teacher.LARGER, coin=lam)
+
+
+def dudi(
+    alpha: Weight = 0.1,
+    lam: Share = 0.5,
+    spin_beta: Positive = 0.1,
+    divergence: Divergence = Loss.REVERSE_KL,
+    jsd_beta: InnerShare = 0.5,
+    verbalizer: Mode = Mode.CROSSLINGUAL,
+    include_english: bool = True,
+    without: tuple[Term, ...] = (),
+) -> Method:
+    """Equation 8. `without` drops terms and leaves the other weights as they are (paper table 4)."""
+    on_view = View(Response.Y_TILDE, verbalizer, include_english)
+    signals = (
+        SequenceSignal(SEQ, alpha, View(Response.Y_PRIME), spin_beta),  # equation 2: y' ~ student(x)
+        TokenSignal(OFF, 1 - lam, divergence, GOLD, jsd_beta),  # equation 5: y from the data
+        TokenSignal(ON, lam, divergence, on_view, jsd_beta),  # equation 7: y~ ~ student(p_z, x)
+    )
+    kept = tuple(s for s in signals if s.name not in without)
+    variant = f"without {' '.join(without)}" if without else "full"
+    teacher = Teacher.LARGER if any(isinstance(s, TokenSignal) for s in kept) else Teacher.NONE
+    return _without_zeros(Method("dudi", variant, kept, teacher))
+
+
+METHODS: dict[str, Callable[..., Method]] = {f.__name__: f for f in (sft, dft, spin, sdft, seqkd, gkd, dudi)}
+
+
+def _without_zeros(method: Method) -> Method:
+    """A signal of weight zero is not computed."""
+    kept = tuple(s for s in method.signals if s.weight > 0)
+    if not kept:
+        raise ValueError(f"{method.name}: no term is left; every weight is zero or dropped")
+    return replace(method, signals=kept)
+
+
+# ── from a recipe, and to Table 1 ────────────────────────────────────────────────────────────────────────────────────
+def build_method(table: Mapping[str, Any]) -> Method:
+    """A method from a recipe's `[method]` table: `name` and that function's own arguments.
+
+    Raises `ValueError` (a recipe's validator turns it into its one line) on an unknown name, key or value.
+    """
+    arguments = dict(table)
+    name = arguments.pop("name", None)
+    if name not in METHODS:
+        raise ValueError(unknown(str(name), METHODS, "method"))
+    choices = list(inspect.signature(METHODS[name]).parameters)
+    for key in arguments:
+        if key not in choices:
+            raise ValueError(unknown(key, choices, f"key of method {name}"))
+    try:
+        return validate_call(config=ConfigDict(strict=False))(METHODS[name])(**arguments)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        text = first["msg"][0].lower() + first["msg"][1:]
+        raise ValueError(f"method {name}: {key}: {text}, found {first['input']!r}") from None
+
+
+def method_from_name(name: str) -> Method:
+    """The method of that name with its defaults; raises `DudiError` with the choices."""
+    try:
+        return build_method({"name": name})
+    except ValueError as error:
+        raise DudiError(str(error)) from None
+
+
+TABLE_1_COLUMNS = ("Method", "Teacher", "Off-policy token", "On-policy token", "Sequence", "Verbalizer")
+
+
+def table_1() -> list[tuple[str, ...]]:
+    """The paper's Table 1, derived from the methods' signals. One tuple of `TABLE_1_COLUMNS` a method."""
+    return [_row(METHODS[name]()) for name in METHODS]
+
+
+def _row(method: Method) -> tuple[str, ...]:
+    tokens = [s for s in method.signals if isinstance(s, TokenSignal)]
+    modes = {s.view.verbalizer for s in tokens} - {Mode.NONE}
+    return (
+        {"seqkd": "SeqKD", "dudi": "DuDi"}.get(method.name, method.name.upper()),
+        {Teacher.NONE: "x", Teacher.EMA: "Self", Teacher.LARGER: "Larger"}[method.teacher],
+        "yes" if any(not s.view.response.sampled for s in tokens) else "x",
+        "yes" if any(s.view.response.sampled for s in tokens) else "x",
+        "yes" if method.needs_reference else "x",
+        {Mode.ENGLISH: "English", Mode.CROSSLINGUAL: "Cross-lingual"}.get(*modes, *modes) if modes else "x",
+    )
