@@ -1,0 +1,233 @@
+"""Per-token losses from hidden states, a few rows at a time: logits of all positions never exist.
+
+Shapes: N response positions of a micro-batch, H hidden size, V vocabulary entries, c rows of a chunk.
+
+    forward    for each chunk:  logits_cV = hidden_cH @ weight.T;  value, grad_cV = loss(log_softmax(logits_cV), ...)
+               d hidden_cH = grad_cV @ weight;  d weight += grad_cV.T @ hidden_cH
+    backward   both gradients are there already; they are scaled by the incoming gradient and handed to autograd
+
+so each projection is done once, and the peak above the inputs is d weight plus two chunks. Weights of the rows
+(weight / global count) are folded in beforehand, so that no [V, H] tensor is scaled afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dudi.losses import TokenLoss
+
+OVERLAP_K = 16  # Li et al. 2026
+_CACHE_ROWS = 16  # on a CPU, a block of so many rows of 150k entries stays in cache
+_NAMES = ("entropy_student", "entropy_teacher", "overlap", "overlap_mass")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output head: logits = softcap(scale (hidden @ weight.T + bias)), of the first `vocab` entries only.
+
+    weight [>= vocab, H], bias [>= vocab] or None. Rows past `vocab` are padding: they never have mass in a label.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    vocab: int = 0
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [c, H] -> logits [c, V], float32 (float64 for float64 weights). Under autocast the product is bf16."""
+        weight, bias = self.weight[: self.vocab], None if self.bias is None else self.bias[: self.vocab]
+        out = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+        out = out if out.dtype is torch.float64 else out.float()
+        if self.scale != 1.0:
+            out.mul_(self.scale)
+        return out if self.softcap is None else torch.tanh(out / self.softcap) * self.softcap
+
+    def through(self, grad: Tensor, logits: Tensor | None) -> Tensor:
+        """d loss / d (hidden @ weight.T + bias), from d loss / d logits, in place."""
+        if self.softcap is not None:
+            assert logits is not None
+            grad.mul_(1 - (logits / self.softcap) ** 2)
+        return grad.mul_(self.scale) if self.scale != 1.0 else grad
+
+
+@dataclass(frozen=True)
+class Term:
+    """One per-token loss on one view's positions: sum over n of weight_n loss_n. Mask and 1/count are in the weight."""
+
+    loss: TokenLoss
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The response positions of one view. labels [n]; teacher [n, Ht] or None: the teacher's hidden states there.
+
+    slope [n] or None: coefficient of log p(label) in the loss, for losses of whole sequences; it changes the gradient
+    only, since their value is known before.
+    """
+
+    labels: Tensor
+    terms: tuple[Term, ...] = ()
+    teacher: Tensor | None = None
+    slope: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """loss: the sum of all terms, differentiable. values: for each view, for each term, [n]. measures: for each view
+    with a teacher, [n] tensors by name (entropies, overlap@16 and the student's mass on it), if asked for."""
+
+    loss: Tensor
+    values: list[list[Tensor]]
+    measures: list[dict[str, Tensor]]
+
+
+def score(
+    hidden: Tensor,
+    head: Head,
+    teacher_head: Head | None,
+    views: Sequence[Positions],
+    chunk: int = 256,
+    measure: bool = False,
+) -> Scored:
+    """All per-token losses of a micro-batch in one pass. hidden [N, H]: the views' positions, one after the other.
+
+    The result's `loss` carries gradients to `hidden` and to the head's weight and bias.
+    """
+    need = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
+    work = _Work(head, teacher_head, tuple(views), chunk, measure, need)
+    loss, *tensors = _Score.apply(hidden, head.weight, head.bias, work)
+    flat = iter(tensors)
+    values = [[next(flat) for _ in view.terms] for view in views]
+    measures = [{name: next(flat) for name in _NAMES} if measure and view.teacher is not None else {} for view in views]
+    return Scored(loss, values, measures)
+
+
+@torch.no_grad()
+def label_log_probs(hidden: Tensor, head: Head, labels: Tensor, chunk: int = 256) -> Tensor:
+    """log p(label) [n] at each position; no gradient."""
+    out = []
+    for rows in _chunks(len(labels), chunk):
+        logits = head.logits(hidden[rows])
+        out.append(logits.gather(-1, labels[rows, None]).squeeze(-1) - logits.logsumexp(-1))
+    return torch.cat(out) if out else hidden.new_zeros(0)
+
+
+@dataclass(frozen=True)
+class _Work:
+    head: Head
+    teacher_head: Head | None
+    views: tuple[Positions, ...]
+    chunk: int
+    measure: bool
+    need_grad: bool
+
+
+class _Score(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Any:
+        wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
+        head = work.head
+        loss = hidden.new_zeros((), dtype=torch.float64)
+        values: list[Tensor] = []
+        measures: list[Tensor] = []
+        ctx.grads = None
+        if work.need_grad:
+            d_hidden = torch.zeros_like(hidden)
+            d_weight = torch.zeros_like(weight, dtype=wide)
+            d_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
+        start = 0
+        for view in work.views:
+            n = len(view.labels)
+            view_values = hidden.new_zeros((len(view.terms), n), dtype=wide)
+            view_measures = hidden.new_zeros((len(_NAMES), n), dtype=wide)
+            for rows in _chunks(n, work.chunk):
+                part = hidden[start + rows.start : start + rows.stop]
+                logits = head.logits(part)
+                kept = logits.clone() if head.softcap is not None else None
+                grad = _chunk(logits, view, rows, work, view_values, view_measures)
+                if work.need_grad:
+                    grad = head.through(grad, kept)
+                    operand = weight[: head.vocab]
+                    narrow = torch.get_autocast_dtype(grad.device.type) if _autocast(grad) else operand.dtype
+                    narrow_grad = grad.to(narrow)
+                    d_hidden[start + rows.start : start + rows.stop] = narrow_grad @ operand.to(narrow)
+                    _add_outer(d_weight[: head.vocab], narrow_grad, part.to(narrow))
+                    if d_bias is not None:
+                        d_bias[: head.vocab] += grad.sum(0)
+            for k, term in enumerate(view.terms):
+                loss = loss + (view_values[k].double() * term.weight.double()).sum()
+            values.extend(view_values)
+            if work.measure and view.teacher is not None:
+                measures.extend(view_measures)
+            start += n
+        assert start == len(hidden), "views and hidden states disagree"
+        if work.need_grad:
+            ctx.grads = (d_hidden, d_weight.to(weight.dtype), None if d_bias is None else d_bias.to(weight.dtype))
+        ctx.mark_non_differentiable(*values, *measures)
+        return (loss.to(wide), *values, *measures)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> Any:
+        scaled = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.grads]
+        ctx.grads = None  # scaled in place: a second backward would scale twice, so there is none
+        return (*scaled, None)
+
+
+def _chunk(logits: Tensor, view: Positions, rows: slice, work: _Work, values: Tensor, measures: Tensor) -> Tensor:
+    """Fill values [terms, n] and measures for these rows; return d loss / d logits, in the memory of `logits`."""
+    teacher_logits = None
+    if view.teacher is not None:
+        assert work.teacher_head is not None
+        teacher_logits = work.teacher_head.logits(view.teacher[rows])
+    block = len(logits) if logits.is_cuda else _CACHE_ROWS
+    for inner in _chunks(len(logits), block):
+        at = slice(rows.start + inner.start, rows.start + inner.stop)
+        labels = view.labels[at]
+        log_p = torch.log_softmax(logits[inner], -1)
+        log_q = None if teacher_logits is None else torch.log_softmax(teacher_logits[inner].to(log_p.dtype), -1)
+        out = logits[inner].zero_()
+        for k, term in enumerate(view.terms):
+            values[k, at], grad = term.loss(log_p, log_q, labels)
+            if work.need_grad:
+                out.addcmul_(grad, term.weight[at, None].to(grad.dtype))
+        if view.slope is not None and work.need_grad:  # c d log p(label) = c (onehot - p)
+            c = view.slope[at, None].to(out.dtype)
+            out.addcmul_(log_p.exp(), -c).scatter_add_(-1, labels[:, None], c)
+        if work.measure and log_q is not None:
+            measures[:, at] = _measure(log_p, log_q)
+    return logits
+
+
+def _measure(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """[4, n]: entropy of student and teacher (nats), |top-k(S) and top-k(T)| / k, and the student's mass on those."""
+    p = log_p.exp()
+    k = min(OVERLAP_K, log_p.shape[-1])
+    top_p, top_q = log_p.topk(k, -1), log_q.topk(k, -1)
+    shared = (top_p.indices[:, :, None] == top_q.indices[:, None, :]).any(-1)
+    entropy_p, entropy_q = -(p * log_p).sum(-1), -(log_q.exp() * log_q).sum(-1)
+    overlap = shared.to(p.dtype).sum(-1) / k
+    return torch.stack((entropy_p, entropy_q, overlap, (top_p.values.exp() * shared).sum(-1)))
+
+
+def _add_outer(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
+    """total += grad.T @ hidden, accumulated in the precision of `total`: bfloat16 sums bias training."""
+    if total.dtype is grad.dtype:
+        total.addmm_(grad.T, hidden)
+    else:
+        total += grad.T @ hidden
+
+
+def _autocast(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
+def _chunks(n: int, size: int) -> Iterator[slice]:
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
