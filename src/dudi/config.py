@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from dudi.errors import DudiError, unknown
 from dudi.languages import language_code
@@ -16,22 +27,40 @@ from dudi.methods import Method, build_method
 
 RECIPES = Path(__file__).parent / "recipes"
 
-PerLanguage = PositiveInt | dict[str, PositiveInt]
+
+def _expected(what: str) -> WrapValidator:
+    """One fault that says what was wanted, where pydantic reports one for each type of a union."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"expected {what}, found {_shown(value)}") from None
+
+    return WrapValidator(check)
+
+
+PerLanguage = Annotated[
+    PositiveInt | dict[str, PositiveInt],
+    _expected("a positive whole number, or a table of them by language such as {default = 256, my = 512}"),
+]
 """One number for all languages, or a table `{default = 256, my = 512}`."""
+TemplateValue = Annotated[str | bool | int, _expected("a text, a whole number, true or false")]
 Probability = Annotated[float, Field(gt=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
     """A table of a recipe: unknown keys are refused, values are not coerced from other types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Models(Section):
     """Folders or hub names of the checkpoints."""
 
-    student: str
-    teacher: str | None = None
+    student: Text
+    teacher: Text | None = None
     student_revision: str | None = None
     teacher_revision: str | None = None
     trust_remote_code: bool = False
@@ -45,16 +74,16 @@ class Chat(Section):
     """How messages become token ids."""
 
     template: str = "teacher"
-    """`teacher`, `student`, or the path of a Jinja file. Students that are base models have no template of their own."""
-    kwargs: dict[str, str | bool | int] = {}
+    """`teacher`, `student`, or the path of a Jinja file. Base models, as students are, have none of their own."""
+    kwargs: dict[str, TemplateValue] = {}
     """Passed to the template, such as `enable_thinking = false` or `date_string = "26 Jul 2024"`."""
 
 
 class Data(Section):
     """Where the rows come from."""
 
-    source: str
-    """A hub name, a folder of Parquet files, or one `.jsonl` / `.parquet` file."""
+    source: Text
+    """A hub name, a folder of Parquet files, one `.jsonl` / `.parquet` file, or `builtin` (a few rows to try)."""
     format: Literal["sea_instruct", "chat"] = "chat"
     """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: `messages`, or `prompt` and `completion`."""
     revision: str | None = None
@@ -112,7 +141,7 @@ class Limits(Section):
                 if "default" not in value:
                     raise ValueError(f"{name}: a table by language needs a `default`")
                 for key in value:
-                    if key != "default" and language_code(key) != key:
+                    if key != "default" and _language(key, f"{name}: ") != key:
                         raise ValueError(f"{name}: use the language code {language_code(key)!r} instead of {key!r}")
         return self
 
@@ -181,10 +210,10 @@ class Paper(Section):
 class Recipe(Section):
     """One run: the method, what it starts from, its models, data, limits and training."""
 
-    name: str
+    name: Text
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    output: str = "runs/{name}"
+    output: Text = "runs/{name}"
     method: dict[str, Any]
     cold_start: ColdStart = ColdStart()
     models: Models
@@ -196,23 +225,40 @@ class Recipe(Section):
     generation: Generation = Generation()
     paper: Paper | None = None
 
+    @field_validator("output")
+    @classmethod
+    def _fillable(cls, output: str) -> str:
+        try:
+            output.format(name="name")
+        except (LookupError, ValueError, AttributeError):
+            raise ValueError(f"the only placeholder is {{name}}, found {_shown(output)}") from None
+        return output
+
     def build(self) -> Method:
         """The method as signals (validated when the recipe was read)."""
         return build_method(self.method)
 
     def build_cold_start(self) -> Method | None:
         """The cold start's method; None where the method starts from the base student or a given checkpoint."""
-        if self.cold_start.method.get("name") == "none" or not self.build().cold_start:
+        given = self.cold_start.checkpoint is not None or self.cold_start.method.get("name") == "none"
+        if given or not self.build().cold_start:
             return None
         return build_method(self.cold_start.method)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         method = self.build()
-        cold = self.build_cold_start()
-        if cold is not None and cold.name not in ("sft", "dft", "seqkd"):
-            raise ValueError(f"cold_start.method.name: expected sft, dft, seqkd or none, found {cold.name!r}")
-        for one in (method, cold):
+        name = self.cold_start.method.get("name")  # checked even where the method has no use for it
+        if name not in ("sft", "dft", "seqkd", "none"):
+            raise ValueError(f"cold_start.method.name: expected sft, dft, seqkd or none, found {_shown(name)}")
+        if name == "none" and len(self.cold_start.method) > 1:
+            raise ValueError("cold_start.method: `none` has no keys beside its name")
+        try:
+            if name != "none":
+                build_method(self.cold_start.method)
+        except ValueError as error:
+            raise ValueError(f"cold_start.method: {error}") from None
+        for one in (method, self.build_cold_start()):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
         return self
@@ -244,6 +290,21 @@ def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
         raise DudiError(f"{where}: {_explain(error)}") from None
 
 
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as TOML, every value spelled out; `load_recipe` reads it back to an equal one."""
+    lines: list[str] = []
+    tables: list[tuple[str, dict[str, Any]]] = [("", recipe.model_dump(mode="json", exclude_none=True))]
+    while tables:
+        name, table = tables.pop(0)
+        lines += ["", f"[{name}]"] if name else []
+        for key, value in table.items():
+            if isinstance(value, dict):
+                tables.append((f"{name}.{key}".lstrip("."), value))
+            else:
+                lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")  # JSON scalars and lists are TOML
+    return "\n".join(lines) + "\n"
+
+
 def find_recipe(path: str | Path) -> Path:
     """The file of a recipe given by path, or by name among those that ship (`dudi recipes` lists them)."""
     file = Path(path)
@@ -269,13 +330,15 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in seen:
         raise DudiError(f"{file}: `extends` goes in a circle ({' -> '.join(p.name for p in (*seen, file))})")
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DudiError(f"{file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise DudiError(f"{file}: not UTF-8 text; save the recipe as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise DudiError(f"{file}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise DudiError(f"{file}: not a recipe: brackets nested too deeply") from None
     bases = table.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -294,10 +357,10 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        if both and key == "method" and value.get("name", old.get("name")) != old.get("name"):
-            both = False
-        result[key] = _merge(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            renamed = key == "method" and value.get("name", old.get("name")) != old.get("name")
+            value = value if renamed else _merge(old, value)
+        result[key] = value
     return result
 
 
@@ -307,8 +370,8 @@ def _set(table: dict[str, Any], item: str) -> None:
     if not equals or not all(parts):
         raise DudiError(f"--set {item!r}: expected key=value, such as --set training.lr=1e-5")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomllib.loads(f"value = {text.strip()}".replace("\n", " "))["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()  # a bare word is a string: --set method.verbalizer=mix
     for part in parts[:-1]:
         if not isinstance(table.get(part, {}), dict):
@@ -324,17 +387,25 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _language(code: str) -> str:
+def _language(code: str, where: str = "") -> str:
     try:
         return language_code(code)
     except DudiError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"{where}{error}") from None
+
+
+def _shown(value: Any) -> str:
+    """A value as a recipe writes it, more or less, and not too long."""
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _explain(error: ValidationError) -> str:
-    """The first fault, in one line; how many more there are."""
+    """The first fault, in one line; how many more there are. A misspelt key comes first: it may explain the others."""
     faults = error.errors(include_url=False)
-    first = faults[0]
+    inherited = {("cold_start", *fault["loc"]) for fault in faults if fault["loc"][0:1] == ("training",)}
+    faults = [fault for fault in faults if fault["loc"] not in inherited]  # a fault of [training] is one, not two
+    first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         message = unknown(str(first["loc"][-1]), _choices(first["loc"][:-1]), f"key in [{_table(first['loc'][:-1])}]")
@@ -344,10 +415,12 @@ def _explain(error: ValidationError) -> str:
         text = str(first["ctx"]["error"])
         message = f"{key}: {text}" if key else text
     else:
-        found = repr(first["input"])
-        message = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found[:80]}"
+        wanted = {"tuple_type": "an array", "model_type": "a table", "dict_type": "a table"}.get(first["type"])
+        text = f"expected {wanted}" if wanted else first["msg"][0].lower() + first["msg"][1:]
+        message = f"{key}: {text}, found {_shown(first['input'])}"
     more = len(faults) - 1
-    return message + (f" (and {more} more fault{'s' if more > 1 else ''})" if more else "")
+    message += f" (and {more} more fault{'s' if more > 1 else ''})" if more else ""
+    return " ".join(message.splitlines())
 
 
 def _table(loc: tuple[int | str, ...]) -> str:
@@ -362,4 +435,3 @@ def _choices(loc: tuple[int | str, ...]) -> list[str]:
             if isinstance(option, type) and issubclass(option, BaseModel):
                 model = option
     return list(model.model_fields)
-

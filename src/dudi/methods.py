@@ -8,12 +8,13 @@ here needs torch.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import ConfigDict, Field, Strict, ValidationError, validate_call
 
 from dudi.errors import DudiError, unknown
 from dudi.languages import draw
@@ -187,20 +188,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 InnerShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Divergence = Literal[Loss.FORWARD_KL, Loss.REVERSE_KL, Loss.JSD]
-Term = Literal["sequence", "off_policy", "on_policy"]
+Terms = Annotated[tuple[Literal["sequence", "off_policy", "on_policy"], ...], Strict(False)]
+ModeName = Annotated[Mode, Strict(False)]  # values are not coerced from other types, but TOML has no enums
+LossOnName = Annotated[LossOn, Strict(False)]
 
 GOLD = View(Response.GOLD)
 ON_X = View(Response.Y_TILDE)
 OFF, ON, SEQ = "off_policy", "on_policy", "sequence"
 
 
-def sft(loss_on: LossOn = LossOn.LAST) -> Method:
+def sft(loss_on: LossOnName = LossOn.LAST) -> Method:
     """Supervised fine-tuning: equation 1 with w = 1."""
     signal = TokenSignal(OFF, 1.0, Loss.NLL, View(Response.GOLD, loss_on=loss_on))
     return Method("sft", loss_on, (signal,), cold_start=False)
 
 
-def dft(loss_on: LossOn = LossOn.LAST) -> Method:
+def dft(loss_on: LossOnName = LossOn.LAST) -> Method:
     """Dynamic fine-tuning: equation 1 with w = sg(p(y_t)) per token, as in DFT's own code."""
     signal = TokenSignal(OFF, 1.0, Loss.DFT, View(Response.GOLD, loss_on=loss_on))
     return Method("dft", loss_on, (signal,), cold_start=False)
@@ -223,7 +226,7 @@ def sdft(
     variant: Literal["official", "reverse"] = "official",
     ema_rate: Annotated[float, Field(gt=0, le=1)] = 0.01,
     skip_tokens: Annotated[int, Field(ge=0)] = 3,
-    verbalizer: Mode = Mode.ENGLISH,
+    verbalizer: ModeName = Mode.ENGLISH,
 ) -> Method:
     """Self-distillation: equation 3. `official`: KL(T || S), as in SDFT's code; `reverse`: KL(S || T), as it prints."""
     loss = Loss.FORWARD_KL if variant == "official" else Loss.REVERSE_KL
@@ -261,9 +264,9 @@ def dudi(
     spin_beta: Positive = 0.1,
     divergence: Divergence = Loss.REVERSE_KL,
     jsd_beta: InnerShare = 0.5,
-    verbalizer: Mode = Mode.CROSSLINGUAL,
+    verbalizer: ModeName = Mode.CROSSLINGUAL,
     include_english: bool = True,
-    without: tuple[Term, ...] = (),
+    without: Terms = (),
 ) -> Method:
     """Equation 8. `without` drops terms and leaves the other weights as they are (paper table 4)."""
     on_view = View(Response.Y_TILDE, verbalizer, include_english)
@@ -297,18 +300,20 @@ def build_method(table: Mapping[str, Any]) -> Method:
     """
     arguments = dict(table)
     name = arguments.pop("name", None)
-    if name not in METHODS:
+    if name is None:
+        raise ValueError(f"method.name: missing; choices: {', '.join(sorted(METHODS))}")
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(unknown(str(name), METHODS, "method"))
     choices = list(inspect.signature(METHODS[name]).parameters)
     for key in arguments:
         if key not in choices:
             raise ValueError(unknown(key, choices, f"key of method {name}"))
     try:
-        return validate_call(config=ConfigDict(strict=False))(METHODS[name])(**arguments)
+        return validate_call(config=ConfigDict(strict=True, allow_inf_nan=False))(METHODS[name])(**arguments)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        text = first["msg"][0].lower() + first["msg"][1:]
+        text = re.sub(r"<[\w.]+: ('\w+')>", r"\1", first["msg"][0].lower() + first["msg"][1:])  # enum members as text
         raise ValueError(f"method {name}: {key}: {text}, found {first['input']!r}") from None
 
 

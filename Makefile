@@ -1,0 +1,74 @@
+# Every target sets up what it needs in .venv; `make` alone lists them. PYTHON=... chooses the interpreter (3.11 or newer).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIN := .venv/bin
+JOBS ?= 2
+CODE := src tests $(wildcard scripts benchmarks)
+SETUP := pyproject.toml scripts/install.sh
+DEMO := build/demo-run
+
+# Nothing that runs here may reach for a hub, or use more threads than there are test processes.
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-all check format lint types layers gpu-check clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+demo: .venv/.installed  ## make tiny models, train DuDi on them on the CPU, say where the result lies
+	$(BIN)/python scripts/make_models.py --builtin --out build/tiny
+	@rm -rf $(DEMO)
+	$(BIN)/dudi run tiny --output $(DEMO)
+	@echo "demo: done; the result lies in $(DEMO)"
+
+test: export OMP_NUM_THREADS := 1
+test: .venv/.installed-test  ## the fast tests (JOBS=2 processes)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu and not peer"
+
+test-all: export OMP_NUM_THREADS := 1
+test-all: .venv/.installed-test .venv/.installed-peer  ## all tests but those that need a GPU, the comparison with TRL included
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu"
+
+check: lint types layers test  ## what CI runs: lint, types, layers, test
+
+format: .venv/.installed-dev  ## rewrite the code in the project's style
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+lint: .venv/.installed-dev  ## ruff: style and common mistakes
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: .venv/.installed-dev  ## mypy on the package
+	$(BIN)/mypy
+
+layers: .venv/.installed-dev  ## import-linter: which module may import which
+	$(BIN)/lint-imports --no-cache
+
+gpu-check: .venv/.installed-test  ## the tests and the benchmark that need a CUDA device; fails where there is none
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
+	  || { echo "gpu-check: no CUDA device here; run it on a machine with one (nothing was checked)" >&2; exit 1; }
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python benchmarks/gpu_check.py
+
+clean:  ## remove .venv, build/ and the tools' caches; runs/ stays
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# install.sh leaves one stamp for each extra it installed.
+.venv/.installed: $(SETUP)
+	@bash scripts/install.sh
+
+.venv/.installed-test: $(SETUP)
+	@bash scripts/install.sh test
+
+.venv/.installed-dev: $(SETUP)
+	@bash scripts/install.sh test dev
+
+.venv/.installed-peer: $(SETUP)
+	@bash scripts/install.sh test peer

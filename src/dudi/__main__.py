@@ -1,0 +1,5 @@
+"""`python -m dudi`, for launchers."""
+
+from dudi.cli import main
+
+main()

@@ -1,0 +1,150 @@
+"""The command line. Thin: each command imports what it needs, so that help and checks load no torch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from dudi import __version__
+from dudi.data.cli import app as data_app
+from dudi.errors import DudiError
+from dudi.methods import Mode
+
+app = typer.Typer(
+    name="dudi",
+    help="Distil small language models for Southeast Asian languages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data")
+out = Console(highlight=False)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")]
+
+
+@app.command()
+def methods() -> None:
+    """Print the paper's Table 1, derived from the methods that train."""
+    from dudi.methods import TABLE_1_COLUMNS, table_1
+
+    table = Table(*TABLE_1_COLUMNS)
+    for row in table_1():
+        table.add_row(*row)
+    out.print(table)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from dudi.config import load_recipe, shipped_recipes
+
+    table = Table("Recipe", "Method", "Student", "Teacher", "Paper's average")
+    for name in shipped_recipes():
+        r = load_recipe(name)
+        method = r.build()
+        number = f"{r.paper.average:.1f} ({r.paper.table})" if r.paper else ""
+        table.add_row(name, f"{method.name} ({method.variant})", r.models.student, r.models.teacher or "", number)
+    out.print(table)
+
+
+@app.command()
+def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
+    """Check a recipe in full and print its signals and stages; nothing is loaded."""
+    from dudi.config import load_recipe
+    from dudi.methods import SequenceSignal
+    from dudi.stages import Generate, plan
+
+    loaded = load_recipe(recipe, set_ or ())
+    method = loaded.build()
+    out.print(f"{loaded.name}: {method.name} ({method.variant})")
+    for s in method.signals:
+        if isinstance(s, SequenceSignal):
+            out.print(f"  {s.weight:g} x {s.name}: spin, beta {s.beta:g}, y against {s.loser.name}")
+        else:
+            how = "" if s.view.verbalizer is Mode.NONE else f", verbalizer {s.view.verbalizer.value}"
+            out.print(f"  {s.weight:g} x {s.name}: {s.loss.value} on {s.view.name}{how}")
+    for number, stage in enumerate(plan(loaded), 1):
+        what = f"{stage.writer} writes {stage.response.value}" if isinstance(stage, Generate) else f"from {stage.start}"
+        out.print(f"  stage {number}: {stage.name}, {what}")
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    output: Annotated[str | None, typer.Option(help="The run's folder; by default the recipe's `output`.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Run a recipe: cold start, generation where needed, the method. The folder holds all it takes to repeat it."""
+    from dudi.config import load_recipe
+
+    overrides = list(set_ or ())
+    if output is not None:
+        overrides.append(f"output={output!r}")
+    loaded = load_recipe(recipe, overrides)
+    from dudi.progress import Watcher
+    from dudi.train import run as run_recipe
+
+    folder = run_recipe(loaded, resume, lambda trainer, title: Watcher(trainer, title, out), out.print)
+    summary = folder / "summary.md"
+    if summary.exists():  # written by the first process of a distributed run
+        out.print(Markdown(summary.read_text(encoding="utf-8")))
+        out.print(f"run folder: {folder}")
+
+
+@app.command()
+def verbalize(
+    recipe: RecipeArgument,
+    row: Annotated[int, typer.Option(help="Number of the training row; 0 is the first.")] = 0,
+    to: Annotated[str | None, typer.Option(help="Force l_z, such as vi.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Another verbalizer mode than the recipe's.")] = None,
+    set_: SetOption = None,
+) -> None:
+    """Show x, y, p_z and z of one row exactly as each model reads them, with token counts."""
+    from dudi.config import load_recipe
+
+    loaded = load_recipe(recipe, set_ or ())
+    from dudi.show import verbalized
+
+    heading, texts = verbalized(loaded, row, to, mode)
+    out.print(heading, style="bold")
+    for text in texts:
+        out.rule(f"{text.name}: read by {text.reader}, {text.tokens} tokens", align="left")
+        out.print(text.text, markup=False, soft_wrap=True)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Distil small language models for Southeast Asian languages."""
+
+
+def main() -> None:
+    """Entry point: bad input is one line on standard error and exit status 2, without a traceback."""
+    try:
+        app()
+    except DudiError as error:
+        line = " ".join(str(error).split())
+        print(f"dudi: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("dudi: stopped; go on with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

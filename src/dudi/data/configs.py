@@ -1,0 +1,88 @@
+"""Which files belong to which configuration (language) and split, told from their names as the hub does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from dudi.errors import DudiError
+from dudi.languages import ENGLISH, LANGUAGES
+
+_SPLITS = {"train": "train", "test": "test", "eval": "eval", "dev": "validation", "val": "validation"}
+_SPLITS |= {"valid": "validation", "validation": "validation", "training": "train"}
+_SHARD = re.compile(r"-\d+(-of-\d+)?$")
+# Languages of the data set that are not among our eight, and names beside those that `languages` knows.
+_OTHER_NAMES = {"zh": ("chinese", "mandarin", "zho"), "km": ("khmer", "khm"), "lo": ("lao", "laotian")}
+_OTHER_NAMES |= {"jv": ("javanese", "jav"), "su": ("sundanese", "sun")}
+
+
+def names(language: str) -> tuple[str, ...]:
+    """What a language may be called in a data set, in lower case."""
+    known = LANGUAGES.get(language)
+    of_known = (known.name.lower(), *known.aliases) if known else ()
+    return (language, *of_known, *_OTHER_NAMES.get(language, ()))
+
+
+def is_named(label: str, language: str) -> bool:
+    """Whether a label names the language: `Filipino_NativeScript`, `filipino` and `tl` name `tl`."""
+    text = re.sub(r"[_\W]+", " ", label.lower()).strip()
+    # A code must be the whole label: a folder `my_data` is not Burmese.
+    return any(text == name or (len(name) > 3 and text.startswith(name + " ")) for name in names(language))
+
+
+def by_config(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Paths by configuration: the folder they lie in, else the name of the file without split and shard number."""
+    configs: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        *folders, _ = PurePosixPath(path).parts
+        folders = [folder for folder in folders if folder != "data" and folder.lower() not in _SPLITS]
+        stem = _SHARD.sub("", PurePosixPath(path).stem)
+        if not folders and stem.lower() in _SPLITS:
+            stem = "default"
+        configs.setdefault(folders[0] if folders else stem, []).append(path)
+    return configs
+
+
+def of_language(configs: dict[str, list[str]], language: str, source: str) -> list[str]:
+    """The files of a language. Raises `DudiError` that lists the configurations there are."""
+    found = [path for config, paths in configs.items() if is_named(config, language) for path in paths]
+    if not found:
+        wanted = " or ".join(name.capitalize() for name in names(language) if len(name) > 3) or repr(language)
+        raise DudiError(
+            f"data.languages: {source!r} has no configuration for {language!r} ({wanted}); it has {', '.join(configs)}"
+        )
+    return sorted(found)
+
+
+def default_languages(configs: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """The languages trained on when none is named: those of ours that the data has, without English; and the
+    configurations left out. English is a language to answer in (l_z), trained on only where the recipe names it."""
+    chosen = [code for code in LANGUAGES if code != ENGLISH and any(is_named(config, code) for config in configs)]
+    rest = [config for config in configs if not any(is_named(config, code) for code in chosen)]
+    return chosen, rest
+
+
+def of_split(paths: Sequence[str], split: str, source: str) -> tuple[list[str], list[str]]:
+    """The files of a split, and those left out. Files without a split in their names are the `train` split.
+
+    Raises `DudiError` that lists the splits there are.
+    """
+    wanted = _SPLITS.get(split, split)
+    marks = {path: _split_of(path, wanted) for path in paths}
+    found = {mark for mark in marks.values() if mark}
+    if not found and wanted == "train":
+        return list(paths), []
+    if wanted not in found:
+        there = ", ".join(sorted(found)) or "train (no file names a split)"
+        raise DudiError(f"data.split: {source!r} has no split {split!r}; it has {there}")
+    return [p for p, mark in marks.items() if mark == wanted], [p for p, mark in marks.items() if mark != wanted]
+
+
+def _split_of(path: str, wanted: str) -> str | None:
+    *folders, _ = PurePosixPath(path).parts
+    first = re.split(r"[-_.]", PurePosixPath(path).stem.lower())[0]
+    for part in (first, *(folder.lower() for folder in reversed(folders))):
+        if part in _SPLITS or part == wanted:
+            return _SPLITS.get(part, part)
+    return None

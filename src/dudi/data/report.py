@@ -1,0 +1,124 @@
+"""DataReport: what became of every row read, by language."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_FAULTS = 3
+"""Broken rows quoted per language; all are counted."""
+COLUMNS = ("language", "read", "duplicated", "filtered", "broken", "zawgyi", "undrawn", "eval", "kept")
+
+
+@dataclass
+class LanguageReport:
+    """Counts of one language. Every row read is in exactly one of the other counts (`balanced`).
+
+    A full reading (`check`, chat files) looks at the content first: broken, duplicated, Zawgyi, then the quality
+    filter. A SEA-Instruct load reads the content only of rows that pass the filter and are drawn, so its broken,
+    duplicated and Zawgyi rows are those met on the way, and the rest is `undrawn`.
+    """
+
+    read: int = 0
+    duplicated: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    zawgyi: int = 0
+    undrawn: int = 0
+    eval: int = 0
+    kept: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def add_broken(self, reason: str, line: str) -> None:
+        """Count one broken row; the first few are quoted."""
+        self.broken[reason] += 1
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(line)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the counts add up to the rows read."""
+        left_out = self.duplicated + self.filtered.total() + self.broken.total() + self.zawgyi + self.undrawn
+        return self.read == left_out + self.eval + self.kept
+
+    def line(self) -> str:
+        """All counts that are not zero, in one line."""
+        parts = [f"{self.read} read"]
+        parts += [f"{self.duplicated} duplicated"] if self.duplicated else []
+        parts += [f"{self.filtered.total()} filtered ({_reasons(self.filtered)})"] if self.filtered else []
+        parts += [f"{self.broken.total()} broken ({_reasons(self.broken)})"] if self.broken else []
+        parts += [f"{self.zawgyi} in Zawgyi encoding"] if self.zawgyi else []
+        parts += [f"{self.eval} set aside for evaluation"] if self.eval else []
+        return ", ".join(parts)
+
+
+@dataclass
+class DataReport:
+    """Counts by language, and notes on what else was left out."""
+
+    languages: dict[str, LanguageReport] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, language: str) -> LanguageReport:
+        """The counts of a language, made when first asked for."""
+        return self.languages.setdefault(language, LanguageReport())
+
+    @property
+    def broken(self) -> int:
+        """Broken rows of all languages."""
+        return sum(one.broken.total() for one in self.languages.values())
+
+    @property
+    def first_fault(self) -> str | None:
+        """The first broken row: file, row, field, what was found and what was wanted."""
+        return next((one.faults[0] for one in self.languages.values() if one.faults), None)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """One row of strings a language, under `COLUMNS`."""
+        return [
+            (
+                language,
+                str(one.read),
+                str(one.duplicated),
+                str(one.filtered.total()),
+                str(one.broken.total()),
+                str(one.zawgyi),
+                str(one.undrawn),
+                str(one.eval),
+                str(one.kept),
+            )
+            for language, one in self.languages.items()
+        ]
+
+    def details(self) -> list[str]:
+        """Why rows were filtered or broken, one line a language and kind."""
+        return [
+            f"{language}: {kind}: {_reasons(counts)}"
+            for language, one in self.languages.items()
+            for kind, counts in (("filtered", one.filtered), ("broken", one.broken))
+            if counts
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        languages = {
+            language: {**vars(one), "filtered": dict(one.filtered), "broken": dict(one.broken)}
+            for language, one in self.languages.items()
+        }
+        return {"languages": languages, "notes": self.notes}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DataReport:
+        """The report that `as_json` wrote."""
+        report = cls(notes=list(value["notes"]))
+        for language, one in value["languages"].items():
+            counters = {"filtered": Counter(one["filtered"]), "broken": Counter(one["broken"])}
+            report.languages[language] = LanguageReport(**{**one, **counters})
+        return report
+
+
+def _reasons(counts: Counter[str]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count}" for reason, count in ordered)

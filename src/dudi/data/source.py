@@ -1,0 +1,138 @@
+"""Source: the files of a data set, in a local folder or on the hub, and Parquet read column by column from either."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dudi.data.hub import Hub, HubFile, HuggingFaceHub, hub_errors
+from dudi.errors import DudiError
+
+BUILTIN = Path(__file__).parents[1] / "builtin" / "rows.jsonl"
+"""What the source `builtin` stands for: the few rows that come with the package, to try things on."""
+BATCH_BYTES = 16 << 20
+"""Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""
+MAX_BATCH_ROWS = 65_536
+_BUFFER = 1 << 20
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SUFFIXES = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data files (`.parquet`, `.jsonl`; paths relative to the source, sorted) of a folder, file or hub data set."""
+
+    name: str
+    revision: str | None
+    """The commit on the hub; None for local files."""
+    paths: tuple[str, ...]
+    single: bool
+    """Whether the source is one file, named by the user."""
+    root: Path | None
+    hub: Hub | None
+
+    def open(self, path: str) -> BinaryIO:
+        """One file, for reading; the caller closes it. Raises `DudiError`."""
+        if self.root is not None:
+            try:
+                return (self.root / path).open("rb")
+            except OSError as error:
+                raise DudiError(f"{self.where(path)}: cannot be read ({error.strerror})") from None
+        assert self.hub is not None and self.revision is not None
+        with hub_errors(self.name, self.revision):
+            file = self.hub.open(self.name, self.revision, path)
+        return cast(BinaryIO, io.BufferedReader(HubFile(file, self.name), _BUFFER))
+
+    def where(self, path: str) -> str:
+        """The name of a file in messages."""
+        return str(self.root / path) if self.root is not None else f"{self.name}/{path}"
+
+    @contextmanager
+    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+        """One Parquet file. Buffered: a column is decoded page by page, never a row group at once."""
+        with self.open(path) as file:
+            with self.parquet_errors(path):
+                opened = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+            yield opened
+
+    @contextmanager
+    def parquet_errors(self, path: str) -> Iterator[None]:
+        """A damaged file as `DudiError`."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DudiError(f"{self.where(path)}: not a readable Parquet file ({line[:120]})") from None
+
+    def batches(
+        self, path: str, columns: Sequence[str], row_groups: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The named columns of one Parquet file, bounded pieces at a time, each with the number of its first row."""
+        with self.parquet(path) as file:
+            row = 0
+            for group in range(file.num_row_groups):
+                metadata = file.metadata.row_group(group)
+                first, row = row, row + metadata.num_rows
+                if row_groups is not None and group not in row_groups:
+                    continue
+                rows = _batch_rows(metadata, columns)
+                batches = file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
+                while True:
+                    with self.parquet_errors(path):
+                        batch = next(batches, None)
+                    if batch is None:
+                        break
+                    yield first, batch
+                    first += batch.num_rows
+
+
+def _batch_rows(group: Any, columns: Sequence[str]) -> int:
+    used = [group.column(i) for i in range(group.num_columns)]
+    size: int = sum(one.total_uncompressed_size for one in used if one.path_in_schema.split(".")[0] in columns)
+    per_row = max(1, size // max(1, int(group.num_rows)))
+    return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // per_row))
+
+
+def open_source(name: str, revision: str | None, hub: Hub | None = None) -> Source:
+    """The source of a recipe's `data.source`: what lies there locally, else the hub data set of that name.
+
+    Raises `DudiError` when neither exists, when the hub refuses, or when there is no data file in it.
+    """
+    path = BUILTIN if name == "builtin" else Path(name).expanduser()
+    if path.exists():
+        return _local(name, path)
+    if not _HUB_NAME.fullmatch(name) or name.endswith(_SUFFIXES):
+        raise DudiError(f"data.source: no file or folder {name!r}, and it is not a hub name (owner/name)")
+    hub = hub or HuggingFaceHub()
+    with hub_errors(name, revision):
+        commit, paths = hub.listing(name, revision)
+    return Source(name, commit, _data_files(paths, name), False, None, hub)
+
+
+def _local(name: str, path: Path) -> Source:
+    if path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise DudiError(f"data.source: {name!r} is neither a .jsonl nor a .parquet file")
+        return Source(name, None, (path.name,), True, path.parent, None)
+    try:
+        files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    except OSError as error:
+        raise DudiError(f"data.source: folder {name!r} cannot be read ({error.strerror})") from None
+    return Source(name, None, _data_files([file.as_posix() for file in files], name), False, path, None)
+
+
+def _data_files(paths: Sequence[str], name: str) -> tuple[str, ...]:
+    visible = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
+    found = sorted(path for path in visible if path.endswith(_SUFFIXES))
+    if not found:
+        others = ", ".join(sorted(visible)[:5]) or "nothing"
+        raise DudiError(f"data.source: no .parquet or .jsonl file in {name!r}; it holds {others}")
+    return tuple(found)

@@ -1,0 +1,182 @@
+"""Student, teacher and reference: loading, output heads, the moving-average teacher, the copy that decodes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from dudi.chunked import Head
+from dudi.config import Generation, Models
+from dudi.errors import DudiError
+from dudi.scores import Reading, hidden_states
+
+
+def device() -> torch.device:
+    """Where this process computes: its GPU, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def arithmetic(precision: str) -> tuple[torch.dtype, torch.dtype, bool]:
+    """(dtype of the student's weights, dtype of frozen models, bfloat16 autocast) of `models.precision`."""
+    if precision == "float64":
+        return torch.float64, torch.float64, False
+    bf16 = precision == "bfloat16" or (precision == "auto" and torch.cuda.is_available())
+    return torch.float32, torch.bfloat16 if bf16 else torch.float32, bf16
+
+
+def load_tokenizer(path: str, what: str, models: Models, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub; `what` names the recipe key in errors."""
+    return _load(AutoTokenizer.from_pretrained, path, what, models, revision)  # type: ignore[no-any-return]
+
+
+def load_config(path: str, what: str, models: Models, revision: str | None = None) -> None:
+    """Only that the model is there and can be read: before a run folder is made, and before gigabytes are loaded."""
+    _load(AutoConfig.from_pretrained, path, what, models, revision)
+
+
+def load_model(
+    path: str, what: str, models: Models, dtype: torch.dtype, revision: str | None = None, frozen: bool = True
+) -> PreTrainedModel:
+    """A causal language model from a folder or the hub, on this process's device.
+
+    The dtype is set on purpose: `from_pretrained` would take the checkpoint's, and a bfloat16 student at a learning
+    rate of 2e-5 rounds most of its updates away.
+    """
+    model = _load(
+        AutoModelForCausalLM.from_pretrained,
+        path,
+        what,
+        models,
+        revision,
+        dtype=dtype,
+        attn_implementation=models.attention,
+    )
+    model.to(device())
+    if frozen:
+        model.requires_grad_(False)
+        model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _load(load: Any, path: str, what: str, models: Models, revision: str | None, **kwargs: Any) -> Any:
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise DudiError(f"{what}: no folder {path!r}; give a model folder or a hub name such as Qwen/Qwen2.5-0.5B")
+    try:
+        return load(path, revision=revision, trust_remote_code=models.trust_remote_code, **kwargs)
+    except (GatedRepoError, HfHubHTTPError) as error:
+        raise DudiError(f"{what}: {path!r}: {gated_help(path, error)}") from None
+    except (OSError, ValueError, KeyError) as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, (GatedRepoError, HfHubHTTPError)):
+            raise DudiError(f"{what}: {path!r}: {gated_help(path, cause)}") from None
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DudiError(f"{what}: {path!r} cannot be loaded: {first}") from None
+
+
+def gated_help(path: str, error: Exception) -> str:
+    """What to do about a refused download."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError) or status in (401, 403):
+        return (
+            f"the hub refuses access: accept the terms on https://huggingface.co/{path}, then give a token with"
+            " `hf auth login` or HF_TOKEN"
+        )
+    return f"the hub answered {status or type(error).__name__}; check the name, the revision and the connection"
+
+
+def head_of(model: PreTrainedModel, vocab: int) -> Head:
+    """The model's output head, over the first `vocab` entries. `check_head` has been called once for this model."""
+    linear = model.get_output_embeddings()
+    config = model.config
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return Head(linear.weight, linear.bias, vocab, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
+    """Refuse, with `DudiError`, a model whose logits `head_of` cannot give.
+
+    Losses are evaluated from hidden states and the head, so it is probed once that both give the model's own logits: the
+    head must be linear, up to a scale and a softcap.
+    """
+    linear = model.get_output_embeddings()
+    if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear:
+        raise DudiError(f"{what}: the output head is a {type(linear).__name__}, expected a plain linear layer")
+    if linear.weight.shape[0] < vocab:
+        raise DudiError(
+            f"{what}: the model has {linear.weight.shape[0]} embeddings, but the tokenizer has {vocab} tokens; use the"
+            " model's own tokenizer"
+        )
+    head = head_of(model, vocab)
+    ids = torch.arange(min(8, head.vocab), device=head.weight.device)[None]
+    training = model.training
+    model.eval()
+    wanted = model(input_ids=ids, use_cache=False).logits[0, :, : head.vocab]
+    got = head.logits(hidden_states(model.base_model, Reading(ids, torch.arange(ids.shape[1], device=ids.device))))
+    model.train(training)
+    tolerance = 2e-2 if head.weight.dtype is torch.bfloat16 else 1e-4
+    if not torch.allclose(got, wanted.to(got.dtype), rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
+        raise DudiError(f"{what}: the model's logits are not its last hidden states times its output head; unsupported")
+
+
+class EmaTeacher:
+    """SDFT's teacher: a moving average of the student, in the student's own precision (float32).
+
+    teacher <- (1 - rate) teacher + rate student, after each optimizer step.
+    """
+
+    def __init__(self, student: PreTrainedModel, rate: float) -> None:
+        self.rate = rate
+        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """One step of the average."""
+        for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
+            mine.lerp_(theirs.detach().to(mine.dtype), self.rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors to save; tied weights once."""
+        return {name: p.detach().contiguous() for name, p in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        for name, p in self.model.named_parameters():
+            p.copy_(state[name])
+
+
+class DecodingCopy:
+    """The weights that decode: the student itself, or one bfloat16 copy of it, refreshed once a step."""
+
+    def __init__(self, student: PreTrainedModel, bf16: bool) -> None:
+        self.student = student
+        self.copy = copy.deepcopy(student).requires_grad_(False).to(torch.bfloat16).eval() if bf16 else None
+
+    @torch.no_grad()
+    def refreshed(self) -> PreTrainedModel:
+        """The model to sample from, with the student's present weights."""
+        if self.copy is None:
+            return self.student
+        for mine, theirs in zip(self.copy.parameters(), self.student.parameters(), strict=True):
+            mine.copy_(theirs)
+        return self.copy
+
+
+def write_generation_config(model: PreTrainedModel, generation: Generation, stop_ids: tuple[int, ...], pad: int) -> None:
+    """Set the model's generation config on purpose: evaluators take their sampling and stops from the saved file."""
+    sampling = {"temperature": generation.temperature, "top_p": generation.top_p} if generation.do_sample else {}
+    model.generation_config = GenerationConfig(
+        do_sample=generation.do_sample,
+        max_new_tokens=generation.max_new_tokens,
+        eos_token_id=list(stop_ids),
+        pad_token_id=pad,
+        **sampling,
+    )

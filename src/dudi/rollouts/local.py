@@ -1,0 +1,95 @@
+"""Sampling in the trainer's own process, on the trainer's own weights, with a KV cache.
+
+Shapes: B requests, P longest prompt, T longest limit, V vocabulary. Prompts are padded on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from dudi.models import head_of
+from dudi.rollouts import Request, Rollout, uniforms
+
+
+class LocalSampler:
+    """Temperature sampling by inverse CDF: one uniform number a token; top-k and top-p off.
+
+    `torch.multinomial` would draw one number for each vocabulary entry. Entries past `vocab` (padding of the head) are
+    never sampled.
+    """
+
+    def __init__(self, stop_ids: Sequence[int], pad: int, vocab: int, temperature: float) -> None:
+        self.stop_ids = tuple(stop_ids)
+        self.pad = pad
+        self.vocab = vocab
+        self.temperature = temperature
+
+    @torch.no_grad()
+    def __call__(self, model: PreTrainedModel, requests: Sequence[Request]) -> list[Rollout]:
+        """One rollout for each request, in order."""
+        if not requests:
+            return []
+        training = model.training
+        model.eval()  # in training mode, gradient checkpointing would switch the cache off
+        try:
+            tokens, lengths, finished = self._decode(model, requests)
+        finally:
+            model.train(training)
+        rows = zip(tokens.tolist(), lengths.tolist(), finished.tolist(), strict=True)
+        return [Rollout(tuple(ids[:length]), done) for ids, length, done in rows]
+
+    def _decode(self, model: PreTrainedModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, T], lengths [B], finished [B]."""
+        head = head_of(model, self.vocab)
+        device = head.weight.device
+        limits = torch.tensor([r.limit for r in requests], device=device)
+        steps = int(limits.max())
+        u = torch.from_numpy(uniforms(requests, steps)).to(device)
+        ids, mask = self._left_pad(requests, steps, device)
+        width = ids.shape[1]
+        positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+        stops = torch.tensor(self.stop_ids, device=device)
+        tokens = torch.full((len(requests), steps), self.pad, device=device)
+        lengths = torch.zeros(len(requests), dtype=torch.long, device=device)
+        finished = torch.zeros(len(requests), dtype=torch.bool, device=device)
+        active = ~finished
+        cache = DynamicCache()
+        for t in range(steps):
+            out = model.base_model(
+                input_ids=ids,
+                attention_mask=mask[:, : width + t],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = head.logits(out.last_hidden_state[:, -1])
+            token = inverse_cdf(logits / self.temperature, u[:, t])
+            token = torch.where(active, token, self.pad)
+            tokens[:, t] = token
+            lengths += active
+            finished |= active & torch.isin(token, stops)
+            active = active & ~finished & (lengths < limits)
+            if not bool(active.any()):
+                break
+            ids, positions = token[:, None], positions[:, -1:] + 1
+        return tokens, lengths, finished
+
+    def _left_pad(self, requests: Sequence[Request], steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Prompt ids [B, P] and the attention mask of prompts and all steps [B, P + T]."""
+        width = max(len(r.prompt) for r in requests)
+        ids = torch.tensor([[self.pad] * (width - len(r.prompt)) + list(r.prompt) for r in requests], device=device)
+        mask = torch.ones(len(requests), width + steps, dtype=torch.long, device=device)
+        for row, request in enumerate(requests):
+            mask[row, : width - len(request.prompt)] = 0
+        return ids, mask
+
+
+def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
+    """The token [B] at cumulative probability u [B] of softmax(logits [B, V]). Entries of probability 0 are never taken."""
+    cdf = torch.softmax(logits, -1).cumsum(-1, dtype=torch.float64)
+    target = u[:, None] * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)

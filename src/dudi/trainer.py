@@ -1,0 +1,392 @@
+"""One optimizer step, on `transformers.Trainer`. No mathematics here: that is in `dudi.objective`.
+
+A step reads its window (the rows of this process), builds the views (all rollouts in one call), counts, and walks over
+micro-batches. For each, teacher and reference score first; then the student is called once, through its wrapper's
+forward, so that DDP and FSDP see every gradient. Clipping, optimizer, schedule and devices are the Trainer's.
+
+Data order, l_z and random numbers are functions of (seed, epoch, row, view), coins of (seed, step): a step depends on
+its number and the weights alone, not on the number of processes, and a resumed run repeats the straight one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from dudi import checkpoints
+from dudi.batch import Row, Window, WindowBuilder, collate, needs_reference, needs_teacher
+from dudi.config import Training
+from dudi.errors import DudiError
+from dudi.languages import draw
+from dudi.methods import Method, Signal, View, views
+from dudi.metrics import Meter, Phases, append_line, record
+from dudi.models import DecodingCopy, EmaTeacher, check_head, head_of
+from dudi.objective import Objective, objective
+from dudi.scores import Scores, hidden_states, sequence_log_probs
+
+EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what. teacher and reference are frozen; `method.teacher` self is made from the student."""
+
+    method: Method
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    reference: PreTrainedModel | None
+    builder: WindowBuilder
+    eval_builder: WindowBuilder
+    rows: Sequence[Row]
+    eval_rows: Sequence[Row]
+    languages: Sequence[str]
+    training: Training
+    seed: int
+    autocast: bool
+    folder: Path
+
+
+class DistillationTrainer(Trainer):
+    """The one loop, for every method. `forced` in tests replaces the sampler of the job's builder."""
+
+    def __init__(self, job: Job, callbacks: Sequence[TrainerCallback] = ()) -> None:
+        self.job = job
+        self.phases = Phases()
+        self.meter = Meter(job.method, job.languages)
+        self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
+        self.frozen_teacher = self.ema.model if self.ema else job.teacher
+        samples = any(view.response.sampled for view in views(job.method.signals))
+        self.decoder = DecodingCopy(job.student, bf16=job.autocast and samples)
+        self.last_lr = 0.0
+        self._staging: Path | None = None
+        named = (("student", job.student), ("teacher", job.teacher), ("reference", job.reference))
+        for what, model in named:
+            if model is not None:
+                check_head(model, job.builder.chat.vocab, what)
+        if job.training.gradient_checkpointing:
+            new = getattr(job.student, "activation_checkpointing_enable", None)  # the name since transformers 5.2x
+            (new or job.student.gradient_checkpointing_enable)({"use_reentrant": False})
+        super().__init__(
+            model=job.student,
+            args=arguments(job),
+            train_dataset=[{"place": place} for place in range(self.steps_per_epoch)],
+            eval_dataset=[{"place": 0}] if job.eval_rows else None,
+            callbacks=[_Hooks(self), *callbacks],
+            processing_class=job.builder.chat.tokenizer,
+        )
+        self.remove_callback(PrinterCallback)
+
+    # ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the rows; the last may be ragged."""
+        return math.ceil(len(self.job.rows) / self.job.training.batch)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
+        return DataLoader(self.train_dataset, batch_size=1)
+
+    def window_rows(self, step: int) -> tuple[int, list[Row], list[float]]:
+        """(epoch, rows, weights) of this process at an optimizer step. A ragged end is filled up with rows of weight 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
+        order = torch.randperm(len(self.job.rows), generator=generator).tolist()
+        batch = order[place * self.job.training.batch : (place + 1) * self.job.training.batch]
+        return (epoch, *self._share([self.job.rows[i] for i in batch]))
+
+    def _share(self, rows: list[Row]) -> tuple[list[Row], list[float]]:
+        """This process's rows of a global batch, all processes the same number."""
+        mine = rows[self.args.process_index :: self.args.world_size]
+        filler = math.ceil(len(rows) / self.args.world_size) - len(mine)
+        return mine + rows[:1] * filler, [1.0] * len(mine) + [0.0] * filler
+
+    # ── the step ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one whole optimizer step; returns this process's share of the loss."""
+        step, job = self.state.global_step, self.job
+        model.train()
+        self.last_lr = self._get_learning_rate()
+        signals = job.method.active(job.seed, step)
+        epoch, rows, weight = self.window_rows(step)
+        with self.phases("rollout"):
+            window = job.builder.build(self.decoder.refreshed(), signals, rows, weight, epoch)
+        self._meter_rollouts(window)
+        counts = self._over_ranks(window.counts(signals))
+        every = job.training.overlap_every
+        measure = bool(every) and (step + 1) % every == 0
+        micro = list(window.micro_batches(job.training.micro_batch, job.training.micro_batch_tokens))
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        for k, places in enumerate(micro):
+            last = k == len(micro) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                result = self._micro_batch(model, window, places, signals, counts, measure)
+                with self.phases("backward"):
+                    # gradients are averaged over ranks, but each rank's loss is its share of the sum
+                    self.accelerator.backward(result.loss * self.args.world_size)
+            total += result.loss.detach()
+            self._check_finite(result, window, places, step)
+            self.meter.add_objective(result, [window.rows[p].example.l for p in places])
+        self.meter.add("loss", float(total))
+        self.meter.add("steps", 1 / self.args.world_size)
+        return total
+
+    def _micro_batch(
+        self,
+        model: nn.Module,
+        window: Window,
+        places: list[int],
+        signals: Sequence[Signal],
+        counts: Mapping[str, float],
+        measure: bool,
+    ) -> Objective:
+        """Teacher and reference score their views; then one student forward scores its own and gives the loss."""
+        job, vocab = self.job, self.job.builder.chat.vocab
+        blocks = collate(window, places, job.builder.chat.pad, self.args.device)
+        with self.phases("teacher"), torch.no_grad(), self._autocast():
+            teacher: dict[View, Tensor] = {}
+            if self.frozen_teacher is not None:
+                for view in needs_teacher(signals) & blocks.keys():
+                    reading = blocks[view].teacher
+                    assert reading is not None
+                    teacher[view] = hidden_states(self.frozen_teacher.base_model, reading)
+            reference: dict[View, Tensor] = {}
+            if job.reference is not None:
+                head = head_of(job.reference, vocab)
+                for view in needs_reference(signals) & blocks.keys():
+                    hidden = hidden_states(job.reference.base_model, blocks[view].student)
+                    reference[view] = sequence_log_probs(hidden, head, blocks[view], job.training.head_chunk)
+
+        def forward() -> Objective:
+            with self._autocast():
+                head = head_of(self.model, vocab)
+                if not blocks:  # no row has a term (all z too long): a zero that touches every parameter
+                    return _nothing(self.model, self.args.device)
+                student = {view: hidden_states(self.model.base_model, b.student) for view, b in blocks.items()}
+                theirs = None if self.frozen_teacher is None else head_of(self.frozen_teacher, vocab)
+                scores = Scores(blocks, student, head, teacher, theirs, reference)
+                return objective(signals, scores, counts, job.training.head_chunk, measure)
+
+        with self.phases("student"):
+            return self._through_wrapper(model, forward)
+
+    def _through_wrapper(self, model: nn.Module, forward: Callable[[], Objective]) -> Objective:
+        """Call `forward` as the student's own, through DDP or FSDP: outside it nothing would be reduced, unnoticed."""
+        before = self.model.__dict__.get("forward")
+        self.model.forward = forward
+        try:
+            return model()
+        finally:
+            if before is None:
+                del self.model.forward
+            else:
+                self.model.forward = before
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.autocast)
+
+    def _over_ranks(self, counts: dict[str, float]) -> dict[str, float]:
+        """Counts of the whole step, reduced in one call."""
+        if self.args.world_size == 1:
+            return counts
+        total = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.args.device)
+        dist.all_reduce(total)
+        return dict(zip(counts, total.tolist(), strict=True))
+
+    def _meter_rollouts(self, window: Window) -> None:
+        for view, items in window.items.items():
+            if not view.response.sampled:
+                continue
+            for row, item, weight in zip(window.rows, items, window.weight, strict=True):
+                key = f"rollout/{view.name}/{row.example.l}"
+                if item is None:
+                    self.meter.add(f"{key}/dropped", weight)
+                    continue
+                self.meter.add(f"{key}/rows", weight)
+                self.meter.add(f"{key}/tokens", weight * len(item.response))
+                self.meter.add(f"{key}/cut", weight * (not item.finished))
+                self.meter.add(f"{key}/stopped", weight * item.finished)
+
+    def _check_finite(self, result: Objective, window: Window, places: list[int], step: int) -> None:
+        if bool(torch.isfinite(result.loss)):
+            return
+        bad = [name for name, (value, mask, _) in result.by_token.items() if not torch.isfinite(value[mask > 0]).all()]
+        bad += [name for name, (value, _, mask) in result.by_row.items() if not torch.isfinite(value[mask > 0]).all()]
+        ids = ", ".join(window.rows[p].example.id for p in places)
+        raise DudiError(
+            f"the loss is not finite at step {step + 1} (signal {', '.join(bad) or 'total'}; rows {ids}): the last"
+            " checkpoint is kept; lower training.lr or look at these rows"
+        )
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self.meter.add("grad_norm", float(norm) / self.args.world_size)
+        return norm
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the Trainer's estimate knows nothing of rollouts and teachers."""
+        return 0
+
+    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The loss on the rows set aside, by signal and language, with random numbers that are the same every time.
+
+        A coin's signals are each weighted by their probability: the expected loss.
+        """
+        job, meter = self.job, Meter(self.job.method, self.job.languages)
+        signals = job.method.expected()
+        self.model.eval()
+        for start in range(0, len(job.eval_rows), job.training.batch):
+            rows, weight = self._share(list(job.eval_rows[start : start + job.training.batch]))
+            window = job.eval_builder.build(self.decoder.refreshed(), signals, rows, weight, 0)
+            for places in window.micro_batches(job.training.micro_batch, job.training.micro_batch_tokens):
+                ones = {s.name: 1.0 for s in signals}
+                result = self._micro_batch(self.model, window, places, signals, ones, False)
+                meter.add_objective(result, [window.rows[p].example.l for p in places])
+        meter.collapse()
+        self.model.train()
+        entry = record(meter.sums, signals)
+        loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        if self.is_world_process_zero():
+            line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
+            append_line(job.folder / "metrics.jsonl", line)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return str(self._staging or self.job.folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """The Trainer's own files, and ours, written aside and then renamed into place."""
+        folder, name = self.job.folder, f"{checkpoints.PREFIX}{self.state.global_step}"
+        self._staging = folder / checkpoints.STAGING
+        if self.is_world_process_zero():
+            shutil.rmtree(self._staging, ignore_errors=True)
+            (self._staging / name).mkdir(parents=True)
+        self._barrier()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.meter.collapse()
+            if self.is_world_process_zero():
+                if self.ema:
+                    save_file(self.ema.state(), self._staging / name / EMA_FILE)
+                (self._staging / name / STATE_FILE).write_text(json.dumps({"meter": self.meter.sums}), encoding="utf-8")
+            self._barrier()
+            if self.is_world_process_zero():
+                checkpoints.publish(self._staging / name, folder / name)
+                checkpoints.rotate(folder, self.job.training.keep_checkpoints)
+                shutil.rmtree(self._staging)
+            self._barrier()
+        except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own word for a full disk
+            raise DudiError(
+                f"{folder / name}: the checkpoint cannot be written ({str(error).splitlines()[0]}): earlier checkpoints"
+                " are whole; free disk space and start again with --resume"
+            ) from error
+        finally:
+            self._staging = None
+
+    def restore(self, checkpoint: Path) -> None:
+        """What the Trainer does not know of: the moving average and the sums of the interval under way."""
+        if self.ema:
+            self.ema.load(load_file(checkpoint / EMA_FILE))
+        sums = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["meter"]
+        if self.is_world_process_zero():
+            self.meter.sums = {key: float(sums[key]) for key in self.meter.sums}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
+        hub token in clear."""
+        assert output_dir is not None
+        if self.args.should_save:
+            self.model.save_pretrained(output_dir, state_dict=state_dict)
+            self.job.builder.chat.save(output_dir)
+
+    def _barrier(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+
+class _Hooks(TrainerCallback):
+    """What happens between steps: the moving average, and the metrics' lines."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.ema:
+            self.trainer.ema.update(self.trainer.model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, job = self.trainer, self.trainer.job
+        if trainer.is_world_process_zero():
+            append_line(job.folder / "times.jsonl", {"step": state.global_step, **_rounded(trainer.phases.take())})
+        if state.global_step % job.training.log_every and state.global_step != state.max_steps:
+            return
+        trainer.meter.collapse()
+        if trainer.is_world_process_zero():
+            line = {"step": state.global_step, "epoch": state.global_step / trainer.steps_per_epoch, "lr": trainer.last_lr}
+            append_line(job.folder / "metrics.jsonl", line | record(trainer.meter.sums, job.method.signals))
+        trainer.meter.clear()
+
+
+def arguments(job: Job) -> TrainingArguments:
+    """The Trainer's arguments. Its own accumulation stays at 1 (the window is a step), its log and report are off."""
+    t = job.training
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(job.folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        num_train_epochs=t.epochs,
+        max_steps=t.max_steps or -1,
+        learning_rate=t.lr,
+        lr_scheduler_type=t.schedule,
+        warmup_steps=t.warmup_steps,
+        weight_decay=t.weight_decay,
+        max_grad_norm=t.max_grad_norm,
+        optim="adamw_torch",
+        bf16=False,  # autocast is ours, around student, teacher and reference alike
+        use_cpu=not cuda,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if t.eval_every and job.eval_rows else "no",
+        eval_steps=t.eval_every or None,
+        save_strategy="steps",
+        save_steps=t.save_every,
+        save_total_limit=None,  # rotation is ours, by step
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        seed=job.seed,
+    )
+
+
+def _nothing(model: PreTrainedModel, device: torch.device) -> Objective:
+    hidden = model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device)).last_hidden_state
+    head = model.get_output_embeddings()
+    return Objective(0.0 * (hidden.sum() + head.weight.sum()), {}, {}, {})
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in seconds.items()}
