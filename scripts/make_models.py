@@ -36,7 +36,9 @@ def make_tokenizer(texts: list[str], vocab: int) -> PreTrainedTokenizerBase:
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet)
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=special[0], eos_token=special[2])
     tokenizer.chat_template = CHATML
     return tokenizer
@@ -94,7 +96,13 @@ def main() -> None:
         "chat": {"template": "student"},
         "data": data,
         "limits": {"prompt": a.max_tokens * 3 // 4, "total": a.max_tokens},
-        "training": {"lr": a.lr, "batch": a.batch, "max_steps": a.steps, "save_every": max(a.steps, 1), "log_every": 20},
+        "training": {
+            "lr": a.lr,
+            "batch": a.batch,
+            "max_steps": a.steps,
+            "save_every": max(a.steps, 1),
+            "log_every": 20,
+        },
     }
     recipe = parse_recipe(table, "make_models")
     if a.tokenizer:

@@ -1,4 +1,4 @@
-"""What the tests build on: tiny real models and tokenizers, rows with system turns and several turns, ready trainers."""
+"""What the tests build on: tiny real models and tokenizers, rows of several turns, ready trainers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from transformers import (
 
 from dudi.batch import WindowBuilder, encode_rows
 from dudi.chat import Chat
-from dudi.config import Limits, Training
+from dudi.config import Data, Limits, Training
 from dudi.data.load import load_rows
-from dudi.config import Data
 from dudi.example import Example, Message
 from dudi.methods import build_method
 from dudi.rollouts import Request, Rollout
@@ -39,7 +38,11 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+CLASSES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
 
 
 def builtin() -> list[Example]:
@@ -55,7 +58,9 @@ def _backend(vocab: int) -> str:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     texts = [text for e in builtin() for text in (*[m.content for m in e.x], e.y)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet)
+    )
     return bpe.to_str()
 
 
@@ -170,7 +175,14 @@ def trainer(
         teacher = model(2, hidden=64, rows=VOCAB + 20, dtype=student.dtype).requires_grad_(False).eval()
     if reference is None and built.needs_reference:
         reference = model(3, rows=VOCAB + 6, dtype=student.dtype).requires_grad_(False).eval()
-    defaults: dict[str, Any] = {"batch": 8, "micro_batch": 8, "lr": 1e-3, "epochs": 1.0, "log_every": 1, "overlap_every": 1}
+    defaults: dict[str, Any] = {
+        "batch": 8,
+        "micro_batch": 8,
+        "lr": 1e-3,
+        "epochs": 1.0,
+        "log_every": 1,
+        "overlap_every": 1,
+    }
     job = Job(
         method=built,
         student=student,

@@ -167,7 +167,7 @@ class WindowBuilder:
             v = self.verbalizer(view, row.example, epoch, row.index)
             student = row.x if v.student == row.example.x else tuple(self.chat.prompt(v.student))
             teacher, l_z = tuple(self.chat.prompt(v.teacher)), v.l_z
-            l = row.example.l  # noqa: E741
+            l = row.example.l
             room = self.limits.of("prompt", l) + self.limits.of("verbalizer", l)
             if len(student) > room or (judged and len(teacher) > self.limits.of("teacher_prompt", l)):
                 window.dropped[view.name, l] += 1
@@ -238,4 +238,3 @@ def needs_teacher(signals: Sequence[Signal]) -> set[View]:
 def needs_reference(signals: Sequence[Signal]) -> set[View]:
     """The views that the reference scores."""
     return {view for s in signals if isinstance(s, SequenceSignal) for view in (s.winner, s.loser)}
-

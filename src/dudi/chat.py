@@ -33,7 +33,7 @@ class Chat:
         self.kwargs = dict(kwargs)
         if not isinstance(self.template, str):
             raise DudiError(
-                "the tokenizer has no chat template (base models have none): set chat.template to \"teacher\" with a"
+                'the tokenizer has no chat template (base models have none): set chat.template to "teacher" with a'
                 " models.teacher that has one, or to the path of a Jinja file"
             )
         if "strftime_now" in self.template and "date_string" not in self.kwargs:
@@ -69,7 +69,9 @@ class Chat:
         # A token would span the border. A model that answers starts a new token there, so the border is kept.
         ids = self._ids(content)
         if self.decode(before + ids) != prompt + content:
-            raise DudiError("the tokenizer cannot tokenize an answer apart from its prompt: token borders do not line up")
+            raise DudiError(
+                "the tokenizer cannot tokenize an answer apart from its prompt: token borders do not line up"
+            )
         return [*ids, self.turn_end]
 
     def conversation(self, x: Sequence[Message], y: str) -> tuple[list[int], list[int]]:
@@ -87,7 +89,7 @@ class Chat:
             if not whole.startswith(prompt + content + self.tail):
                 raise DudiError(
                     "the chat template writes earlier turns in another way once a conversation goes on, so their loss"
-                    " cannot be taken in one pass: use loss_on = \"last\""
+                    ' cannot be taken in one pass: use loss_on = "last"'
                 )
             ids += self._ids(prompt[done:])
             answer = [*self._ids(content), self.turn_end]
@@ -141,7 +143,7 @@ def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTra
     try:
         return Path(choice).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise DudiError(f"chat.template: expected \"teacher\", \"student\" or a readable file, found {choice!r}") from None
+        raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
 
 
 def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

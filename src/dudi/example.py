@@ -31,7 +31,7 @@ class Example:
 
     x: tuple[Message, ...]
     y: str
-    l: str  # noqa: E741 - the paper's symbol
+    l: str
     id: str
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ def draw(*key: int | str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tuple[int | str, ...]) -> str:  # noqa: E741
+def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tuple[int | str, ...]) -> str:
     """l_z, uniform over (training languages + English) without l (paper section 3.3). Pure function of the arguments.
 
     `include_english=False` takes English out (the paper's "w/o English"). Raises `DudiError` if nothing is left.

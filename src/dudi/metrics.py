@@ -85,7 +85,9 @@ def record(sums: Mapping[str, float], signals: Sequence[Signal]) -> dict[str, An
     """Means of an interval: by signal and language, by sampled view and language. Quantities without data are absent."""
     steps = max(sums["steps"], 1)
     result: dict[str, Any] = {"loss": sums["loss"] / steps, "grad_norm": sums["grad_norm"] / steps}
-    grid: dict[str, dict[str, dict[str, dict[str, float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    grid: dict[str, dict[str, dict[str, dict[str, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
     for key, value in sums.items():
         if key.count("/") == 3:
             kind, name, language, quantity = key.split("/")

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dudi.chunked import Head
 from dudi.config import Generation, Models
@@ -32,7 +39,7 @@ def arithmetic(precision: str) -> tuple[torch.dtype, torch.dtype, bool]:
 
 def load_tokenizer(path: str, what: str, models: Models, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub; `what` names the recipe key in errors."""
-    return _load(AutoTokenizer.from_pretrained, path, what, models, revision)  # type: ignore[no-any-return]
+    return _load(AutoTokenizer.from_pretrained, path, what, models, revision)
 
 
 def load_config(path: str, what: str, models: Models, revision: str | None = None) -> None:
@@ -61,7 +68,7 @@ def load_model(
     if frozen:
         model.requires_grad_(False)
         model.eval()
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _load(load: Any, path: str, what: str, models: Models, revision: str | None, **kwargs: Any) -> Any:
@@ -103,8 +110,8 @@ def head_of(model: PreTrainedModel, vocab: int) -> Head:
 def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
     """Refuse, with `DudiError`, a model whose logits `head_of` cannot give.
 
-    Losses are evaluated from hidden states and the head, so it is probed once that both give the model's own logits: the
-    head must be linear, up to a scale and a softcap.
+    Losses are evaluated from hidden states and the head, so it is probed once that both give the model's own logits:
+    the head must be linear, up to a scale and a softcap.
     """
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear:
@@ -158,7 +165,10 @@ class DecodingCopy:
 
     def __init__(self, student: PreTrainedModel, bf16: bool) -> None:
         self.student = student
-        self.copy = copy.deepcopy(student).requires_grad_(False).to(torch.bfloat16).eval() if bf16 else None
+        self.copy: PreTrainedModel | None = None
+        if bf16:
+            self.copy = copy.deepcopy(student).requires_grad_(False).eval()
+            self.copy.bfloat16()
 
     @torch.no_grad()
     def refreshed(self) -> PreTrainedModel:
@@ -170,7 +180,9 @@ class DecodingCopy:
         return self.copy
 
 
-def write_generation_config(model: PreTrainedModel, generation: Generation, stop_ids: tuple[int, ...], pad: int) -> None:
+def write_generation_config(
+    model: PreTrainedModel, generation: Generation, stop_ids: tuple[int, ...], pad: int
+) -> None:
     """Set the model's generation config on purpose: evaluators take their sampling and stops from the saved file."""
     sampling = {"temperature": generation.temperature, "top_p": generation.top_p} if generation.do_sample else {}
     model.generation_config = GenerationConfig(

@@ -64,8 +64,9 @@ class Watcher(TrainerCallback):
         logged = state.global_step % every == 0 or state.global_step == state.max_steps
         text = self._losses() if logged else None
         if self.bar:
-            fields = {} if text is None else {"loss": text}
-            self.bar.update(self.task, completed=state.global_step, **fields)
+            self.bar.update(self.task, completed=state.global_step)
+            if text is not None:
+                self.bar.update(self.task, loss=text)
         elif text is not None:
             done = state.global_step - self.first_step
             left = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)

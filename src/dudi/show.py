@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dudi.data.load import load_rows
 from dudi.config import Recipe
+from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.languages import language_code
 from dudi.methods import Mode, TokenSignal, View, views
@@ -40,7 +40,10 @@ def verbalized(recipe: Recipe, row: int, to: str | None, mode: Mode | None) -> t
             raise DudiError(f"--to {to}: the row is in {to!r} itself; l_z is another language")
         view = View(view.response, Mode.CROSSLINGUAL, view.include_english)
     v = Verbalizer(languages, recipe.seed, recipe.data.template_folder)(view, example, 0, row, to)
-    texts = [("x", "student and teacher", chat.prompt(example.x)), ("y", "response", chat.response(example.x, example.y))]
+    texts = [
+        ("x", "student and teacher", chat.prompt(example.x)),
+        ("y", "response", chat.response(example.x, example.y)),
+    ]
     same_p, same_z = v.student == example.x, v.teacher == example.x
     texts.append(("p_z" + (" = x" if same_p else ""), "student", chat.prompt(v.student)))
     texts.append(("z" + (" = x" if same_z else ""), "teacher", chat.prompt(v.teacher)))

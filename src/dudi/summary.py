@@ -74,14 +74,21 @@ def markdown(summary: dict[str, Any]) -> str:
         length = summary["lengths"].get(language, {})
         cells = [language if key == "language" else _cell(row[key]) for key in _DATA]
         out.append(_line([*cells, *(_cell(length.get(key, "")) for key in _LENGTHS)]))
-    reasons = [f"- {l}: {kind}: {_reasons(row[kind])}" for l, row in summary["data"].items() for kind in _WHY if row[kind]]
+    reasons = [
+        f"- {l}: {kind}: {_reasons(row[kind])}" for l, row in summary["data"].items() for kind in _WHY if row[kind]
+    ]
     out += ["", *reasons] if reasons else []
     for name, stage in summary["stages"].items():
         out += ["", f"## Stage {name} ({stage['steps']} steps)", "", _line(["signal", "first fifth", "last fifth"])]
         out.append(_line(["---"] * 3))
         out += [_line([s, f"{m['first']:.4f}", f"{m['last']:.4f}"]) for s, m in stage["signals"].items()]
         for view, languages in stage["rollouts"].items():
-            out += ["", f"Rollouts {view}, last fifth of the steps:", "", _line(["language", "mean length", "share cut", "EOS rate"])]
+            out += [
+                "",
+                f"Rollouts {view}, last fifth of the steps:",
+                "",
+                _line(["language", "mean length", "share cut", "EOS rate"]),
+            ]
             out.append(_line(["---"] * 4))
             for language, row in languages.items():
                 cells = [f"{row[key]:.2f}" for key in ("length", "share_cut", "eos_rate")]

@@ -1,10 +1,10 @@
 """A recipe, run: recipe -> rows -> stages -> one folder that holds everything needed to repeat it.
 
-    RUN/recipe.toml, environment.json     what was run, with what
-    RUN/data/                             the very rows, their report and manifest
-    RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
-    RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, checkpoint-*/, model/ (or responses/)
-    RUN/summary.json, summary.md          written last
+RUN/recipe.toml, environment.json     what was run, with what
+RUN/data/                             the very rows, their report and manifest
+RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
+RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, checkpoint-*/, model/ (or responses/)
+RUN/summary.json, summary.md          written last
 """
 
 from __future__ import annotations
@@ -257,7 +257,11 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     ours, theirs = recipe.model_dump(mode="json"), load_recipe(old).model_dump(mode="json")
     for key in ours:
         if ours[key] != theirs[key]:
-            part = next((k for k in ours[key] if ours[key][k] != theirs[key].get(k)), "") if _tables(ours, theirs, key) else ""
+            part = (
+                next((k for k in ours[key] if ours[key][k] != theirs[key].get(k)), "")
+                if _tables(ours, theirs, key)
+                else ""
+            )
             name = f"{key}.{part}" if part else key
             raise DudiError(
                 f"resume with another recipe: {name} is {_short(ours[key], part)}, but the run in {str(folder)!r} was"
@@ -300,4 +304,3 @@ def environment(state: PartialState) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-

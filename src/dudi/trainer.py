@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -90,6 +90,11 @@ class DistillationTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
 
+    @property
+    def student(self) -> PreTrainedModel:
+        """The bare student, without its wrapper."""
+        return cast(PreTrainedModel, self.model)
+
     # ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def steps_per_epoch(self) -> int:
@@ -98,10 +103,10 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
-        return DataLoader(self.train_dataset, batch_size=1)
+        return DataLoader(cast(Any, self.train_dataset), batch_size=1)
 
     def window_rows(self, step: int) -> tuple[int, list[Row], list[float]]:
-        """(epoch, rows, weights) of this process at an optimizer step. A ragged end is filled up with rows of weight 0."""
+        """(epoch, rows, weights) of this process at an optimizer step; a ragged end is filled up with rows of weight 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
         generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
         order = torch.randperm(len(self.job.rows), generator=generator).tolist()
@@ -172,10 +177,10 @@ class DistillationTrainer(Trainer):
 
         def forward() -> Objective:
             with self._autocast():
-                head = head_of(self.model, vocab)
+                head = head_of(self.student, vocab)
                 if not blocks:  # no row has a term (all z too long): a zero that touches every parameter
-                    return _nothing(self.model, self.args.device)
-                student = {view: hidden_states(self.model.base_model, b.student) for view, b in blocks.items()}
+                    return _nothing(self.student, self.args.device)
+                student = {view: hidden_states(self.student.base_model, b.student) for view, b in blocks.items()}
                 theirs = None if self.frozen_teacher is None else head_of(self.frozen_teacher, vocab)
                 scores = Scores(blocks, student, head, teacher, theirs, reference)
                 return objective(signals, scores, counts, job.training.head_chunk, measure)
@@ -185,15 +190,15 @@ class DistillationTrainer(Trainer):
 
     def _through_wrapper(self, model: nn.Module, forward: Callable[[], Objective]) -> Objective:
         """Call `forward` as the student's own, through DDP or FSDP: outside it nothing would be reduced, unnoticed."""
-        before = self.model.__dict__.get("forward")
-        self.model.forward = forward
+        before = self.student.__dict__.get("forward")
+        self.student.forward = forward
         try:
             return model()
         finally:
             if before is None:
-                del self.model.forward
+                del self.student.forward
             else:
-                self.model.forward = before
+                self.student.forward = before
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.autocast)
@@ -251,16 +256,16 @@ class DistillationTrainer(Trainer):
         """
         job, meter = self.job, Meter(self.job.method, self.job.languages)
         signals = job.method.expected()
-        self.model.eval()
+        self.student.eval()
         for start in range(0, len(job.eval_rows), job.training.batch):
             rows, weight = self._share(list(job.eval_rows[start : start + job.training.batch]))
             window = job.eval_builder.build(self.decoder.refreshed(), signals, rows, weight, 0)
             for places in window.micro_batches(job.training.micro_batch, job.training.micro_batch_tokens):
                 ones = {s.name: 1.0 for s in signals}
-                result = self._micro_batch(self.model, window, places, signals, ones, False)
+                result = self._micro_batch(self.student, window, places, signals, ones, False)
                 meter.add_objective(result, [window.rows[p].example.l for p in places])
         meter.collapse()
-        self.model.train()
+        self.student.train()
         entry = record(meter.sums, signals)
         loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
         metrics = {f"{metric_key_prefix}_loss": loss}
@@ -316,7 +321,7 @@ class DistillationTrainer(Trainer):
         hub token in clear."""
         assert output_dir is not None
         if self.args.should_save:
-            self.model.save_pretrained(output_dir, state_dict=state_dict)
+            self.student.save_pretrained(output_dir, state_dict=state_dict)
             self.job.builder.chat.save(output_dir)
 
     def _barrier(self) -> None:
@@ -332,7 +337,7 @@ class _Hooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.ema:
-            self.trainer.ema.update(self.trainer.model)
+            self.trainer.ema.update(self.trainer.student)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, job = self.trainer, self.trainer.job
@@ -342,7 +347,11 @@ class _Hooks(TrainerCallback):
             return
         trainer.meter.collapse()
         if trainer.is_world_process_zero():
-            line = {"step": state.global_step, "epoch": state.global_step / trainer.steps_per_epoch, "lr": trainer.last_lr}
+            line = {
+                "step": state.global_step,
+                "epoch": state.global_step / trainer.steps_per_epoch,
+                "lr": trainer.last_lr,
+            }
             append_line(job.folder / "metrics.jsonl", line | record(trainer.meter.sums, job.method.signals))
         trainer.meter.clear()
 

@@ -87,7 +87,7 @@ class Verbalizer:
 
     def __call__(self, view: View, example: Example, epoch: int, row: int, l_z: str | None = None) -> Verbalized:
         """(p_z, z) of a row through a view. The draw is a pure function of (seed, epoch, row); `l_z` forces it."""
-        x, l = example.x, example.l  # noqa: E741
+        x, l = example.x, example.l
         key = (self.seed, epoch, row)
         mode = view.verbalizer
         if mode is Mode.MIX:
@@ -106,7 +106,7 @@ class Verbalizer:
         if view.verbalizer is Mode.NONE:
             return
         targets = {*self.languages, ENGLISH} if view.include_english else set(self.languages)
-        for l in languages:  # noqa: E741
+        for l in languages:
             probe = Example((Message("user", "?"),), "!", l, "check")
             if view.verbalizer in (Mode.CROSSLINGUAL, Mode.MIX):
                 for l_z in sorted(targets - {l}):

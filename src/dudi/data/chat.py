@@ -136,8 +136,8 @@ def _json(line: bytes) -> Any:
         return RowError("not UTF-8", "line", f"byte {line[error.start]:#04x} at {error.start}", "UTF-8 text")
     except json.JSONDecodeError as error:
         return RowError("not JSON", "line", error.doc.strip(), f"a JSON object ({error.msg} at {error.pos})")
-    except (ValueError, RecursionError, MemoryError) as error:
-        return RowError("not JSON", "line", type(error).__name__, "a JSON object")
+    except (ValueError, RecursionError, MemoryError):  # numbers of thousands of digits, brackets nested thousands deep
+        return RowError("not JSON", "line", line.decode("utf-8-sig", "replace").strip(), "a JSON object")
 
 
 def _parquet(source: Source, path: str) -> Iterator[tuple[int, Any]]:

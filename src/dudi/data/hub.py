@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Protocol, cast
 from dudi.errors import DudiError
 
 BLOCK = 8 << 20
-"""Bytes of one request; a column is read in order, block by block."""
+"""Bytes asked for beyond what is wanted: few large requests are faster than many small ones, so where row groups are
+small much of a file is fetched even for a few columns. Never more than a block is held."""
 
 
 class Hub(Protocol):

@@ -22,7 +22,7 @@ BATCH_BYTES = 16 << 20
 """Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""
 MAX_BATCH_ROWS = 65_536
 _BUFFER = 1 << 20
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -49,7 +49,7 @@ class Source:
         assert self.hub is not None and self.revision is not None
         with hub_errors(self.name, self.revision):
             file = self.hub.open(self.name, self.revision, path)
-        return cast(BinaryIO, io.BufferedReader(HubFile(file, self.name), _BUFFER))
+        return cast(BinaryIO, io.BufferedReader(HubFile(file, self.name), 1 << 16))
 
     def where(self, path: str) -> str:
         """The name of a file in messages."""

@@ -89,7 +89,7 @@ class LocalSampler:
 
 
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
-    """The token [B] at cumulative probability u [B] of softmax(logits [B, V]). Entries of probability 0 are never taken."""
+    """The token [B] at cumulative probability u [B] of softmax(logits [B, V]); one of probability 0 is never taken."""
     cdf = torch.softmax(logits, -1).cumsum(-1, dtype=torch.float64)
     target = u[:, None] * cdf[:, -1:]
     return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
