@@ -143,6 +143,11 @@ class Method:
     iterations: int = 1
     """Trainings in a row, each from the last one's result, which is also its R (SPIN)."""
 
+    def __post_init__(self) -> None:
+        names = [view.name for view in views(self.signals)]
+        assert len(set(names)) == len(names), "a method reads each response through one view: names key random numbers"
+        assert len({s.name for s in self.signals}) == len(self.signals), "signals have names of their own"
+
     def active(self, seed: int, step: int) -> tuple[Signal, ...]:
         """The signals that optimizer step `step` reads. The coin is a function of (seed, step): all ranks share it."""
         if self.coin is None:

@@ -112,14 +112,14 @@ def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: C
     if state.is_main_process:
         checkpoints.write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
     state.wait_for_everyone()
+    say = say if state.is_main_process else _silent
     for number, stage in enumerate(stages, 1):
         here = folder / folder_name(stages, stage.name)
         title = f"stage {number} of {len(stages)}: {stage.name}"
         if isinstance(stage, Generate):
             _generate(prepared, stages, stage, folder, here, state, partial(say, f"{title}"))
         elif not (here / "model").is_dir():
-            say(title) if state.is_main_process else None
-            _train(prepared, stages, stage, folder, here, watch, title)
+            _train(prepared, stages, stage, folder, here, watch, title, say)
         state.wait_for_everyone()
         gc.collect()  # the stage's models, before the next one's
     if state.is_main_process:
@@ -127,15 +127,32 @@ def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: C
     return folder
 
 
+def _silent(text: str) -> None:
+    """Only the first process of a distributed run talks."""
+
+
 def _train(
-    p: Prepared, stages: tuple[Stage, ...], stage: Train, folder: Path, here: Path, watch: Watch | None, title: str
+    p: Prepared,
+    stages: tuple[Stage, ...],
+    stage: Train,
+    folder: Path,
+    here: Path,
+    watch: Watch | None,
+    title: str,
+    say: Callable[[str], None],
 ) -> None:
     """One training, from its newest complete checkpoint if there is one; `model/` appears when it is done."""
     recipe, method = p.recipe, stage.method
+    say(title)
     weights, frozen, autocast = arithmetic(recipe.models.precision)
     student = _load(p, stages, folder, stage.start, weights, frozen=False)
     teacher = _load(p, stages, folder, TEACHER, frozen) if _scores_with_teacher(stage) else None
     reference = None if stage.reference is None else _load(p, stages, folder, stage.reference, frozen)
+    for what, model in (("student", student), ("teacher", teacher)):
+        rows = 0 if model is None else model.get_output_embeddings().weight.shape[0]
+        if rows > p.chat.vocab:
+            say(f"  {what}: {rows - p.chat.vocab} of {rows} vocabulary rows are padding (the tokenizer has no token for")
+            say("  them): sliced off in every loss, never sampled")
     write_generation_config(student, recipe.generation, p.chat.stop_ids, p.chat.pad)
     sampler = LocalSampler(p.chat.stop_ids, p.chat.pad, p.chat.vocab, recipe.rollouts.temperature)
     stored: list[dict[int, Rollout]] = [{}, {}]

@@ -1,0 +1,232 @@
+"""Time and peak memory of the losses at a real vocabulary: hidden states -> loss -> gradients.
+
+    python benchmarks/memory.py                                # the table for 1,024 tokens, one thread
+    python benchmarks/memory.py --tokens 1024 4096 --threads 2 --repeats 3
+    python benchmarks/memory.py --case chunked/reverse_kl/float32 --tokens 1024     # one case, as JSON
+
+Shapes are those of Qwen2.5: V = 151,936, student hidden size 896, teacher 2,048. Each case runs in a process of its own,
+the cases take turns, and `peak` is the kernel's high-water mark above the inputs (hidden states and both heads).
+`naive` projects all positions at once and lets autograd do the rest. `dudi` is all three signals in one pass: two rows,
+each with y, y' and y~. bfloat16 is autocast with float32 student weights and a bfloat16 teacher, as on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+VOCAB, STUDENT, TEACHER = 151_936, 896, 2048
+LOSSES = ("reverse_kl", "forward_kl", "jsd", "dudi")
+CASES = tuple(f"{how}/{loss}/{dtype}" for dtype in ("float32", "bfloat16") for loss in LOSSES for how in ("chunked", "naive"))
+DUDI_ROWS = 2
+
+
+def measure(case: str, tokens: int, threads: int, chunk: int, vocab: int = VOCAB) -> dict[str, Any]:
+    """One case in this process: seconds, peak above the inputs in MB (1e6 bytes), loss and gradient norms."""
+    import torch
+
+    torch.set_num_threads(threads)
+    how, loss, dtype = case.split("/")
+    run(how, loss, dtype, *_inputs(loss, dtype, 16, 1000), chunk)  # libraries load and threads start outside the measurement
+    inputs = _inputs(loss, dtype, tokens, vocab)
+    reset = _reset_high_water()
+    before = _status("VmRSS") if reset else _status("VmHWM")
+    cpu, wall = time.process_time(), time.perf_counter()
+    value = run(how, loss, dtype, *inputs, chunk)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = _status("VmHWM") - before
+    hidden, weight = inputs[0], inputs[1]
+    return {
+        "case": case,
+        "tokens": tokens,
+        "cpu_s": round(cpu, 2),
+        "wall_s": round(wall, 2),
+        "peak_mb": round(peak / 1e6),
+        "inputs_mb": round(sum(t.numel() * t.element_size() for t in inputs[:4]) / 1e6),
+        "high_water_reset": reset,
+        "loss": value,
+        "grad_hidden": float(hidden.grad.float().norm()),
+        "grad_weight": float(weight.grad.float().norm()),
+    }
+
+
+def _inputs(loss: str, dtype: str, tokens: int, vocab: int) -> tuple[Any, ...]:
+    """hidden, student weight, teacher hidden, teacher weight, labels: all of them touched, filled in place."""
+    import torch
+
+    torch.manual_seed(0)
+    narrow = torch.float32 if dtype == "float32" else torch.bfloat16
+    tokens = tokens if loss != "dudi" else 3 * tokens // 4  # two rows x three responses x tokens / 8
+
+    def filled(rows: int, columns: int, scale: float, kind: Any) -> Any:
+        return torch.empty(rows, columns, dtype=kind).uniform_(-scale, scale)
+
+    hidden, weight = filled(tokens, STUDENT, 1.7, torch.float32), filled(vocab, STUDENT, 0.08, torch.float32)
+    teacher, teacher_weight = filled(tokens, TEACHER, 1.7, narrow), filled(vocab, TEACHER, 0.05, narrow)
+    labels = torch.randint(0, vocab, (tokens,))
+    return hidden.requires_grad_(), weight.requires_grad_(), teacher, teacher_weight, labels
+
+
+def run(how: str, loss: str, dtype: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> float:
+    """Forward and backward."""
+    import torch
+
+    function: Callable[..., Any] = {"chunked": _chunked, "naive": _naive}[how]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        total = function(loss, hidden, weight, teacher, teacher_weight, labels, chunk)
+    total.backward()
+    return float(total.detach())
+
+
+def _chunked(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> Any:
+    import torch
+
+    from dudi.chunked import Head, Positions, Term, score
+    from dudi.losses import token_loss
+    from dudi.methods import GOLD, Loss, TokenSignal, dudi, views
+    from dudi.objective import objective
+    from dudi.scores import Block, Reading, Scores
+
+    head, teacher_head = Head(weight, vocab=len(weight)), Head(teacher_weight, vocab=len(weight))
+    n = len(labels)
+    if loss != "dudi":
+        share = torch.full((n,), 1 / n, dtype=torch.float64)
+        term = Term(token_loss(TokenSignal("one", 1.0, Loss(loss), GOLD)), share)
+        return score(hidden, head, teacher_head, [Positions(labels, (term,), teacher)], chunk).loss
+    signals = dudi().signals
+    size = n // 3
+    row, position = torch.arange(DUDI_ROWS).repeat_interleave(size // DUDI_ROWS), torch.arange(size)
+    nothing = Reading(labels[:0], labels[:0])
+    parts = {view: slice(k * size, (k + 1) * size) for k, view in enumerate(views(signals))}
+    blocks = {
+        view: Block(view, nothing, nothing, labels[at], row, position, torch.ones(size), DUDI_ROWS)
+        for view, at in parts.items()
+    }
+    judged = {s.view for s in signals if isinstance(s, TokenSignal)}
+    scores = Scores(
+        blocks,
+        {view: hidden[at] for view, at in parts.items()},
+        head,
+        {view: teacher[at] for view, at in parts.items() if view in judged},
+        teacher_head,
+        {view: torch.zeros(DUDI_ROWS, dtype=torch.float64) for view in parts},
+    )
+    counts = {s.name: float(size if isinstance(s, TokenSignal) else DUDI_ROWS) for s in signals}
+    return objective(signals, scores, counts, chunk).loss
+
+
+def _naive(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> Any:
+    import torch
+    import torch.nn.functional as F
+
+    with torch.no_grad():
+        log_q = F.log_softmax((teacher @ teacher_weight.T).float(), -1)
+    log_p = F.log_softmax((hidden @ weight.T).float(), -1)
+    if loss == "reverse_kl":
+        return F.kl_div(log_q, log_p, log_target=True, reduction="sum") / len(labels)
+    if loss == "forward_kl":
+        return F.kl_div(log_p, log_q, log_target=True, reduction="sum") / len(labels)
+    if loss == "jsd":
+        log_m = torch.logaddexp(log_p, log_q) - 0.6931471805599453
+        both = F.kl_div(log_m, log_p, log_target=True, reduction="sum") + F.kl_div(log_m, log_q, log_target=True, reduction="sum")
+        return both / (2 * len(labels))
+    from dudi.methods import SequenceSignal, dudi, views
+
+    signals = dudi().signals
+    size = len(labels) // 3
+    parts = {view: slice(k * size, (k + 1) * size) for k, view in enumerate(views(signals))}
+    total = torch.zeros(())
+    for s in signals:
+        if isinstance(s, SequenceSignal):
+            of = [log_p[parts[v]].gather(-1, labels[parts[v], None]).view(DUDI_ROWS, -1).sum(-1) for v in (s.winner, s.loser)]
+            total = total + s.weight * F.softplus(-s.beta * (of[0] - of[1])).mean()
+        else:
+            at = parts[s.view]
+            total = total + s.weight * F.kl_div(log_q[at], log_p[at], log_target=True, reduction="sum") / size
+    return total
+
+
+def _status(name: str) -> int:
+    """A line of /proc/self/status in bytes; where there is none, the high-water mark that getrusage knows."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _reset_high_water() -> bool:
+    """Set the high-water mark back to the present size; False where the kernel does not allow it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def fresh(case: str, tokens: int, threads: int = 1, chunk: int = 256) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, __file__, "--case", case, "--tokens", str(tokens), "--threads", str(threads), "--chunk", str(chunk)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{case} with {tokens} tokens failed: {done.stderr.strip()[-500:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Medians as Markdown, with the ratio to the naive implementation of the same run."""
+    lines = ["| loss | precision | tokens | implementation | CPU s | wall s | peak MB | CPU s / naive | peak / naive | loss value |"]
+    lines.append("|" + "---|" * 10)
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for r in results:
+        groups.setdefault((r["case"], r["tokens"]), []).append(r)
+
+    def median(key: tuple[str, int], what: str) -> float:
+        return statistics.median(r[what] for r in groups[key])
+
+    for case, tokens in groups:
+        how, loss, dtype = case.split("/")
+        cells = [f"{median((case, tokens), what):,.{digits}f}" for what, digits in (("cpu_s", 1), ("wall_s", 1), ("peak_mb", 0))]
+        naive = (f"naive/{loss}/{dtype}", tokens)
+        ratios = [f"{median((case, tokens), w) / median(naive, w):.2f}" if naive in groups else "-" for w in ("cpu_s", "peak_mb")]
+        value = f"{median((case, tokens), 'loss'):.6f}"
+        lines.append("| " + " | ".join([loss, dtype, f"{tokens:,}", how, *cells, *ratios, value]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1, help="medians of so many runs of each case")
+    parser.add_argument("--chunk", type=int, default=256, help="response positions at a time (training.head_chunk)")
+    parser.add_argument("--only", default="", help="cases whose name contains this, such as reverse_kl/float32")
+    parser.add_argument("--case", help="one case in this process, as a line of JSON")
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(measure(args.case, args.tokens[0], args.threads, args.chunk)))
+        return
+    results = []
+    for _ in range(args.repeats):
+        for tokens in args.tokens:
+            for case in CASES:
+                if args.only in case:
+                    results.append(fresh(case, tokens, args.threads, args.chunk))
+                    print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    print(f"V = {VOCAB:,}, hidden {STUDENT} and {TEACHER}, {args.threads} thread(s), chunk {args.chunk}, {platform.machine()}\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
