@@ -15,13 +15,13 @@ export HF_DATASETS_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all check format lint types layers gpu-check clean
+.PHONY: help demo test test-all check format lint types layers gpu-check real-input clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 demo: .venv/.installed  ## make tiny models, train DuDi on them on the CPU, say where the result lies
-	$(BIN)/python scripts/make_models.py --builtin --out build/tiny
+	$(BIN)/python scripts/make_models.py --out build/tiny
 	@rm -rf $(DEMO)
 	$(BIN)/dudi run tiny --output $(DEMO)
 	@echo "demo: done; the result lies in $(DEMO)"
@@ -55,6 +55,14 @@ gpu-check: .venv/.installed-test  ## the tests and the benchmark that need a CUD
 	  || { echo "gpu-check: no CUDA device here; run it on a machine with one (nothing was checked)" >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python benchmarks/gpu_check.py
+
+REAL := $(DUDI_DATA_DIR)/sea_instruct_mini
+real-input: .venv/.installed  ## the full method on real sentences, from the folder in DUDI_DATA_DIR (up to an hour on two cores)
+	@test -d "$(REAL)" || { echo "real-input: set DUDI_DATA_DIR to a folder with sea_instruct_mini/ and qwen_tokenizer/" >&2; exit 2; }
+	$(BIN)/python scripts/make_models.py --out build/real --data $(REAL) --format sea_instruct \
+	  --tokenizer $(DUDI_DATA_DIR)/qwen_tokenizer --steps 400 --batch 8
+	@rm -rf build/real-input
+	$(BIN)/dudi run benchmarks/real_input.toml --set data.source=$(REAL) --output build/real-input
 
 clean:  ## remove .venv, build/ and the tools' caches; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
