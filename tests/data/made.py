@@ -60,7 +60,9 @@ def turns(question: str, answer: str) -> list[dict[str, str]]:
 class FolderHub:
     """A hub that serves a folder; `fail` makes it raise, when listing or from a number of bytes read on."""
 
-    def __init__(self, folder: Path, listing_error: Exception | None = None, read_error: Exception | None = None) -> None:
+    def __init__(
+        self, folder: Path, listing_error: Exception | None = None, read_error: Exception | None = None
+    ) -> None:
         self.folder, self.listing_error, self.read_error = folder, listing_error, read_error
         self.revision: str | None = None
         self.bytes_read = 0

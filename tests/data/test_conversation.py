@@ -21,14 +21,16 @@ from dudi.example import Message
 
 CHAT = [
     {"role": "system", "content": "Jawab singkat."},
-    {"role": "user", "content": "it's \"x\"\n\ta", "extra": None},
+    {"role": "user", "content": 'it\'s "x"\n\ta', "extra": None},
     {"role": "assistant", "content": "သည်"},
     {"role": "user", "content": "again"},
     {"role": "assistant", "content": "ปี"},
 ]
 
 
-@pytest.mark.parametrize("text", [repr(CHAT), json.dumps(CHAT), json.dumps(CHAT, ensure_ascii=False), CHAT, f"  {CHAT!r}\n"])
+@pytest.mark.parametrize(
+    "text", [repr(CHAT), json.dumps(CHAT), json.dumps(CHAT, ensure_ascii=False), CHAT, f"  {CHAT!r}\n"]
+)
 def test_both_string_forms_give_the_same_row(text):
     example = to_example(parse_conversations(text), "my", "a:1")
     assert example.y == "ปี"
@@ -110,7 +112,11 @@ def turn(role, content="text"):
         ([turn("user", ""), turn("assistant")], "messages[0].content", "empty content"),
         ([turn("user"), turn("assistant", " \n")], "messages[1].content", "empty content"),
         ([turn("user", None), turn("assistant")], "messages[0].content", "content is not text"),
-        ([turn("user", [{"type": "text", "text": "x"}]), turn("assistant")], "messages[0].content", "content is not text"),
+        (
+            [turn("user", [{"type": "text", "text": "x"}]), turn("assistant")],
+            "messages[0].content",
+            "content is not text",
+        ),
         ([turn("user", 10**5000), turn("assistant")], "messages[0].content", "content is not text"),
         ([turn("user", "\ud800"), turn("assistant")], "messages[0].content", "invalid text"),
         ([turn("user", "x" * MAX_CHARS), turn("assistant")], "messages", "too long"),
@@ -126,9 +132,15 @@ def test_broken_messages(messages, field, reason):
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["user", "assistant"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["role", "content", "other"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["user", "assistant"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "other"]), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 code = st.text(alphabet="[]{}(),:'\"\\x1 -+*#\nrole user\0é\ud800", max_size=60)

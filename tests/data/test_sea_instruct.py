@@ -49,7 +49,9 @@ def test_the_sample_is_a_pure_function_of_data_and_seed(tmp_path, monkeypatch):
     write_parquet(tmp_path / "groups" / "Indonesian.parquet", rows, row_group=7)
     for i, start in enumerate(range(0, 600, 150)):
         write_parquet(tmp_path / "shards" / "Indonesian" / f"train-0000{i}-of-00004.parquet", rows[start : start + 150])
-        write_parquet(tmp_path / "nested" / "data" / "Indonesian" / "train" / f"{i:04}.parquet", rows[start : start + 150])
+        write_parquet(
+            tmp_path / "nested" / "data" / "Indonesian" / "train" / f"{i:04}.parquet", rows[start : start + 150]
+        )
     values = {"rows_per_language": 90, "eval_rows_per_language": 11}
     first = load_rows(recipe(tmp_path / "one", **values), 5)
     for other in ("one", "groups", "shards", "nested"):
@@ -188,8 +190,9 @@ def test_missing_columns_and_damaged_files_are_named(tmp_path):
         load_rows(recipe(tmp_path / "cut"), 0)
     write_parquet(tmp_path / "bits" / "Indonesian.parquet", rows)
     bits = tmp_path / "bits" / "Indonesian.parquet"
+    start = pq.read_metadata(bits).row_group(0).column(1).data_page_offset
     data = bits.read_bytes()
-    bits.write_bytes(data[:4] + b"\xff" * 300 + data[304:])
+    bits.write_bytes(data[:start] + b"\xff" * 300 + data[start + 300 :])
     with pytest.raises(DudiError, match=r"not a readable Parquet file"):
         load_rows(recipe(tmp_path / "bits", quality_filter=False), 0)
 

@@ -33,4 +33,6 @@ def test_rates_on_translated_news(given):
     # Measured: none of 1,889, and 1,993 of 1,997 (the others: one in French, three of one or two words).
     assert false_alarms <= 0.0005
     assert found >= 0.995
-    assert not any(looks_zawgyi(row[language]) for row in rows for language in ("en", "id", "vi", "th", "ta", "tl", "ms"))
+    assert not any(
+        looks_zawgyi(row[language]) for row in rows for language in ("en", "id", "vi", "th", "ta", "tl", "ms")
+    )

@@ -93,10 +93,12 @@ def read_rows(folder: str | Path) -> Rows:
                 f"{folder / name}: cannot be read ({error.strerror}); a prepared folder holds {', '.join(FILES)}"
             ) from None
     manifest, report = _parsed(folder, "manifest.json", texts), _parsed(folder, "report.json", texts)
+    sums = manifest.get("sha256")
+    sums = sums if isinstance(sums, dict) else {}
     parts = {}
     for part in ("train", "eval"):
         name = f"{part}.jsonl"
-        found, wanted = hashlib.sha256(texts[name]).hexdigest(), manifest.get("sha256", {}).get(part)
+        found, wanted = hashlib.sha256(texts[name]).hexdigest(), sums.get(part)
         if found != wanted:
             raise DudiError(
                 f"{folder / name}: changed since it was prepared: sha256 {found}, wanted {wanted} (manifest.json)"

@@ -33,7 +33,7 @@ from dudi.data.strata import Strata, allocate
 from dudi.errors import DudiError
 from dudi.example import Example
 
-MAX_MEMORY = 600 << 20
+MAX_MEMORY = 300 << 20
 """Bytes that reading one language may take beside the rows returned, whatever the size of its files."""
 
 

@@ -18,7 +18,7 @@ from dudi.errors import DudiError
 
 BUILTIN = Path(__file__).parents[1] / "builtin" / "rows.jsonl"
 """What the source `builtin` stands for: the few rows that come with the package, to try things on."""
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 4 << 20
 """Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""
 MAX_BATCH_ROWS = 65_536
 _BUFFER = 1 << 20
