@@ -16,9 +16,9 @@ COLUMNS = ("language", "read", "duplicated", "filtered", "broken", "zawgyi", "un
 class LanguageReport:
     """Counts of one language. Every row read is in exactly one of the other counts (`balanced`).
 
-    A full reading (`check`, chat files) looks at the content first: broken, duplicated, Zawgyi, then the quality
-    filter. A SEA-Instruct load reads the content only of rows that pass the filter and are drawn, so its broken,
-    duplicated and Zawgyi rows are those met on the way, and the rest is `undrawn`.
+    A full reading (`check`, chat files, SEA-Instruct without `rows_per_language`) looks at the content first: broken,
+    duplicated, Zawgyi, then the quality filter. A SEA-Instruct sample reads the content only of rows that pass the
+    filter and are drawn, so its broken, duplicated and Zawgyi rows are those met on the way, and the rest is `undrawn`.
     """
 
     read: int = 0

@@ -89,7 +89,7 @@ def load_language(files: LanguageFiles, data: Data, seed: int, seen: set[int]) -
     """The evaluation and training rows of a language. `seen`: fingerprints already taken, added to.
 
     The evaluation rows are drawn first, so that they do not change with the number of training rows. Without
-    `rows_per_language` every row that passes is taken. Raises `DudiError` for unreadable files, and for the first
+    `rows_per_language` every row that passes is taken, and the report is that of `check_language`. Raises `DudiError` for unreadable files, and for the first
     broken row where `bad_rows` is "error".
     """
     drawn = Drawn()
@@ -101,6 +101,9 @@ def load_language(files: LanguageFiles, data: Data, seed: int, seen: set[int]) -
     held_out = draw.take(data.eval_rows_per_language, "eval")
     wanted = sum(strata.counts) if data.rows_per_language is None else data.rows_per_language
     train = draw.take(wanted, "train")
+    if data.rows_per_language is None:  # every row is taken, so every row is accounted for as `check` does
+        drawn.report = check_language(files, data)
+        drawn.report.duplicated += drawn.report.kept - len(held_out) - len(train)  # those met in another language
     drawn.eval = [row.example for row in sorted(held_out, key=lambda row: row.number)]
     drawn.train = [row.example for row in sorted(train, key=lambda row: row.number)]
     drawn.report.eval, drawn.report.kept, drawn.report.undrawn = len(held_out), len(train), draw.left
