@@ -27,7 +27,9 @@ from typing import Any
 
 VOCAB, STUDENT, TEACHER = 151_936, 896, 2048
 LOSSES = ("reverse_kl", "forward_kl", "jsd", "dudi")
-CASES = tuple(f"{how}/{loss}/{dtype}" for dtype in ("float32", "bfloat16") for loss in LOSSES for how in ("chunked", "naive"))
+CASES = tuple(
+    f"{how}/{loss}/{dtype}" for dtype in ("float32", "bfloat16") for loss in LOSSES for how in ("chunked", "naive")
+)
 DUDI_ROWS = 2
 
 
@@ -37,7 +39,9 @@ def measure(case: str, tokens: int, threads: int, chunk: int, vocab: int = VOCAB
 
     torch.set_num_threads(threads)
     how, loss, dtype = case.split("/")
-    run(how, loss, dtype, *_inputs(loss, dtype, 16, 1000), chunk)  # libraries load and threads start outside the measurement
+    run(
+        how, loss, dtype, *_inputs(loss, dtype, 16, 1000), chunk
+    )  # libraries load and threads start outside the measurement
     inputs = _inputs(loss, dtype, tokens, vocab)
     reset = _reset_high_water()
     before = _status("VmRSS") if reset else _status("VmHWM")
@@ -77,7 +81,17 @@ def _inputs(loss: str, dtype: str, tokens: int, vocab: int) -> tuple[Any, ...]:
     return hidden.requires_grad_(), weight.requires_grad_(), teacher, teacher_weight, labels
 
 
-def run(how: str, loss: str, dtype: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> float:
+def run(
+    how: str,
+    loss: str,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    teacher: Any,
+    teacher_weight: Any,
+    labels: Any,
+    chunk: int,
+) -> float:
     """Forward and backward."""
     import torch
 
@@ -138,7 +152,9 @@ def _naive(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: An
         return F.kl_div(log_p, log_q, log_target=True, reduction="sum") / len(labels)
     if loss == "jsd":
         log_m = torch.logaddexp(log_p, log_q) - 0.6931471805599453
-        both = F.kl_div(log_m, log_p, log_target=True, reduction="sum") + F.kl_div(log_m, log_q, log_target=True, reduction="sum")
+        both = F.kl_div(log_m, log_p, log_target=True, reduction="sum") + F.kl_div(
+            log_m, log_q, log_target=True, reduction="sum"
+        )
         return both / (2 * len(labels))
     from dudi.methods import SequenceSignal, dudi, views
 
@@ -148,7 +164,10 @@ def _naive(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: An
     total = torch.zeros(())
     for s in signals:
         if isinstance(s, SequenceSignal):
-            of = [log_p[parts[v]].gather(-1, labels[parts[v], None]).view(DUDI_ROWS, -1).sum(-1) for v in (s.winner, s.loser)]
+            of = [
+                log_p[parts[v]].gather(-1, labels[parts[v], None]).view(DUDI_ROWS, -1).sum(-1)
+                for v in (s.winner, s.loser)
+            ]
             total = total + s.weight * F.softplus(-s.beta * (of[0] - of[1])).mean()
         else:
             at = parts[s.view]
@@ -176,7 +195,18 @@ def _reset_high_water() -> bool:
 
 def fresh(case: str, tokens: int, threads: int = 1, chunk: int = 256) -> dict[str, Any]:
     """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--case", case, "--tokens", str(tokens), "--threads", str(threads), "--chunk", str(chunk)]
+    command = [
+        sys.executable,
+        __file__,
+        "--case",
+        case,
+        "--tokens",
+        str(tokens),
+        "--threads",
+        str(threads),
+        "--chunk",
+        str(chunk),
+    ]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{case} with {tokens} tokens failed: {done.stderr.strip()[-500:]}")
@@ -185,7 +215,9 @@ def fresh(case: str, tokens: int, threads: int = 1, chunk: int = 256) -> dict[st
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Medians as Markdown, with the ratio to the naive implementation of the same run."""
-    lines = ["| loss | precision | tokens | implementation | CPU s | wall s | peak MB | CPU s / naive | peak / naive | loss value |"]
+    lines = [
+        "| loss | precision | tokens | implementation | CPU s | wall s | peak MB | CPU s / naive | peak / naive | loss value |"
+    ]
     lines.append("|" + "---|" * 10)
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for r in results:
@@ -196,9 +228,15 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
     for case, tokens in groups:
         how, loss, dtype = case.split("/")
-        cells = [f"{median((case, tokens), what):,.{digits}f}" for what, digits in (("cpu_s", 1), ("wall_s", 1), ("peak_mb", 0))]
+        cells = [
+            f"{median((case, tokens), what):,.{digits}f}"
+            for what, digits in (("cpu_s", 1), ("wall_s", 1), ("peak_mb", 0))
+        ]
         naive = (f"naive/{loss}/{dtype}", tokens)
-        ratios = [f"{median((case, tokens), w) / median(naive, w):.2f}" if naive in groups else "-" for w in ("cpu_s", "peak_mb")]
+        ratios = [
+            f"{median((case, tokens), w) / median(naive, w):.2f}" if naive in groups else "-"
+            for w in ("cpu_s", "peak_mb")
+        ]
         value = f"{median((case, tokens), 'loss'):.6f}"
         lines.append("| " + " | ".join([loss, dtype, f"{tokens:,}", how, *cells, *ratios, value]) + " |")
     return "\n".join(lines)
@@ -224,7 +262,9 @@ def main() -> None:
                     results.append(fresh(case, tokens, args.threads, args.chunk))
                     print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    print(f"V = {VOCAB:,}, hidden {STUDENT} and {TEACHER}, {args.threads} thread(s), chunk {args.chunk}, {platform.machine()}\n")
+    print(
+        f"V = {VOCAB:,}, hidden {STUDENT} and {TEACHER}, {args.threads} thread(s), chunk {args.chunk}, {platform.machine()}\n"
+    )
     print(table(results))
 
 

@@ -52,7 +52,8 @@ class Chat:
         if ends[0] is None:
             raise DudiError("neither the chat template nor the tokenizer has a token that ends an answer (eos_token)")
         self.turn_end: int = ends[0]
-        self.stop_ids = tuple(sorted({self.turn_end, tokenizer.eos_token_id or self.turn_end}))
+        eos = self.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # an id may be 0
+        self.stop_ids = tuple(sorted({self.turn_end, eos}))
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.turn_end
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -125,7 +126,8 @@ class Chat:
                     **self.kwargs,
                 )
             )
-        except TemplateError as error:
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # a template is a program: it may refuse turns on purpose, or fail; chat.kwargs may be wrong for it
             roles = ", ".join(m.role for m in messages)
             raise DudiError(f"the chat template refuses a conversation of turns ({roles}): {error}") from None
 

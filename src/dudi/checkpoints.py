@@ -9,11 +9,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from dudi.errors import DudiError
 
 STAGING = "staging"
 MANIFEST = "complete.json"
 PREFIX = "checkpoint-"
+
+
+@contextmanager
+def writing(what: Path) -> Iterator[None]:
+    """Weights or a checkpoint that cannot be written, as one line; each writer has its own word for a full disk."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise DudiError(
+            f"{what}: cannot be written ({(str(error).splitlines() or [type(error).__name__])[0]}): earlier checkpoints"
+            " are whole; free disk space and start again with --resume"
+        ) from error
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -62,9 +80,13 @@ def write_text(path: Path, text: str) -> None:
     """A small file that is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    _fsync(aside)
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _fsync(aside)
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _fsync(path: Path) -> None:

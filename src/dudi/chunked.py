@@ -6,14 +6,16 @@ Shapes: N response positions of a micro-batch, H hidden size, V vocabulary entri
                d hidden_cH = grad_cV @ weight;  d weight += grad_cV.T @ hidden_cH
     backward   both gradients are there already; they are scaled by the incoming gradient and handed to autograd
 
-so each projection is done once, and the peak above the inputs is d weight plus two chunks. Weights of the rows
-(weight / global count) are folded in beforehand, so that no [V, H] tensor is scaled afterwards.
+so each projection is done once, and the peak above the inputs is d weight, two chunks (student and teacher), and under
+autocast the heads in bfloat16, cast once for all chunks. Between the products a chunk is walked through in blocks that
+stay in cache. Weights of the rows (weight / global count) are folded in beforehand, so that no [V, H] tensor is scaled
+afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +24,10 @@ from torch import Tensor
 from dudi.losses import TokenLoss
 
 OVERLAP_K = 16  # Li et al. 2026
-_CACHE_ROWS = 16  # on a CPU, a block of so many rows of 150k entries stays in cache
+_CPU_BLOCK, _GPU_BLOCK = 2**18, 2**24
+"""Entries of a block of logits, for each CPU thread (a handful of such blocks stays in cache) and for a GPU."""
+_SUM_ROWS = 2**14
+"""Rows of d weight that a product in bfloat16 is added to at a time."""
 _NAMES = ("entropy_student", "entropy_teacher", "overlap", "overlap_mass")
 
 
@@ -41,17 +46,32 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [c, H] -> logits [c, V], float32 (float64 for float64 weights). Under autocast the product is bf16."""
+        head = self.cast()
+        return head.finish(head.product(hidden))
+
+    def cast(self) -> Head:
+        """The first `vocab` entries in the dtype of products, to cast [V, H] once and not once a chunk."""
         weight, bias = self.weight[: self.vocab], None if self.bias is None else self.bias[: self.vocab]
-        out = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias)
-        out = out if out.dtype is torch.float64 else out.float()
+        device = weight.device.type
+        if torch.is_autocast_enabled(device) and weight.dtype is not torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        return replace(self, weight=weight, bias=bias)
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """hidden @ weight.T + bias, of a head that was `cast`."""
+        return torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+
+    def finish(self, product: Tensor) -> Tensor:
+        """Logits from products, in float32 (float64), and in the products' memory where that is their dtype."""
+        out = product if product.dtype is torch.float64 else product.float()
         if self.scale != 1.0:
             out.mul_(self.scale)
         return out if self.softcap is None else torch.tanh(out / self.softcap) * self.softcap
 
-    def through(self, grad: Tensor, logits: Tensor | None) -> Tensor:
-        """d loss / d (hidden @ weight.T + bias), from d loss / d logits, in place."""
+    def through(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """d loss / d product, from d loss / d logits, in place."""
         if self.softcap is not None:
-            assert logits is not None
             grad.mul_(1 - (logits / self.softcap) ** 2)
         return grad.mul_(self.scale) if self.scale != 1.0 else grad
 
@@ -113,8 +133,9 @@ def score(
 def label_log_probs(hidden: Tensor, head: Head, labels: Tensor, chunk: int = 256) -> Tensor:
     """log p(label) [n] at each position; no gradient."""
     out = []
+    head = head.cast()
     for rows in _chunks(len(labels), chunk):
-        logits = head.logits(hidden[rows])
+        logits = head.finish(head.product(hidden[rows]))
         out.append(logits.gather(-1, labels[rows, None]).squeeze(-1) - logits.logsumexp(-1))
     return torch.cat(out) if out else hidden.new_zeros(0)
 
@@ -128,11 +149,16 @@ class _Work:
     measure: bool
     need_grad: bool
 
+    def cast(self) -> _Work:
+        """Both heads in the dtype of products."""
+        return replace(self, head=self.head.cast(), teacher_head=self.teacher_head and self.teacher_head.cast())
+
 
 class _Score(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Any:
         wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
+        work = work.cast()
         head = work.head
         loss = hidden.new_zeros((), dtype=torch.float64)
         values: list[Tensor] = []
@@ -148,19 +174,14 @@ class _Score(torch.autograd.Function):
             view_values = hidden.new_zeros((len(view.terms), n), dtype=wide)
             view_measures = hidden.new_zeros((len(_NAMES), n), dtype=wide)
             for rows in _chunks(n, work.chunk):
-                part = hidden[start + rows.start : start + rows.stop]
-                logits = head.logits(part)
-                kept = logits.clone() if head.softcap is not None else None
-                grad = _chunk(logits, view, rows, work, view_values, view_measures)
+                here = slice(start + rows.start, start + rows.stop)
+                grad = _chunk(hidden[here], view, rows, work, view_values, view_measures)
                 if work.need_grad:
-                    grad = head.through(grad, kept)
-                    operand = weight[: head.vocab]
-                    narrow = torch.get_autocast_dtype(grad.device.type) if _autocast(grad) else operand.dtype
-                    narrow_grad = grad.to(narrow)
-                    d_hidden[start + rows.start : start + rows.stop] = narrow_grad @ operand.to(narrow)
-                    _add_outer(d_weight[: head.vocab], narrow_grad, part.to(narrow))
+                    d_hidden[here] = grad @ head.weight
+                    _add_outer(d_weight[: head.vocab], grad, hidden[here])
                     if d_bias is not None:
-                        d_bias[: head.vocab] += grad.sum(0)
+                        d_bias[: head.vocab] += grad.sum(0, dtype=wide)
+                del grad  # before the next chunk's logits are there
             for k, term in enumerate(view.terms):
                 loss = loss + (view_values[k].double() * term.weight.double()).sum()
             values.extend(view_values)
@@ -180,29 +201,39 @@ class _Score(torch.autograd.Function):
         return (*scaled, None)
 
 
-def _chunk(logits: Tensor, view: Positions, rows: slice, work: _Work, values: Tensor, measures: Tensor) -> Tensor:
-    """Fill values [terms, n] and measures for these rows; return d loss / d logits, in the memory of `logits`."""
-    teacher_logits = None
+def _chunk(hidden: Tensor, view: Positions, rows: slice, work: _Work, values: Tensor, measures: Tensor) -> Tensor:
+    """Fill values [terms, n] and measures for these rows; return d loss / d (hidden @ weight.T), in its own memory."""
+    head, teacher_head = work.head, work.teacher_head
+    product = head.product(hidden)
+    theirs = None
     if view.teacher is not None:
-        assert work.teacher_head is not None
-        teacher_logits = work.teacher_head.logits(view.teacher[rows])
-    block = len(logits) if logits.is_cuda else _CACHE_ROWS
-    for inner in _chunks(len(logits), block):
+        assert teacher_head is not None
+        theirs = teacher_head.product(view.teacher[rows])
+    for inner in _chunks(len(product), _block(product)):
         at = slice(rows.start + inner.start, rows.start + inner.stop)
         labels = view.labels[at]
-        log_p = torch.log_softmax(logits[inner], -1)
-        log_q = None if teacher_logits is None else torch.log_softmax(teacher_logits[inner].to(log_p.dtype), -1)
-        out = logits[inner].zero_()
+        logits = head.finish(product[inner])
+        log_p, log_q = torch.log_softmax(logits, -1), None
+        if theirs is not None and teacher_head is not None:
+            log_q = torch.log_softmax(teacher_head.finish(theirs[inner]).to(log_p.dtype), -1)
+        total = torch.zeros_like(log_p)
         for k, term in enumerate(view.terms):
             values[k, at], grad = term.loss(log_p, log_q, labels)
             if work.need_grad:
-                out.addcmul_(grad, term.weight[at, None].to(grad.dtype))
+                total.addcmul_(grad, term.weight[at, None].to(grad.dtype))
         if view.slope is not None and work.need_grad:  # c d log p(label) = c (onehot - p)
-            c = view.slope[at, None].to(out.dtype)
-            out.addcmul_(log_p.exp(), -c).scatter_add_(-1, labels[:, None], c)
+            c = view.slope[at, None].to(total.dtype)
+            total.addcmul_(log_p.exp(), -c).scatter_add_(-1, labels[:, None], c)
         if work.measure and log_q is not None:
             measures[:, at] = _measure(log_p, log_q)
-    return logits
+        if work.need_grad:
+            product[inner] = head.through(total, logits)
+    return product
+
+
+def _block(product: Tensor) -> int:
+    entries = _GPU_BLOCK if product.is_cuda else _CPU_BLOCK * torch.get_num_threads()
+    return max(1, entries // product.shape[-1])
 
 
 def _measure(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -218,14 +249,12 @@ def _measure(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _add_outer(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
     """total += grad.T @ hidden, accumulated in the precision of `total`: bfloat16 sums bias training."""
+    hidden = hidden.to(grad.dtype)
     if total.dtype is grad.dtype:
         total.addmm_(grad.T, hidden)
     else:
-        total += grad.T @ hidden
-
-
-def _autocast(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
+        for rows in _chunks(len(total), _SUM_ROWS):
+            total[rows] += grad[:, rows].T @ hidden
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.table import Table
+from rich.table import Column, Table
 
 from dudi import __version__
 from dudi.data.cli import app as data_app
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")]
@@ -45,12 +46,14 @@ def recipes() -> None:
     """List the recipes that come with the package."""
     from dudi.config import load_recipe, shipped_recipes
 
-    table = Table("Recipe", "Method", "Student", "Teacher", "Paper's average")
-    for name in shipped_recipes():
+    names = shipped_recipes()
+    # the names are what one copies: never cut, however narrow the terminal
+    table = Table(Column("Recipe", min_width=max(map(len, names))), Column("Paper", no_wrap=True), "Method", box=None)
+    for name in names:
         r = load_recipe(name)
         method = r.build()
-        number = f"{r.paper.average:.1f} ({r.paper.table})" if r.paper else ""
-        table.add_row(name, f"{method.name} ({method.variant})", r.models.student, r.models.teacher or "", number)
+        number = f"{r.paper.average:.1f} (table {r.paper.table})" if r.paper else ""
+        table.add_row(name, number, f"{method.name} ({method.variant})")
     out.print(table)
 
 
@@ -64,6 +67,7 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     loaded = load_recipe(recipe, set_ or ())
     method = loaded.build()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
+    out.print(f"  student {loaded.models.student}, teacher {loaded.models.teacher or '-'}")
     for s in method.signals:
         if isinstance(s, SequenceSignal):
             out.print(f"  {s.weight:g} x {s.name}: spin, beta {s.beta:g}, y against {s.loser.name}")
@@ -87,7 +91,7 @@ def run(
 
     overrides = list(set_ or ())
     if output is not None:
-        overrides.append(f"output={output!r}")
+        overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # a JSON text is a TOML text
     loaded = load_recipe(recipe, overrides)
     from dudi.progress import Watcher
     from dudi.train import run as run_recipe
@@ -96,7 +100,7 @@ def run(
     summary = folder / "summary.md"
     if summary.exists():  # written by the first process of a distributed run
         out.print(Markdown(summary.read_text(encoding="utf-8")))
-        out.print(f"run folder: {folder}")
+        out.print(f"run folder: {folder}", soft_wrap=True)
 
 
 @app.command()
@@ -114,10 +118,10 @@ def verbalize(
     from dudi.show import verbalized
 
     heading, texts = verbalized(loaded, row, to, mode)
-    out.print(heading, style="bold")
+    out.print(heading, style="bold", soft_wrap=True)
     for text in texts:
         out.rule(f"{text.name}: read by {text.reader}, {text.tokens} tokens", align="left")
-        out.print(text.text, markup=False, soft_wrap=True)
+        out.print(text.text, soft_wrap=True)
 
 
 def _version(value: bool) -> None:
@@ -141,9 +145,10 @@ def main() -> None:
         line = " ".join(str(error).split())
         print(f"dudi: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("dudi: stopped; go on with --resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # how typer ends on Ctrl-C, without a word
+            print("dudi: stopped; go on with --resume", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -42,9 +43,24 @@ def load_tokenizer(path: str, what: str, models: Models, revision: str | None = 
     return _load(AutoTokenizer.from_pretrained, path, what, models, revision)
 
 
-def load_config(path: str, what: str, models: Models, revision: str | None = None) -> None:
-    """Only that the model is there and can be read: before a run folder is made, and before gigabytes are loaded."""
-    _load(AutoConfig.from_pretrained, path, what, models, revision)
+def check_model(path: str, what: str, models: Models, revision: str | None, vocab: int) -> None:
+    """That a model is there and has the tokenizer's size, before a run folder is made and gigabytes are loaded.
+
+    Raises `DudiError`; the weights themselves are not looked at.
+    """
+    config = _load(AutoConfig.from_pretrained, path, what, models, revision)
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+        raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
+    _check_size(config.get_text_config().vocab_size, vocab, what)
+
+
+def _check_size(embeddings: int, vocab: int, what: str) -> None:
+    if embeddings < vocab:
+        raise DudiError(
+            f"{what}: the model has {embeddings} embeddings, but the tokenizer has {vocab} tokens; use the model's own"
+            " tokenizer"
+        )
 
 
 def load_model(
@@ -53,9 +69,10 @@ def load_model(
     """A causal language model from a folder or the hub, on this process's device.
 
     The dtype is set on purpose: `from_pretrained` would take the checkpoint's, and a bfloat16 student at a learning
-    rate of 2e-5 rounds most of its updates away.
+    rate of 2e-5 rounds most of its updates away. Weights that do not fit the config are an error: the loader would
+    make up the missing ones.
     """
-    model = _load(
+    model, found = _load(
         AutoModelForCausalLM.from_pretrained,
         path,
         what,
@@ -63,7 +80,15 @@ def load_model(
         revision,
         dtype=dtype,
         attn_implementation=models.attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
+    missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
+    if missing:
+        raise DudiError(
+            f"{what}: {path!r}: the weights do not fit its config.json: {missing[0]!r} is missing or of another shape"
+            f" ({len(missing)} such)"
+        )
     model.to(device())
     if frozen:
         model.requires_grad_(False)
@@ -73,13 +98,14 @@ def load_model(
 
 def _load(load: Any, path: str, what: str, models: Models, revision: str | None, **kwargs: Any) -> Any:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).is_dir():
+    if looks_local and not Path(path).expanduser().is_dir():
         raise DudiError(f"{what}: no folder {path!r}; give a model folder or a hub name such as Qwen/Qwen2.5-0.5B")
     try:
-        return load(path, revision=revision, trust_remote_code=models.trust_remote_code, **kwargs)
+        name = str(Path(path).expanduser()) if looks_local else path
+        return load(name, revision=revision, trust_remote_code=models.trust_remote_code, **kwargs)
     except (GatedRepoError, HfHubHTTPError) as error:
         raise DudiError(f"{what}: {path!r}: {gated_help(path, error)}") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, (GatedRepoError, HfHubHTTPError)):
             raise DudiError(f"{what}: {path!r}: {gated_help(path, cause)}") from None
@@ -116,11 +142,7 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear:
         raise DudiError(f"{what}: the output head is a {type(linear).__name__}, expected a plain linear layer")
-    if linear.weight.shape[0] < vocab:
-        raise DudiError(
-            f"{what}: the model has {linear.weight.shape[0]} embeddings, but the tokenizer has {vocab} tokens; use the"
-            " model's own tokenizer"
-        )
+    _check_size(linear.weight.shape[0], vocab, what)
     head = head_of(model, vocab)
     ids = torch.arange(min(8, head.vocab), device=head.weight.device)[None]
     training = model.training
@@ -128,6 +150,8 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
     wanted = model(input_ids=ids, use_cache=False).logits[0, :, : head.vocab]
     got = head.logits(hidden_states(model.base_model, Reading(ids, torch.arange(ids.shape[1], device=ids.device))))
     model.train(training)
+    if not bool(torch.isfinite(wanted).all()):
+        raise DudiError(f"{what}: the model's logits are not finite: its weights are broken (NaN or infinite)")
     tolerance = 2e-2 if head.weight.dtype is torch.bfloat16 else 1e-4
     if not torch.allclose(got, wanted.to(got.dtype), rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
         raise DudiError(f"{what}: the model's logits are not its last hidden states times its output head; unsupported")

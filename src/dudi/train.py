@@ -15,7 +15,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -37,7 +38,7 @@ from dudi.errors import DudiError
 from dudi.generate import generate, read_responses
 from dudi.methods import Teacher, views
 from dudi.metrics import cut_back
-from dudi.models import arithmetic, load_config, load_model, load_tokenizer, write_generation_config
+from dudi.models import arithmetic, check_head, check_model, load_model, load_tokenizer, write_generation_config
 from dudi.rollouts import Rollout
 from dudi.rollouts.local import LocalSampler
 from dudi.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
@@ -83,14 +84,18 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
 def load_chat(recipe: Recipe) -> Chat:
     """The student's tokenizer with the template that the recipe names; both models are known to exist and to fit."""
     models = recipe.models
-    load_config(models.student, "models.student", models, models.student_revision)
     student = load_tokenizer(models.student, "models.student", models, models.student_revision)
     teacher = None
     if models.teacher is not None:
-        load_config(models.teacher, "models.teacher", models, models.teacher_revision)
         teacher = load_tokenizer(models.teacher, "models.teacher", models, models.teacher_revision)
         check_same_tokenizer(student, teacher)
-    return Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
+    chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
+    check_model(models.student, "models.student", models, models.student_revision, chat.vocab)
+    if models.teacher is not None:
+        check_model(models.teacher, "models.teacher", models, models.teacher_revision, chat.vocab)
+    if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
+        check_model(recipe.cold_start.checkpoint, "cold_start.checkpoint", models, None, chat.vocab)
+    return chat
 
 
 def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: Callable[[str], None] = print) -> Path:
@@ -101,30 +106,49 @@ def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: C
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(recipe.output.format(name=recipe.name))
     _check_folder(folder, recipe, resume)
+    state.wait_for_everyone()  # no process looks at the folder after the first one has begun to write
     stages = plan(recipe)
     data = read_rows(folder / "data") if (folder / "data").is_dir() else None
     prepared = prepare(recipe, data)
-    if state.is_main_process and data is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_text(folder / "recipe.toml", dump_recipe(recipe))
-        write_rows(prepared.data, folder / "data")
-        checkpoints.write_text(folder / "lengths.json", json.dumps(lengths(prepared), indent=1))
-    if state.is_main_process:
-        checkpoints.write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
-    state.wait_for_everyone()
-    say = say if state.is_main_process else _silent
-    for number, stage in enumerate(stages, 1):
-        here = folder / folder_name(stages, stage.name)
-        title = f"stage {number} of {len(stages)}: {stage.name}"
-        if isinstance(stage, Generate):
-            _generate(prepared, stages, stage, folder, here, state, partial(say, f"{title}"))
-        elif not (here / "model").is_dir():
-            _train(prepared, stages, stage, folder, here, watch, title, say)
+    with _whole_or_absent(folder, new=state.is_main_process and not resume):
+        if state.is_main_process:
+            if data is None:
+                checkpoints.write_text(folder / "recipe.toml", dump_recipe(recipe))
+                checkpoints.write_text(folder / "lengths.json", json.dumps(lengths(prepared), indent=1))
+                write_rows(prepared.data, folder / "data")
+            checkpoints.write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
         state.wait_for_everyone()
-        gc.collect()  # the stage's models, before the next one's
-    if state.is_main_process:
-        write_summary(folder)
+        say = say if state.is_main_process else _silent
+        for number, stage in enumerate(stages, 1):
+            here = folder / folder_name(stages, stage.name)
+            title = f"stage {number} of {len(stages)}: {stage.name}"
+            if isinstance(stage, Generate):
+                _generate(prepared, stages, stage, folder, here, state, partial(say, f"{title}"))
+            elif not (here / "model").is_dir():
+                _train(prepared, stages, stage, folder, here, watch, title, say)
+            state.wait_for_everyone()
+            gc.collect()  # the stage's models, before the next one's
+        if state.is_main_process:
+            write_summary(folder)
     return folder
+
+
+@contextmanager
+def _whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
+    """A new run that fails before a stage has written anything leaves nothing; errors of the disk become one line."""
+    there = folder.exists()
+    try:
+        yield
+    except (DudiError, OSError) as error:
+        begun = not new or any(file.is_file() for file in folder.glob("[0-9]*-*/**/*"))
+        if not begun:
+            shutil.rmtree(folder, ignore_errors=True)
+            if there:
+                folder.mkdir(exist_ok=True)
+        if isinstance(error, DudiError):
+            raise
+        then = "what is complete is kept: go on with --resume" if begun else "nothing was left there"
+        raise DudiError(f"{error.filename or folder}: {error.strerror or error}; {then}") from error
 
 
 def _silent(text: str) -> None:
@@ -186,8 +210,9 @@ def _train(
     if trainer.is_world_process_zero():
         staged = here / checkpoints.STAGING
         shutil.rmtree(staged, ignore_errors=True)
-        trainer.save_model(str(staged), _internal_call=True)
-        checkpoints.publish(staged, here / "model")
+        with checkpoints.writing(here / "model"):
+            trainer.save_model(str(staged), _internal_call=True)
+            checkpoints.publish(staged, here / "model")
 
 
 def resume_stage(trainer: DistillationTrainer) -> None:
@@ -202,7 +227,10 @@ def resume_stage(trainer: DistillationTrainer) -> None:
         trainer.train()
         return
     trainer.restore(found[-1])
-    trainer.train(resume_from_checkpoint=str(found[-1]))
+    if trainer.is_last(found[-1]):
+        trainer._load_from_checkpoint(str(found[-1]))  # the Trainer would do one more step before it looks
+    else:
+        trainer.train(resume_from_checkpoint=str(found[-1]))
 
 
 def _generate(
@@ -220,6 +248,7 @@ def _generate(
     if all(read_responses(here / split, rows, batch) is not None for split, rows in splits):
         return
     model = _load(p, stages, folder, stage.writer, arithmetic(recipe.models.precision)[1])
+    check_head(model, p.chat.vocab, stage.writer)
     sampler = LocalSampler(p.chat.stop_ids, p.chat.pad, p.chat.vocab, recipe.rollouts.temperature)
     for split, rows in splits:
         key = (stage.response.value, split, recipe.seed, stage.number)
@@ -260,38 +289,48 @@ def check_devices() -> None:
 
 
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """A new run needs a folder of its own; a resumed one needs the same recipe."""
-    old = folder / "recipe.toml"
-    if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DudiError(
-                f"output folder {str(folder)!r} is occupied: go on with that run with --resume, or choose another"
-                " folder with --output"
-            )
+    """A new run needs a folder of its own, that can be written; a resumed one needs the same recipe."""
+    if resume:
+        _check_same_recipe(folder, recipe)
         return
+    try:
+        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise DudiError(f"output folder {str(folder)!r} cannot be used ({error.strerror})") from None
+    if occupied:
+        raise DudiError(
+            f"output folder {str(folder)!r} is occupied: go on with that run with --resume, or choose another"
+            " folder with --output"
+        )
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        fault = "cannot be written to" if there.is_dir() else "is a file"
+        raise DudiError(
+            f"output folder {str(folder)!r} cannot be made: {str(there)!r} {fault}; choose another with --output"
+        )
+
+
+def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    old = folder / "recipe.toml"
     if not old.is_file():
         raise DudiError(f"nothing to resume in {str(folder)!r}: it holds no recipe.toml; start without --resume")
-    ours, theirs = recipe.model_dump(mode="json"), load_recipe(old).model_dump(mode="json")
-    for key in ours:
-        if ours[key] != theirs[key]:
-            part = (
-                next((k for k in ours[key] if ours[key][k] != theirs[key].get(k)), "")
-                if _tables(ours, theirs, key)
-                else ""
-            )
-            name = f"{key}.{part}" if part else key
-            raise DudiError(
-                f"resume with another recipe: {name} is {_short(ours[key], part)}, but the run in {str(folder)!r} was"
-                f" started with {_short(theirs[key], part)}; give the same recipe, or start in another folder"
-            )
+    ours, theirs = (r.model_dump(mode="json", exclude={"output"}) for r in (recipe, load_recipe(old)))
+    difference = _difference(ours, theirs)
+    if difference:
+        key, mine, other = difference
+        raise DudiError(
+            f"resume with another recipe: {key} is {mine!r:.60}, but the run in {str(folder)!r} was started with"
+            f" {other!r:.60}; give the same recipe, or start in another folder"
+        )
 
 
-def _tables(ours: dict[str, Any], theirs: dict[str, Any], key: str) -> bool:
-    return isinstance(ours[key], dict) and isinstance(theirs[key], dict)
-
-
-def _short(value: Any, part: str) -> str:
-    return repr(value.get(part) if part else value)[:60]
+def _difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first key in which two recipes differ, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        names = {**ours, **theirs}
+        found = (_difference(ours.get(name), theirs.get(name), f"{key}.{name}".lstrip(".")) for name in names)
+        return next((one for one in found if one), None)
+    return None if ours == theirs else (key, ours, theirs)
 
 
 def lengths(p: Prepared) -> dict[str, dict[str, float]]:

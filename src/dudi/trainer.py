@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from dudi import checkpoints
 from dudi.batch import Row, Window, WindowBuilder, collate, needs_reference, needs_teacher
@@ -231,9 +231,11 @@ class DistillationTrainer(Trainer):
         bad = [name for name, (value, mask, _) in result.by_token.items() if not torch.isfinite(value[mask > 0]).all()]
         bad += [name for name, (value, _, mask) in result.by_row.items() if not torch.isfinite(value[mask > 0]).all()]
         ids = ", ".join(window.rows[p].example.id for p in places)
+        saved = checkpoints.complete(self.job.folder)
+        kept = f"{saved[-1].name} is kept" if saved else "there is no checkpoint yet"
         raise DudiError(
-            f"the loss is not finite at step {step + 1} (signal {', '.join(bad) or 'total'}; rows {ids}): the last"
-            " checkpoint is kept; lower training.lr or look at these rows"
+            f"the loss is not finite at step {step + 1} (signal {', '.join(bad) or 'total'}; rows {ids}):"
+            f" {kept}; lower training.lr or look at these rows"
         )
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -288,23 +290,20 @@ class DistillationTrainer(Trainer):
             (self._staging / name).mkdir(parents=True)
         self._barrier()
         try:
-            super()._save_checkpoint(model, trial)
-            self.meter.collapse()
-            if self.is_world_process_zero():
-                if self.ema:
-                    save_file(self.ema.state(), self._staging / name / EMA_FILE)
-                (self._staging / name / STATE_FILE).write_text(json.dumps({"meter": self.meter.sums}), encoding="utf-8")
-            self._barrier()
-            if self.is_world_process_zero():
-                checkpoints.publish(self._staging / name, folder / name)
-                checkpoints.rotate(folder, self.job.training.keep_checkpoints)
-                shutil.rmtree(self._staging)
-            self._barrier()
-        except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own word for a full disk
-            raise DudiError(
-                f"{folder / name}: the checkpoint cannot be written ({str(error).splitlines()[0]}): earlier checkpoints"
-                " are whole; free disk space and start again with --resume"
-            ) from error
+            with checkpoints.writing(folder / name):
+                super()._save_checkpoint(model, trial)
+                self.meter.collapse()
+                if self.is_world_process_zero():
+                    if self.ema:
+                        save_file(self.ema.state(), self._staging / name / EMA_FILE)
+                    state = json.dumps({"meter": self.meter.sums})
+                    (self._staging / name / STATE_FILE).write_text(state, encoding="utf-8")
+                self._barrier()
+                if self.is_world_process_zero():
+                    checkpoints.publish(self._staging / name, folder / name)
+                    checkpoints.rotate(folder, self.job.training.keep_checkpoints)
+                    shutil.rmtree(self._staging)
+                self._barrier()
         finally:
             self._staging = None
 
@@ -315,6 +314,14 @@ class DistillationTrainer(Trainer):
         sums = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["meter"]
         if self.is_world_process_zero():
             self.meter.sums = {key: float(sums[key]) for key in self.meter.sums}
+
+    def is_last(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < state.max_steps:
+            return False
+        self.state = state
+        return True
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the

@@ -112,7 +112,8 @@ class Verbalizer:
                 for l_z in sorted(targets - {l}):
                     self(replace(view, verbalizer=Mode.CROSSLINGUAL), probe, 0, 0, l_z)
                 choose_l_z(l, self.languages, view.include_english, (0,))
-            self(view, probe, 0, 0)
+            fixed = Mode.MULTILINGUAL if view.verbalizer is Mode.MIX else view.verbalizer  # the other half of a mix
+            self(replace(view, verbalizer=fixed), probe, 0, 0)
 
     def _rewrite(self, code: str, text: str, example: Example, l_z: str | None) -> tuple[Message, ...]:
         template = self.templates.get(code)

@@ -1,0 +1,160 @@
+"""Two gloo processes are one process: losses, gradient norms, metrics by language, weights. Started with torchrun."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from workers import common, ddp
+
+from dudi.methods import build_method
+from dudi.train import run
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left: all cases in one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    ddp.recipes(folder, "two")  # models and rows are made once
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    status, text = common.start(
+        "ddp.py", str(folder), launcher=[*launcher, "--master-port", str(free_port())], timeout=400
+    )
+    assert status == 0, text[-6000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+    """The same cases in this process."""
+    folder = tmp_path_factory.mktemp("one")
+    return {name: (folder / name, ddp.train(folder / name, case)) for name, case in ddp.CASES.items()}
+
+
+def reports(two: Path, case: str) -> list[dict[str, Any]]:
+    return [json.loads((two / f"{case}-{rank}.json").read_text()) for rank in range(2)]
+
+
+def assert_close(found: Any, wanted: Any, where: str = "") -> None:
+    """Two lines of metrics, number by number."""
+    assert type(found) is type(wanted), where
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for key in wanted:
+            assert_close(found[key], wanted[key], f"{where}/{key}")
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6), where
+    else:
+        assert found == wanted, where
+
+
+@pytest.mark.parametrize("case", ddp.CASES)
+def test_really_two_processes(case: str, two: Path) -> None:
+    for report in reports(two, case):
+        assert report["world"] == 2 and report["backend"] == "gloo"
+        assert len(report["steps"]) == ddp.STEPS
+        for step in report["steps"]:
+            assert step["world"] == 2 and step["model"] == "DistributedDataParallel"
+
+
+@pytest.mark.parametrize("case", ddp.CASES)
+def test_two_processes_are_one(case: str, two: Path, one: dict[str, tuple[Path, list[dict[str, Any]]]]) -> None:
+    here, there = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one[case][0], two / case)
+    )
+    assert len(here) == len(there) == ddp.STEPS + (2 if ddp.CASES[case].evals else 0)
+    for a, b in zip(here, there, strict=True):
+        assert_close(b, a)
+    train = [line for line in here if "eval" not in line]
+    assert all(line["grad_norm"] > 1e-3 for line in train if "signal" in line) and len(train) == ddp.STEPS
+    assert all(len(s["by_language"]) > 1 for s in train[0]["signal"].values())
+    weights = [load_file(two / case / f"weights-{rank}.safetensors") for rank in range(2)]
+    assert common.identical(*weights), "ranks have drifted apart"
+    assert common.furthest(weights[0], load_file(one[case][0] / "weights-0.safetensors")) < 1e-6
+
+
+@pytest.mark.parametrize("case", ddp.CASES)
+def test_window_and_coin_are_the_same_function_everywhere(
+    case: str, two: Path, one: dict[str, tuple[Path, list[dict[str, Any]]]]
+) -> None:
+    """Each row of a step on exactly one rank, each rank the same number of rows, all ranks the same signals."""
+    ranks = [report["steps"] for report in reports(two, case)]
+    for single, *both in zip(one[case][1], *ranks, strict=True):
+        assert single["weight"] == [1.0] * len(single["rows"])
+        trained = [r for step in both for r, w in zip(step["rows"], step["weight"], strict=True) if w]
+        assert sorted(trained) == sorted(single["rows"])
+        assert len({len(step["rows"]) for step in both}) == 1
+        assert {tuple(step["signals"]) for step in both} == {tuple(single["signals"])}
+        assert {step["epoch"] for step in both} == {single["epoch"]}
+    for epoch in range(2):
+        seen = [r for s in one[case][1] if s["epoch"] == epoch for r in s["rows"]]
+        assert sorted(seen) == list(range(9))
+    assert one[case][1][0]["rows"] != one[case][1][3]["rows"], "another order in the second epoch"
+    if case == "gkd":
+        assert {tuple(s["signals"]) for s in one[case][1]} == {("off_policy",), ("on_policy",)}
+
+
+@pytest.mark.parametrize("case", ddp.CASES)
+def test_ragged_tail_is_filled_with_rows_of_weight_zero(case: str, two: Path) -> None:
+    """Steps 3 and 6 have one row: the second rank has only a filler. No row is trained twice."""
+    first, second = (report["steps"] for report in reports(two, case))
+    for number in (2, 5):
+        assert first[number]["weight"] == [1.0] and second[number]["weight"] == [0.0]
+        assert second[number]["rows"] == first[number]["rows"]
+    assert all(step["weight"] == [1.0, 1.0] for k in (0, 1, 3, 4) for step in (first[k], second[k]))
+
+
+def test_a_rank_without_an_on_policy_term(two: Path) -> None:
+    """Rows whose z is too long: a rank has the term where the other has none, and micro-batches with no term at all."""
+    lopsided = {}
+    for case in ("dudi", "sdft"):
+        ranks = [report["steps"] for report in reports(two, case)]
+        has = [[any("on_policy" in terms for terms in step["terms"]) for step in steps] for steps in ranks]
+        lopsided[case] = sum(a != b for a, b in zip(*has, strict=True))
+        assert lopsided[case] > 0
+    nothing = [terms == [] for report in reports(two, "sdft") for step in report["steps"] for terms in step["terms"]]
+    assert any(nothing) and not all(nothing)
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_pipelines_with_sampled_responses(k: int, two: Path, tmp_path: Path) -> None:
+    """Stages shared by two processes: the same responses, token for token; the same metrics and weights."""
+    recipe = ddp.recipes(tmp_path, "one")[k]
+    here, there = run(recipe, say=lambda *_: None), Path(ddp.recipes(two, "two")[k].output)
+    assert [s.name for s in common.stages(here)] == [s.name for s in common.stages(there)]
+    for a, b in zip(common.stages(here), common.stages(there), strict=True):
+        for file in a.rglob("batch-*.jsonl"):
+            assert (b / file.relative_to(a)).read_bytes() == file.read_bytes()
+        if (a / "model").is_dir():
+            for mine, theirs in zip(common.metrics(a), common.metrics(b), strict=True):
+                assert_close(theirs, mine)
+            assert common.furthest(common.weights(a), common.weights(b)) < 1e-6
+    assert json.loads((there / "environment.json").read_text())["processes"] == 2
+    assert (there / "summary.json").is_file() and not list(there.rglob("training_args.bin"))
+
+
+def test_resume_on_two_processes(two: Path) -> None:
+    """Weights and moving average are compared by the worker; the metrics here."""
+    straight, stopped = ((two / "resume" / name / "metrics.jsonl").read_bytes() for name in ("straight", "stopped"))
+    assert straight == stopped and len(straight.splitlines()) == 2
+
+
+def test_coin_is_a_function_of_seed_and_step() -> None:
+    """No state: asked in any order, twice, by a method built anew; and it falls both ways about as often as it should."""
+    sides = [build_method({"name": "gkd", "lam": 0.3}).active(7, step)[0].name for step in range(2000)]
+    method = build_method({"name": "gkd", "lam": 0.3})
+    assert [method.active(7, step)[0].name for step in reversed(range(2000))] == sides[::-1]
+    share = sides.count("on_policy") / 2000
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 2000) ** 0.5
+    assert sides != [method.active(8, step)[0].name for step in range(2000)]

@@ -1,0 +1,199 @@
+"""Train small cases, in one process or as one of several ranks, and report what this rank did.
+
+`python -m torch.distributed.run --nproc-per-node 2 ddp.py FOLDER`, or `train(...)` in the tests' own process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kit
+import torch
+from safetensors.torch import save_file
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
+from workers import common
+
+from dudi import train as train_module
+from dudi.config import Limits, Recipe
+from dudi.train import resume_stage, run
+from dudi.trainer import DistillationTrainer
+
+
+@dataclass(frozen=True)
+class Case:
+    """Nine rows in batches of four, two epochs: the third step of each has one row, so that the second rank has none.
+
+    no_z: languages whose teacher prompts are all too long, so that their rows have no on-policy term.
+    """
+
+    method: dict[str, Any]
+    no_z: tuple[str, ...] = ()
+    evals: int = 0
+    forced: bool = True
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "sft": Case({"name": "sft"}, evals=3, training={"eval_every": 3}),
+    "gkd": Case({"name": "gkd"}),
+    "dudi": Case({"name": "dudi"}, no_z=("id", "ms", "ta", "tl"), evals=3, training={"eval_every": 3}),
+    "sdft": Case({"name": "sdft", "ema_rate": 0.3}, no_z=("id", "ms", "ta", "tl")),
+}
+STEPS = 6
+RECIPE = {"models": {"precision": "float64"}, "cold_start": {"method": {"name": "none"}}}
+
+
+def build(folder: Path, case: Case) -> DistillationTrainer:
+    """The trainer of a case, float64, its student away from the moving average."""
+    rows = common.rows(9 + case.evals)
+    teacher_prompt = {"default": 2000} | dict.fromkeys(case.no_z, 10)
+    made = kit.trainer(
+        folder,
+        case.method,
+        examples=rows[:9],
+        evals=rows[9:],
+        forced=case.forced,
+        limits=Limits(prompt=400, verbalizer=300, total=600, rollout=8, teacher_prompt=teacher_prompt),
+        **{"batch": 4, "micro_batch": 1, "epochs": 2.0, "overlap_every": 2, "save_every": 100} | case.training,
+    )
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in made.model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    return made
+
+
+class Watch:
+    """What one rank saw of its steps."""
+
+    def __init__(self, made: DistillationTrainer) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.made = made
+        inner, micro = made.training_step, made._micro_batch
+
+        def training_step(model: torch.nn.Module, inputs: Any, items: Any = None) -> torch.Tensor:
+            step = made.state.global_step
+            signals = made.job.method.active(made.job.seed, step)
+            epoch, rows, weight = made.window_rows(step)
+            self.steps.append(
+                {
+                    "model": type(model).__name__,
+                    "world": made.args.world_size,
+                    "signals": [s.name for s in signals],
+                    "rows": [row.index for row in rows],
+                    "weight": weight,
+                    "epoch": epoch,
+                    "terms": [],
+                }
+            )
+            return inner(model, inputs, items)
+
+        def micro_batch(*args: Any) -> Any:
+            found = micro(*args)
+            if made.is_in_train:
+                self.steps[-1]["terms"].append(sorted({*found.by_token, *found.by_row}))
+            return found
+
+        made.training_step = training_step  # type: ignore[method-assign]
+        made._micro_batch = micro_batch  # type: ignore[method-assign]
+
+
+def train(folder: Path, case: Case) -> list[dict[str, Any]]:
+    """Train a case to its end; metrics and this rank's weights go into `folder`."""
+    made = build(folder, case)
+    watch = Watch(made)
+    made.train()
+    save_file({n: p.detach().clone() for n, p in made.model.named_parameters()}, folder / f"weights-{rank()}.safetensors")
+    if dist.is_initialized():
+        assert isinstance(made.model_wrapped, DistributedDataParallel) and made.model_wrapped.module is made.model
+        flat = torch.cat([p.detach().flatten() for p in made.model.parameters()])
+        everyone = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyone, flat)
+        assert len(everyone) == 2 and torch.equal(everyone[0], everyone[1]), "ranks have different weights"
+    return watch.steps
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _Stopped(BaseException):
+    pass
+
+
+class _StopAt(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            raise _Stopped
+
+
+def stop_and_resume(folder: Path) -> None:
+    """Stopped after step 5, resumed from the checkpoint of step 4, within an interval of the metrics, on all ranks."""
+    case = Case({"name": "sdft", "ema_rate": 0.3}, training={"save_every": 2, "log_every": 3}, forced=False)
+    straight = build(folder / "straight", case)
+    resume_stage(straight)
+    stopped = build(folder / "stopped", case)
+    stopped.add_callback(_StopAt())
+    try:
+        resume_stage(stopped)
+        raise AssertionError("not stopped")
+    except _Stopped:
+        dist.barrier()
+    resumed = build(folder / "stopped", case)
+    resume_stage(resumed)
+    assert resumed.state.global_step == straight.state.global_step == STEPS
+    assert common.identical(dict(straight.model.named_parameters()), dict(resumed.model.named_parameters()))
+    assert straight.ema is not None and resumed.ema is not None
+    assert common.identical(straight.ema.state(), resumed.ema.state())
+
+
+def recipes(folder: Path, output: str) -> list[Recipe]:
+    """Whole pipelines with sampled responses, in float64: SeqKD's and SPIN's generation stages, DuDi with a cold start."""
+    methods: list[dict[str, Any]] = [{"name": "seqkd"}, {"name": "spin", "iterations": 2}]
+    short = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
+    found = [
+        common.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE)
+        for m in methods
+    ]
+    cold = {"cold_start": {"training": {"epochs": 1.0}}, "models": RECIPE["models"]}
+    return [*found, common.recipe(folder, {"name": "dudi"}, output=f"{output}-dudi", training=short, **cold)]
+
+
+def pipelines(folder: Path) -> None:
+    """The second rank comes late: it must not find the folder occupied by the first, nor half of the data."""
+    before = train_module._check_folder
+
+    def late(*args: Any) -> None:
+        time.sleep(2.0 * rank())
+        before(*args)
+
+    train_module._check_folder = late
+    for recipe in recipes(folder, "two"):
+        run(recipe, say=lambda *_: None)
+        train_module._check_folder = before
+
+
+def main(arguments: Sequence[str]) -> None:
+    folder = Path(arguments[0])
+    for name, case in CASES.items():
+        steps = train(folder / name, case)
+        report = folder / f"{name}-{rank()}.json"
+        report.write_text(json.dumps({"world": dist.get_world_size(), "backend": dist.get_backend(), "steps": steps}))
+    stop_and_resume(folder / "resume")
+    pipelines(folder)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1:])
