@@ -147,7 +147,7 @@ class Oracle:
 
     # models
     def log_softmax(self, model: PreTrainedModel, prompt: Ids, response: Ids) -> Tensor:
-        """log P(. | prompt, response before t) for every t of a response, [T, V]: one forward, padded rows sliced off."""
+        """log P(. | prompt, response before t) for every t of a response, [T, V]; padded vocabulary rows sliced off."""
         with torch.set_grad_enabled(model is self.student):
             logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0, :, : self.vocab]
             assert logits.dtype is torch.float64
@@ -216,7 +216,8 @@ class Oracle:
             loss, turns = {"sft": "nll", "dft": "dft"}[name], t.pop("loss_on", "last")
             result = self.off_policy(loss, jsd_beta) if turns == "last" else self.all_assistant(loss)
         elif name == "spin":
-            result = self.sequence(t.pop("spin_beta", 0.1), {None: "stored", "original": "stored", "online": "y_prime"}[variant])
+            view = {None: "stored", "original": "stored", "online": "y_prime"}[variant]
+            result = self.sequence(t.pop("spin_beta", 0.1), view)
         elif name == "sdft":
             loss = {None: "forward_kl", "official": "forward_kl", "reverse": "reverse_kl"}[variant]
             result = self.on_policy(loss, jsd_beta, t.pop("verbalizer", "english"), t.pop("skip_tokens", 3))
@@ -261,9 +262,16 @@ def mean(per_token: Sequence[Tensor]) -> Tensor:
 # ── one rollout ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @torch.no_grad()
 def sample(
-    model: PreTrainedModel, prompt: Ids, u: Sequence[float], vocab: int, temperature: float, stop: Sequence[int], limit: int
+    model: PreTrainedModel,
+    prompt: Ids,
+    u: Sequence[float],
+    vocab: int,
+    temperature: float,
+    stop: Sequence[int],
+    limit: int,
 ) -> tuple[Ids, bool]:
-    """One response, the whole prefix read anew for every token; the first token whose cumulative probability exceeds u."""
+    """One response: the whole prefix is read anew for every token, which is the first whose cumulative probability
+    exceeds u."""
     response: list[int] = []
     for t in range(limit):
         logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0, -1, :vocab]
@@ -297,8 +305,20 @@ def use_exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(norm, "forward", exact_norm)
 
 
+def lively(made: PreTrainedModel, factor: float = 6.0) -> PreTrainedModel:
+    """Layers scaled up: at their usual start they hardly change a token's embedding, so that what a model reads before
+    a token would hardly matter."""
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            if ".layers." in name and p.dim() == 2:
+                p.mul_(factor)
+    return made
+
+
 # ── comparison ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def agree(found: tuple[float, Mapping[str, Tensor]], wanted: tuple[float, Mapping[str, Tensor]], tolerance: float) -> None:
+def agree(
+    found: tuple[float, Mapping[str, Tensor]], wanted: tuple[float, Mapping[str, Tensor]], tolerance: float
+) -> None:
     """Loss and the gradient of every parameter are equal, relative to their size, and are not all zero."""
     assert found[0] == pytest.approx(wanted[0], rel=tolerance, abs=0)
     assert worst(found[1], wanted[1]) < tolerance

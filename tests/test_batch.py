@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import kit
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-import kit
 from dudi.batch import Item, Row, Window, WindowBuilder, collate, encode_rows, needs_reference, needs_teacher
 from dudi.chat import Chat
 from dudi.config import Limits
 from dudi.example import Example, Message
-from dudi.methods import Method, Response, TokenSignal, View, build_method, views
+from dudi.methods import Loss, Method, Response, TokenSignal, View, build_method, views
 from dudi.rollouts import Request, Rollout
 from dudi.verbalizer import Verbalizer
 
@@ -33,7 +33,7 @@ def chat() -> Chat:
     return Chat(kit.tokenizer(), None, {})
 
 
-def row(n: int, l: str = "id", x: str = "q", y: str = "a") -> Example:  # noqa: E741
+def row(n: int, l: str = "id", x: str = "q", y: str = "a") -> Example:
     return Example((Message("user", x * n),), y, l, f"row-{n}")
 
 
@@ -266,6 +266,11 @@ def test_p_z_may_be_longer_than_x_by_the_verbalizers_limit_exactly(chat: Chat) -
 def test_a_long_z_is_nothing_to_a_view_that_no_teacher_reads(chat: Chat) -> None:
     window, _, _ = build(chat, {"name": "dudi", "without": ["on_policy"]}, replace_limits(teacher_prompt=1))
     assert not window.dropped and len(window.items) == 2
+    y_tilde = build_method({"name": "dudi"}).signals[2]
+    assert isinstance(y_tilde, TokenSignal)
+    nll = Method("x", "x", (replace(y_tilde, loss=Loss.NLL),))
+    window, _, _ = build(chat, nll, replace_limits(teacher_prompt=1))
+    assert not window.dropped and all(i is not None and i.teacher is None for i in window.items[y_tilde.view])
 
 
 def test_limits_of_z_by_language(chat: Chat) -> None:
@@ -490,7 +495,10 @@ def test_rows_sum_up_by_micro_batch_row(chat: Chat) -> None:
     places = list(range(len(window.rows)))[::-1]
     block = collate(window, places, PAD, CPU)[list(window.items)[2]]
     thai = [window.rows[p].example.l == "th" for p in places]
-    sizes = [0 if t else len(sampler.response(window.rows[p].index, "y_tilde").ids) for p, t in zip(places, thai, strict=True)]
+    sizes = [
+        0 if t else len(sampler.response(window.rows[p].index, "y_tilde").ids)
+        for p, t in zip(places, thai, strict=True)
+    ]
     assert block.per_row(torch.ones_like(block.weight)).tolist() == sizes
     assert block.present().tolist() == [float(not t) for t in thai]
     assert any(thai) and not all(thai)

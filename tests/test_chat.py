@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import kit
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-import kit
 from dudi.chat import Chat, check_same_tokenizer, read_template
 from dudi.errors import DudiError
 from dudi.example import Message
@@ -98,9 +98,13 @@ def test_an_empty_thinking_block_belongs_to_the_prompt() -> None:
 def test_the_turn_end_is_the_first_special_token_after_the_answer() -> None:
     c = chat()
     assert (c.turn_end, c.stop_ids, c.pad, c.vocab) == (2, (2,), 0, kit.VOCAB)
+    c = chat(kit.CHATML.replace("<|im_end|>\n{% endfor %}", "<|im_end|><|endoftext|>\n{% endfor %}"))
+    assert c.turn_end == 2 and c.decode(c.response(kit.message("q"), "a")) == "a<|im_end|>"
 
 
-@pytest.mark.parametrize("eos, stops", [("<|endoftext|>", (0, 2)), ("<|im_start|>", (1, 2)), ("<|im_end|>", (2,)), (None, (2,))])
+@pytest.mark.parametrize(
+    "eos, stops", [("<|endoftext|>", (0, 2)), ("<|im_start|>", (1, 2)), ("<|im_end|>", (2,)), (None, (2,))]
+)
 def test_rollouts_stop_at_the_turn_end_and_at_eos(eos: str | None, stops: tuple[int, ...]) -> None:
     tok = kit.tokenizer()
     tok.eos_token = eos

@@ -111,7 +111,7 @@ def test_killed_in_a_generation_stage(folder: Path, monkeypatch: pytest.MonkeyPa
     method = {"name": "seqkd"}
     undisturbed = run(recipe(folder, method, "seqkd-straight"), say=lambda *_: None)
     r = recipe(folder, method, "seqkd-batch")
-    here = killed(folder, r, "batch:3") / "1-seqkd-responses" / "train"
+    here = killed(folder, r, "batch:2") / "1-seqkd-responses" / "train"
     assert sorted(f.name for f in here.iterdir()) == [
         ".batch-000002.jsonl.tmp",
         "batch-000000.jsonl",

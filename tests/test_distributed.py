@@ -151,7 +151,7 @@ def test_resume_on_two_processes(two: Path) -> None:
 
 
 def test_coin_is_a_function_of_seed_and_step() -> None:
-    """No state: asked in any order, twice, by a method built anew; and it falls both ways about as often as it should."""
+    """No state: asked in any order, twice, by a method built anew; and it falls both ways as often as it should."""
     sides = [build_method({"name": "gkd", "lam": 0.3}).active(7, step)[0].name for step in range(2000)]
     method = build_method({"name": "gkd", "lam": 0.3})
     assert [method.active(7, step)[0].name for step in reversed(range(2000))] == sides[::-1]

@@ -64,7 +64,17 @@ def test_draws_never_change() -> None:
 
 
 def test_a_draw_depends_on_every_part_of_its_key() -> None:
-    keys = [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"), (0, 0), (0, "0a"), ("00", "a"), (0, 0, "a", 0), (10, "a")]
+    keys = [
+        (0, 0, "a"),
+        (1, 0, "a"),
+        (0, 1, "a"),
+        (0, 0, "b"),
+        (0, 0),
+        (0, "0a"),
+        ("00", "a"),
+        (0, 0, "a", 0),
+        (10, "a"),
+    ]
     assert len({draw(*key) for key in keys}) == len(keys)
     assert draw(1, "x") == draw(1, "x") == draw("1", "x")
 
@@ -105,7 +115,7 @@ def test_l_z_in_training_on_english_too() -> None:
 
 @pytest.mark.parametrize("languages, english", [(("id",), False), ((), False), (("en",), True), (("id", "en"), False)])
 def test_nothing_to_choose_from(languages: tuple[str, ...], english: bool) -> None:
-    l = "en" if languages == ("en",) else "id"  # noqa: E741
+    l = "en" if languages == ("en",) else "id"
     with pytest.raises(DudiError, match=f"no language to choose for rows in '{l}'"):
         choose_l_z(l, languages, english, (0,))
 

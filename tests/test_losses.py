@@ -279,7 +279,9 @@ def test_label_log_probs(kind: str) -> None:
     labels = torch.cat(case.labels)
     wanted = case.log_p().gather(1, labels[:, None])[:, 0].detach()
     for chunk in (1, 7, 1000):
-        torch.testing.assert_close(label_log_probs(case.hidden, case.head, labels, chunk), wanted, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(
+            label_log_probs(case.hidden, case.head, labels, chunk), wanted, rtol=1e-11, atol=1e-12
+        )
     assert len(label_log_probs(case.hidden[:0], case.head, labels[:0])) == 0
 
 

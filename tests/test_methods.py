@@ -64,7 +64,11 @@ def line(signal: TokenSignal | SequenceSignal) -> str:
     return " ".join(parts)
 
 
-SEQ, OFF, ON = "sequence 0.1 spin y_prime beta=0.1", "off_policy 0.5 reverse_kl y none", "on_policy 0.5 reverse_kl y_tilde"
+SEQ, OFF, ON = (
+    "sequence 0.1 spin y_prime beta=0.1",
+    "off_policy 0.5 reverse_kl y none",
+    "on_policy 0.5 reverse_kl y_tilde",
+)
 CROSS = f"{ON} crosslingual"
 COIN = ["off_policy 1 jsd y none beta=0.5 coin=False", "on_policy 1 jsd y_tilde none beta=0.5 coin=True"]
 SUM = ["off_policy 0.5 jsd y none beta=0.5", "on_policy 0.5 jsd y_tilde none beta=0.5"]

@@ -24,7 +24,9 @@ def tensor(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def block(view: View, row: list[int], rows: int, weight: list[float] | None = None, position: list[int] | None = None) -> Block:
+def block(
+    view: View, row: list[int], rows: int, weight: list[float] | None = None, position: list[int] | None = None
+) -> Block:
     """A block whose tokens belong to the given micro-batch rows."""
     n = len(row)
     return Block(
@@ -64,6 +66,17 @@ def second() -> Objective:
     return Objective(tensor(0.0).sum(), by_token, {"sequence": (tensor(0.75, 9), tensor(-1, -9), tensor(1, 0))}, {})
 
 
+ROLLOUTS: list[tuple[str, float, int | None, bool]] = [
+    ("id", 1, 8, False),
+    ("id", 1, 4, True),
+    ("id", 0, 99, True),  # only fills up the batch
+    ("my", 1, 6, False),
+    ("my", 1, None, False),  # p_z or z too long
+    ("my", 1, None, False),
+    ("th", 1, None, False),
+]
+
+
 @pytest.fixture
 def meter() -> Meter:
     made = Meter(DUDI, LANGUAGES)
@@ -71,9 +84,8 @@ def meter() -> Meter:
     made.add_objective(second(), ["id", "th"])
     for key, value in (("loss", 3.0), ("steps", 1.0), ("grad_norm", 4.0), ("loss", 5.0), ("steps", 1.0)):
         made.add(key, value)
-    for language, quantities in {"id": (2, 12, 1, 1, 0), "my": (1, 6, 1, 0, 2), "th": (0, 0, 0, 0, 1)}.items():
-        for quantity, value in zip(("rows", "tokens", "cut", "stopped", "dropped"), quantities, strict=True):
-            made.add(f"rollout/y_tilde/{language}/{quantity}", value)
+    for language, weight, length, finished in ROLLOUTS:
+        made.add_rollout(Y_TILDE, language, weight, length, finished)
     return made
 
 
@@ -113,7 +125,9 @@ def test_a_key_outside_the_grid_is_an_error(meter: Meter) -> None:
 def test_saturation_is_a_small_gradient(margin: float, saturated: int) -> None:
     """1 / (1 + e^2.9444) = 0.05."""
     made = Meter(DUDI, LANGUAGES)
-    made.add_objective(Objective(tensor(0.0).sum(), {}, {"sequence": (tensor(1), tensor(margin), tensor(1))}, {}), ["id"])
+    made.add_objective(
+        Objective(tensor(0.0).sum(), {}, {"sequence": (tensor(1), tensor(margin), tensor(1))}, {}), ["id"]
+    )
     assert made.sums["signal/sequence/id/saturated"] == saturated
 
 
@@ -165,7 +179,9 @@ def test_an_empty_interval_divides_by_nothing() -> None:
 def test_a_signal_that_no_step_read_is_absent() -> None:
     gkd = build_method({"name": "gkd"})
     made = Meter(gkd, LANGUAGES)
-    made.add_objective(Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}, {}), ["th"])
+    made.add_objective(
+        Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}, {}), ["th"]
+    )
     assert list(record(made.sums, gkd.signals)["signal"]) == ["off_policy"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from oracle import Ids, Oracle, agree, sample, use_exact_norms, worst
+from oracle import Ids, Oracle, agree, lively, sample, use_exact_norms, worst
 
 from dudi.chat import Chat
 from dudi.config import Limits
@@ -25,7 +25,7 @@ from dudi.rollouts.local import LocalSampler
 from dudi.trainer import DistillationTrainer
 
 PLACES = (0, 1, 13, 26, 29, 42, 57, 78, 85)
-"""Rows with system turns (0, 42) and with several turns (1, 29, 57, 85), in all seven languages, of very unequal lengths."""
+"""Rows with system turns (0, 42) and with several turns (1, 29, 57, 85), in all seven languages, of unequal lengths."""
 MODES = ("none", "english", "multilingual", "crosslingual", "mix")
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -85,12 +85,23 @@ def examples() -> tuple[Example, ...]:
 
 
 def make(folder: Path, table: Mapping[str, Any], **more: Any) -> DistillationTrainer:
-    """Nine ragged rows in three unequal micro-batches, chunks of five; SDFT's average is moved away from the student."""
+    """Nine ragged rows in three micro-batches, chunks of five; SDFT's average is moved away from the student."""
+    method, dtype = build_method(table), more.pop("dtype", torch.float64)
+    models: dict[str, Any] = {"student": kit.model(1, rows=kit.VOCAB + 6, dtype=dtype)}
+    if method.needs_larger_teacher:
+        models["teacher"] = kit.model(2, hidden=64, rows=kit.VOCAB + 20, dtype=dtype)
+    if method.needs_reference:
+        models["reference"] = kit.model(3, rows=kit.VOCAB + 6, dtype=dtype)
+    models |= {name: more.pop(name) for name in ("student", "teacher", "reference") if name in more}
+    for name, model in models.items():
+        lively(model)
+        if name != "student":
+            model.requires_grad_(False).eval()
     made = kit.trainer(
-        folder, table, examples=more.pop("examples", None) or examples(), **{"batch": 9, "micro_batch": 4, "head_chunk": 5, **more}
+        folder, table, **models, **{"examples": examples(), "batch": 9, "micro_batch": 4, "head_chunk": 5, **more}
     )
     if made.ema:
-        other = kit.model(7, rows=made.job.student.config.vocab_size, dtype=made.job.student.dtype)
+        other = lively(kit.model(7, rows=kit.VOCAB + 6, dtype=dtype))
         for mine, theirs in zip(made.ema.model.parameters(), other.parameters(), strict=True):
             mine.data.lerp_(theirs.data, 0.3)
     return made
@@ -142,7 +153,9 @@ def test_a_step_is_the_equation(tmp_path: Path, name: str) -> None:
     agree(kit.step(made), oracle(made).step(METHODS[name]), 1e-9)
 
 
-@pytest.mark.parametrize("table", [{"name": "gkd"}, {"name": "gkd", "lam": 0.2, "divergence": "reverse_kl"}], ids=["default", "reverse"])
+@pytest.mark.parametrize(
+    "table", [{"name": "gkd"}, {"name": "gkd", "lam": 0.2, "divergence": "reverse_kl"}], ids=["default", "reverse"]
+)
 @pytest.mark.parametrize("on_policy", [True, False])
 def test_a_coin_step_is_the_equation_of_its_side(tmp_path: Path, table: dict[str, Any], on_policy: bool) -> None:
     made = make(tmp_path, table)
@@ -167,10 +180,12 @@ def test_the_coin_falls_as_often_as_lambda_and_by_seed_and_step_alone(lam: float
     assert falls == [[s.name for s in method.active(seed, step)] for seed in (0, 1) for step in range(2000)]
 
 
-@pytest.mark.parametrize("name", ["sft-all", "dft", "spin", "sdft", "seqkd-jsd", "gkd-sum", "dudi", "dudi-forward", "dudi-jsd"])
+@pytest.mark.parametrize(
+    "name", ["sft-all", "dft", "spin", "sdft", "seqkd-jsd", "gkd-sum", "dudi", "dudi-forward", "dudi-jsd"]
+)
 def test_in_float32(tmp_path: Path, name: str) -> None:
     """The trainer in float32 against the oracle in float64, on the same weights."""
-    made = make(tmp_path, METHODS[name], student=kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32))
+    made = make(tmp_path, METHODS[name], dtype=torch.float32)
     assert {p.dtype for p in made.model.parameters()} == {torch.float32}
     agree(kit.step(made), oracle(made).step(METHODS[name]), 1e-5)
 
@@ -182,13 +197,15 @@ def test_other_architectures(tmp_path: Path, kind: str, tied: bool) -> None:
         tmp_path,
         METHODS["dudi"],
         student=kit.model(1, kind=kind, tied=tied, rows=rows[0]),
-        teacher=kit.model(2, kind=kind, tied=tied, rows=rows[1], hidden=64).requires_grad_(False).eval(),
-        reference=kit.model(3, kind=kind, tied=tied, rows=rows[0]).requires_grad_(False).eval(),
+        teacher=kit.model(2, kind=kind, tied=tied, rows=rows[1], hidden=64),
+        reference=kit.model(3, kind=kind, tied=tied, rows=rows[0]),
     )
     agree(kit.step(made), oracle(made).step(METHODS["dudi"]), 1e-9)
 
 
-@pytest.mark.parametrize("split", [{"micro_batch": 1}, {"micro_batch": 9}, {"micro_batch_tokens": 300}, {"head_chunk": 1000}], ids=str)
+@pytest.mark.parametrize(
+    "split", [{"micro_batch": 1}, {"micro_batch": 9}, {"micro_batch_tokens": 300}, {"head_chunk": 1000}], ids=str
+)
 def test_the_split_changes_nothing(tmp_path: Path, split: dict[str, int]) -> None:
     made = make(tmp_path, METHODS["dudi"], **split)
     agree(kit.step(made), oracle(made).step(METHODS["dudi"]), 1e-9)
@@ -219,7 +236,9 @@ def test_p_z_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [3, 11])
-@pytest.mark.parametrize("table", [METHODS["dudi"], METHODS["dudi-mix"], METHODS["dudi-without-english"]], ids=["full", "mix", "no-en"])
+@pytest.mark.parametrize(
+    "table", [METHODS["dudi"], METHODS["dudi-mix"], METHODS["dudi-without-english"]], ids=["full", "mix", "no-en"]
+)
 def test_other_seeds_and_epochs(tmp_path: Path, seed: int, table: dict[str, Any]) -> None:
     """A ragged last step of a later epoch: other rows, other draws."""
     made = make(tmp_path, table, seed=seed, batch=6)
@@ -274,7 +293,9 @@ def test_evaluation_is_the_expected_loss(tmp_path: Path, name: str) -> None:
     table = {"name": name}
     made = make(tmp_path, table, evals=examples(), batch=4, micro_batch=3)
     epoch, signals = 0, made.job.method.expected()
-    window = made.job.eval_builder.build(made.job.student, signals, list(made.job.eval_rows), [1.0] * len(PLACES), epoch)
+    window = made.job.eval_builder.build(
+        made.job.student, signals, list(made.job.eval_rows), [1.0] * len(PLACES), epoch
+    )
     l_z = {}
     for view, items in window.items.items():
         if view.name == "y_tilde":
@@ -287,7 +308,11 @@ def test_evaluation_is_the_expected_loss(tmp_path: Path, name: str) -> None:
     assert made.evaluate()["eval_loss"] == pytest.approx(wanted.item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("table", [{"name": "gkd"}, {"name": "sdft", "ema_rate": 0.3, "skip_tokens": 1}, {"name": "spin", "variant": "online"}], ids=lambda t: t["name"])
+@pytest.mark.parametrize(
+    "table",
+    [{"name": "gkd"}, {"name": "sdft", "ema_rate": 0.3, "skip_tokens": 1}, {"name": "spin", "variant": "online"}],
+    ids=lambda t: t["name"],
+)
 def test_a_run_of_several_steps(tmp_path: Path, table: dict[str, Any]) -> None:
     """Two epochs of three steps: order, coin, clipping, AdamW, linear decay, moving average, by hand."""
     lr, steps = 5e-3, 6
@@ -339,11 +364,19 @@ def test_what_a_step_reports(tmp_path: Path) -> None:
         }
         for name, value in wanted.items():
             assert reported["signal"][name]["loss"] == pytest.approx(value.item(), rel=1e-9)
-        measures: dict[str, list[float]] = {"overlap": [], "entropy_student": [], "entropy_teacher": [], "overlap_mass": []}
+        measures: dict[str, list[float]] = {
+            "overlap": [],
+            "entropy_student": [],
+            "entropy_teacher": [],
+            "overlap_mass": [],
+        }
         for index, e in brute.rows:
             both, rollout = brute.prompts("crosslingual", index, e), brute.respond(index, "y_tilde")
             assert both is not None
-            s, t = brute.log_softmax(brute.student, both[0], rollout), brute.log_softmax(brute.teacher, both[1], rollout)
+            s, t = (
+                brute.log_softmax(brute.student, both[0], rollout),
+                brute.log_softmax(brute.teacher, both[1], rollout),
+            )
             for log_s, log_t in zip(s.tolist(), t.tolist(), strict=True):
                 top = [set(sorted(range(kit.VOCAB), key=lambda v, p=p: -p[v])[:16]) for p in (log_s, log_t)]
                 measures["overlap"].append(len(top[0] & top[1]) / 16)
@@ -362,21 +395,23 @@ def requests(count: int = 12, longest: int = 17) -> list[Request]:
     for k in range(count):
         length = int(torch.randint(1, 40, (1,), generator=g))
         prompt = torch.randint(3, kit.VOCAB, (length,), generator=g).tolist()
-        made.append(Request(tuple(prompt), ("train", 0, 0, k, "y_prime"), int(torch.randint(1, longest, (1,), generator=g))))
+        made.append(
+            Request(tuple(prompt), ("train", 0, 0, k, "y_prime"), int(torch.randint(1, longest, (1,), generator=g)))
+        )
     return made
 
 
 def one_by_one(model: Any, asked: Sequence[Request], stop: Sequence[int], temperature: float) -> list[tuple[Ids, bool]]:
     """The same rollouts, each on its own."""
     u = uniforms(asked, max(r.limit for r in asked))
-    return [
-        sample(model, r.prompt, u[k].tolist(), kit.VOCAB, temperature, stop, r.limit) for k, r in enumerate(asked)
-    ]
+    return [sample(model, r.prompt, u[k].tolist(), kit.VOCAB, temperature, stop, r.limit) for k, r in enumerate(asked)]
 
 
-@pytest.mark.parametrize("kind, temperature, pad_is_stop", [("qwen2", 0.9, False), ("qwen3", 1.0, True), ("llama", 0.3, True)])
+@pytest.mark.parametrize(
+    "kind, temperature, pad_is_stop", [("qwen2", 0.9, False), ("qwen3", 1.0, True), ("llama", 0.3, True)]
+)
 def test_a_batch_of_rollouts_is_each_alone(kind: str, temperature: float, pad_is_stop: bool) -> None:
-    model = kit.model(4, kind=kind, rows=kit.VOCAB + 30, sharpness=3.0).eval()
+    model = lively(kit.model(4, kind=kind, rows=kit.VOCAB + 30, sharpness=3.0)).eval()
     chat = Chat(kit.tokenizer(), None, {})
     asked = requests()
     # tokens that this model does sample, so that some rollouts stop, at different places, and some are cut
@@ -395,7 +430,7 @@ def test_a_batch_of_rollouts_is_each_alone(kind: str, temperature: float, pad_is
 
 def test_a_rollout_does_not_depend_on_its_batch() -> None:
     """In float64: the order of requests, their number and the others' lengths change no token; the key does."""
-    model = kit.model(4, rows=kit.VOCAB + 6, sharpness=3.0).eval()
+    model = lively(kit.model(4, rows=kit.VOCAB + 6, sharpness=3.0)).eval()
     sampler = LocalSampler((2,), 0, kit.VOCAB, 0.9)
     asked = requests()
     whole = sampler(model, asked)
@@ -409,7 +444,7 @@ def test_a_rollout_does_not_depend_on_its_batch() -> None:
 
 def test_padded_vocabulary_rows_are_never_sampled() -> None:
     """Rows of the head beyond the tokenizer, with logits far above all others."""
-    model = kit.model(4, rows=kit.VOCAB + 30, tied=False, sharpness=3.0).eval()
+    model = lively(kit.model(4, rows=kit.VOCAB + 30, tied=False, sharpness=3.0)).eval()
     asked = requests()
     before = LocalSampler((2,), 0, kit.VOCAB, 0.9)(model, asked)
     with torch.no_grad():
@@ -425,7 +460,7 @@ def test_padded_vocabulary_rows_are_never_sampled() -> None:
 
 def test_the_distribution_is_the_tempered_softmax() -> None:
     """4,000 first tokens of one prompt: counts within four standard deviations of the model's probabilities."""
-    model = kit.model(4, rows=kit.VOCAB + 6, sharpness=8.0).eval()
+    model = lively(kit.model(4, rows=kit.VOCAB + 6, sharpness=8.0)).eval()
     prompt, n = tuple(range(3, 20)), 4000
     asked = [Request(prompt, ("train", 0, 0, k, "y_prime"), 1) for k in range(n)]
     counts = torch.zeros(kit.VOCAB, dtype=torch.float64)

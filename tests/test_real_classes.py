@@ -1,5 +1,5 @@
-"""Qwen2, Qwen3 and Llama class pairs from folders on disk, with the habits of those models' chat templates; and what the
-whole pipeline hands from stage to stage. The templates are our own, short, in the style of the real ones."""
+"""Qwen2, Qwen3 and Llama class pairs from folders on disk, with the habits of those models' chat templates; and what
+the whole pipeline hands from stage to stage. The templates are our own, short, in the style of the real ones."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from dudi.chat import Chat
 from dudi.config import parse_recipe
 from dudi.errors import DudiError
 from dudi.example import Message
+from dudi.rollouts import Request
+from dudi.rollouts.local import LocalSampler
 from dudi.train import load_chat, run
 from dudi.trainer import DistillationTrainer
 
@@ -48,11 +50,14 @@ QWEN3 = (  # thinking: an empty block with enable_thinking = false; earlier turn
 )
 LLAMA = (  # a BOS, today's date, contents trimmed
     "{{- bos_token }}"
-    "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%d %b %Y') %}"
     "{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}"
-    "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}{%- set rest = messages[1:] %}"
+    "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}"
+    "{%- set rest = messages[1:] %}"
     "{%- else %}{%- set system = '' %}{%- set rest = messages %}{%- endif %}"
-    "{{- '<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: ' + date_string + '\\n\\n' + system + '<|eot_id|>' }}"
+    "{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' }}"
+    "{{- 'Today Date: ' + date_string + '\\n\\n' + system + '<|eot_id|>' }}"
     "{%- for m in rest %}{{- '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim"
     " + '<|eot_id|>' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
@@ -243,9 +248,7 @@ def rendered(chat: Chat, x: tuple[Message, ...], y: str | None = None) -> str:
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompt_and_response_are_the_templates_own_rendering(
-    family: str, name: str, folders: dict[str, Path]
-) -> None:
+def test_prompt_and_response_are_the_templates_own_rendering(family: str, name: str, folders: dict[str, Path]) -> None:
     f, chat, (x, y) = FAMILIES[family], the_chat(folders, family), CONVERSATIONS[name]
     prompt, response = chat.prompt(x), chat.response(x, y)
     tok = AutoTokenizer.from_pretrained(folders[family] / "teacher")
@@ -322,9 +325,7 @@ def test_llama_one_bos(folders: dict[str, Path]) -> None:
 # ── every assistant turn ─────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("name", CONVERSATIONS)
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_mask_is_exactly_the_assistant_contents_and_turn_ends(
-    family: str, name: str, folders: dict[str, Path]
-) -> None:
+def test_mask_is_exactly_the_assistant_contents_and_turn_ends(family: str, name: str, folders: dict[str, Path]) -> None:
     chat, (x, y) = the_chat(folders, family), CONVERSATIONS[name]
     ids, targets = chat.conversation(x, y)
     whole = rendered(chat, x, y)
@@ -446,9 +447,6 @@ def test_spin_moves_its_reference_with_each_iteration(tmp_path: Path) -> None:
 
 def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
     """Each stored response is what the teacher samples on the plain prompt x with the row's own random numbers."""
-    from dudi.rollouts import Request
-    from dudi.rollouts.local import LocalSampler
-
     r = common.recipe(
         tmp_path,
         {"name": "seqkd"},

@@ -30,6 +30,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+SLOW = pytest.mark.slow
+
+
 class Stopped(BaseException):
     """What the test stops a run with."""
 
@@ -192,7 +195,14 @@ def stopped_at_5(folder: Path, **training: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json", "dudi.json", "complete.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "optimizer.pt",
+        "complete.json",
+        *(pytest.param(name, marks=SLOW) for name in ("model.safetensors", "trainer_state.json", "dudi.json")),
+    ],
+)
 def test_truncated_file_falls_back_to_the_older_checkpoint(
     file: str, straight_sft: DistillationTrainer, tmp_path: Path
 ) -> None:
@@ -239,6 +249,16 @@ def test_staging_folder_left_behind_is_ignored(straight_sft: DistillationTrainer
     assert started == [2]
     assert_same_state(straight_sft, t)
     assert not (folder / checkpoints.STAGING).exists()
+
+
+def test_a_line_cut_off_by_a_crash_is_written_again(straight_sft: DistillationTrainer, tmp_path: Path) -> None:
+    """Metrics end within a line, as a kill leaves them; lines after the checkpoint's step are dropped with it."""
+    folder = stopped_at_5(tmp_path)
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 5, "epoch": 1.7}\n{"step": 6, "lo')
+    t = made(folder, "sft")
+    resume_stage(t)
+    assert_same_state(straight_sft, t)
 
 
 def test_newest_is_by_step_not_by_time(straight_sft: DistillationTrainer, tmp_path: Path) -> None:
@@ -333,7 +353,9 @@ def test_spin_stages(spin: tuple[Path, Path]) -> None:
     ]
 
 
-@pytest.mark.parametrize("stage", ["cold-start", "spin-1", "spin-2"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("cold-start", marks=SLOW), pytest.param("spin-1", marks=SLOW), "spin-2"]
+)
 def test_spin_stopped_in_a_training(stage: str, spin: tuple[Path, Path]) -> None:
     folder, straight = spin
     recipe = spin_recipe(folder, f"stopped-{stage}")
@@ -349,9 +371,7 @@ def test_spin_stopped_in_a_training(stage: str, spin: tuple[Path, Path]) -> None
 
 
 @pytest.mark.parametrize("iteration", [1, 2])
-def test_spin_stopped_in_a_generation(
-    iteration: int, spin: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spin_stopped_in_a_generation(iteration: int, spin: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The second batch of that iteration's responses fails; the first is kept and not sampled again."""
     folder, straight = spin
     recipe = spin_recipe(folder, f"generation-{iteration}")

@@ -23,7 +23,7 @@ EIGHT = (*SEVEN, "en")
 X, Y = "Apa itu {language}?", "Itu {demonstration}."
 
 
-def example(l: str, *earlier: Message, y: str = Y) -> Example:  # noqa: E741
+def example(l: str, *earlier: Message, y: str = Y) -> Example:
     return Example((*earlier, Message("user", X)), y, l, "row")
 
 
@@ -39,7 +39,9 @@ def template(code: str) -> dict[str, Any]:
 
 def filled(code: str, key: str, l_z: str | None) -> str:
     """A template with the placeholders replaced one by one, from a text that has none of the values in it yet."""
-    pieces = template(code)[key].replace("{question}", "\0Q").replace("{demonstration}", "\0D").replace("{language}", "\0L")
+    pieces = (
+        template(code)[key].replace("{question}", "\0Q").replace("{demonstration}", "\0D").replace("{language}", "\0L")
+    )
     name = "" if l_z is None else template(code)["names"][l_z]
     return pieces.replace("\0Q", X).replace("\0D", Y).replace("\0L", name)
 
@@ -61,7 +63,7 @@ READS = {
 
 @pytest.mark.parametrize("l", EIGHT)
 @pytest.mark.parametrize("mode", list(Mode))
-def test_who_reads_what(mode: Mode, l: str) -> None:  # noqa: E741
+def test_who_reads_what(mode: Mode, l: str) -> None:
     verbalizer = Verbalizer(EIGHT)
     kinds = set()
     for row in range(40):
@@ -77,7 +79,7 @@ def test_who_reads_what(mode: Mode, l: str) -> None:  # noqa: E741
 
 
 @pytest.mark.parametrize("l", EIGHT)
-def test_the_teachers_text_has_question_demonstration_instruction_in_this_order(l: str) -> None:  # noqa: E741
+def test_the_teachers_text_has_question_demonstration_instruction_in_this_order(l: str) -> None:
     for l_z in set(EIGHT) - {l}:
         z = last(Verbalizer(EIGHT)(view(Mode.CROSSLINGUAL), example(l), 0, 0, l_z).teacher)
         name = template(l)["names"][l_z]
@@ -104,7 +106,9 @@ def test_without_a_verbalizer_the_row_itself_is_read() -> None:
     assert v.student is row.x and v.teacher is row.x
 
 
-@pytest.mark.parametrize("text", ["{language}", "{question} {demonstration}", "{", "}{", "{0}", "{{x}}", "%s", r"\1", r"\g<0>"])
+@pytest.mark.parametrize(
+    "text", ["{language}", "{question} {demonstration}", "{", "}{", "{0}", "{{x}}", "%s", r"\1", r"\g<0>"]
+)
 def test_braces_within_x_and_y_are_left_alone(text: str) -> None:
     row = Example((Message("user", f"q{text}q"),), f"d{text}d", "id", "row")
     for l_z in ("en", "th"):
@@ -117,7 +121,7 @@ def test_braces_within_x_and_y_are_left_alone(text: str) -> None:
 
 # ── the draw ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("l, english", [("id", True), ("my", True), ("th", False), ("en", True)])
-def test_l_z_is_uniform(l: str, english: bool) -> None:  # noqa: E741
+def test_l_z_is_uniform(l: str, english: bool) -> None:
     rows, v = 2000, Verbalizer(SEVEN, 5)
     chosen = Counter(v(view(Mode.CROSSLINGUAL, english), example(l), 1, row).l_z for row in range(rows))
     wanted = ({*SEVEN, "en"} if english else set(SEVEN)) - {l}
@@ -150,6 +154,8 @@ def test_mix_draws_the_half_apart_from_the_language() -> None:
     """Otherwise one half would see some of the languages only."""
     v = Verbalizer(SEVEN)
     assert {v(view(Mode.MIX), example("ta"), 0, row).l_z for row in range(400)} == {*SEVEN, "en"}
+    without = {v(view(Mode.MIX, english=False), example("ta"), 0, row).l_z for row in range(400)}
+    assert without == set(SEVEN), "an even number of choices"
 
 
 # ── files of one's own ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +170,11 @@ def write(folder: Path, code: str, **changed: Any) -> Path:
         table["teacher_unnamed"] = "U {question} | {demonstration}"
     table |= changed
     names = table.pop("names")
-    lines = [f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in table.items() if value is not None]
+    lines = [
+        f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
+        for key, value in table.items()
+        if value is not None
+    ]
     if names is not None:
         lines += ["[names]", *(f'{c} = "{n}"' if isinstance(n, str) else f"{c} = {n}" for c, n in names.items())]
     folder.mkdir(exist_ok=True)

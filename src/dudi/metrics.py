@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from dudi.methods import Method, SequenceSignal, Signal, TokenSignal, views
+from dudi.methods import Method, SequenceSignal, Signal, TokenSignal, View, views
 from dudi.objective import Objective
 
 SATURATED = 0.05
@@ -59,6 +59,14 @@ class Meter:
                 [block.per_row(block.weight)] + [block.per_row(block.weight * measures[q]) for q in MEASURES]
             )
             self._spread(f"measure/{view.name}", ("count", *MEASURES), by_row, index)
+
+    def add_rollout(self, view: View, language: str, weight: float, length: int | None, finished: bool) -> None:
+        """One row's sampled response; without a length: its prompt was too long, and it has none."""
+        if length is None:
+            self.add(f"rollout/{view.name}/{language}/dropped", weight)
+            return
+        for quantity, value in (("rows", 1), ("tokens", length), ("cut", not finished), ("stopped", finished)):
+            self.add(f"rollout/{view.name}/{language}/{quantity}", weight * value)
 
     def _spread(self, prefix: str, quantities: Sequence[str], by_row: Tensor, index: Tensor) -> None:
         sums = torch.zeros(len(quantities), len(self.languages), dtype=torch.float64)

@@ -315,6 +315,7 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     if not old.is_file():
         raise DudiError(f"nothing to resume in {str(folder)!r}: it holds no recipe.toml; start without --resume")
     ours, theirs = (r.model_dump(mode="json", exclude={"output"}) for r in (recipe, load_recipe(old)))
+    ours["cold_start"] = ours.pop("cold_start")  # last: what it inherits is named where it stands
     difference = _difference(ours, theirs)
     if difference:
         key, mine, other = difference

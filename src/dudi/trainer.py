@@ -213,17 +213,10 @@ class DistillationTrainer(Trainer):
 
     def _meter_rollouts(self, window: Window) -> None:
         for view, items in window.items.items():
-            if not view.response.sampled:
-                continue
-            for row, item, weight in zip(window.rows, items, window.weight, strict=True):
-                key = f"rollout/{view.name}/{row.example.l}"
-                if item is None:
-                    self.meter.add(f"{key}/dropped", weight)
-                    continue
-                self.meter.add(f"{key}/rows", weight)
-                self.meter.add(f"{key}/tokens", weight * len(item.response))
-                self.meter.add(f"{key}/cut", weight * (not item.finished))
-                self.meter.add(f"{key}/stopped", weight * item.finished)
+            if view.response.sampled:
+                for row, item, weight in zip(window.rows, items, window.weight, strict=True):
+                    length, finished = (None, False) if item is None else (len(item.response), item.finished)
+                    self.meter.add_rollout(view, row.example.l, weight, length, finished)
 
     def _check_finite(self, result: Objective, window: Window, places: list[int], step: int) -> None:
         if bool(torch.isfinite(result.loss)):
@@ -349,7 +342,8 @@ class _Hooks(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, job = self.trainer, self.trainer.job
         if trainer.is_world_process_zero():
-            append_line(job.folder / "times.jsonl", {"step": state.global_step, **_rounded(trainer.phases.take())})
+            seconds = {name: round(value, 4) for name, value in trainer.phases.take().items()}
+            append_line(job.folder / "times.jsonl", {"step": state.global_step, **seconds})
         if state.global_step % job.training.log_every and state.global_step != state.max_steps:
             return
         trainer.meter.collapse()
@@ -402,7 +396,3 @@ def _nothing(model: PreTrainedModel, device: torch.device) -> Objective:
     hidden = model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device)).last_hidden_state
     head = model.get_output_embeddings()
     return Objective(0.0 * (hidden.sum() + head.weight.sum()), {}, {}, {})
-
-
-def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in seconds.items()}

@@ -3,7 +3,7 @@
 Places: `step:N` in the middle of optimizer step N, after its backward pass; `optimizer:N` within the write of the
 checkpoint of step N, with half of the optimizer's file written; `flush:N` after all its files are written, before they
 are renamed into place; `renamed:N` right after; `result` before the trained model is renamed into place; `batch:N`
-while batch N of a generation stage is written.
+while the file of batch N (from 0) of a generation stage is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from transformers import Trainer
 
-from dudi import checkpoints, generate
+from dudi import checkpoints
 from dudi.config import load_recipe
 from dudi.train import run
 from dudi.trainer import DistillationTrainer
@@ -66,19 +66,15 @@ def around_rename(name: str, after: bool) -> None:
 
 
 def in_batch(number: int) -> None:
-    before = generate.write_text
-    written = 0
+    before = os.replace
 
-    def write(path: Path, text: str) -> None:
-        nonlocal written
-        written += 1
-        if written == number:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.tmp").write_text(text[: len(text) // 2], encoding="utf-8")
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == f"batch-{number:06d}.jsonl":
+            os.truncate(source, Path(source).stat().st_size // 2)
             kill()
-        before(path, text)
+        before(source, target)
 
-    generate.write_text = write  # type: ignore[assignment]
+    os.replace = replace  # type: ignore[assignment]
 
 
 def main() -> None:

@@ -111,7 +111,9 @@ def train(folder: Path, case: Case) -> list[dict[str, Any]]:
     made = build(folder, case)
     watch = Watch(made)
     made.train()
-    save_file({n: p.detach().clone() for n, p in made.model.named_parameters()}, folder / f"weights-{rank()}.safetensors")
+    save_file(
+        {n: p.detach().clone() for n, p in made.model.named_parameters()}, folder / f"weights-{rank()}.safetensors"
+    )
     if dist.is_initialized():
         assert isinstance(made.model_wrapped, DistributedDataParallel) and made.model_wrapped.module is made.model
         flat = torch.cat([p.detach().flatten() for p in made.model.parameters()])
@@ -157,13 +159,10 @@ def stop_and_resume(folder: Path) -> None:
 
 
 def recipes(folder: Path, output: str) -> list[Recipe]:
-    """Whole pipelines with sampled responses, in float64: SeqKD's and SPIN's generation stages, DuDi with a cold start."""
+    """Whole pipelines with sampled responses, in float64: SeqKD's and SPIN's generations, DuDi with a cold start."""
     methods: list[dict[str, Any]] = [{"name": "seqkd"}, {"name": "spin", "iterations": 2}]
     short = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
-    found = [
-        common.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE)
-        for m in methods
-    ]
+    found = [common.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE) for m in methods]
     cold = {"cold_start": {"training": {"epochs": 1.0}}, "models": RECIPE["models"]}
     return [*found, common.recipe(folder, {"name": "dudi"}, output=f"{output}-dudi", training=short, **cold)]
 
