@@ -60,7 +60,7 @@ REAL := $(DUDI_DATA_DIR)/sea_instruct_mini
 real-input: .venv/.installed  ## the full method on real sentences, from the folder in DUDI_DATA_DIR (up to an hour on two cores)
 	@test -d "$(REAL)" || { echo "real-input: set DUDI_DATA_DIR to a folder with sea_instruct_mini/ and qwen_tokenizer/" >&2; exit 2; }
 	$(BIN)/python scripts/make_models.py --out build/real --data $(REAL) --format sea_instruct \
-	  --tokenizer $(DUDI_DATA_DIR)/qwen_tokenizer --steps 400 --batch 8
+	  --tokenizer $(DUDI_DATA_DIR)/qwen_tokenizer --steps 250 --batch 8
 	@rm -rf build/real-input
 	$(BIN)/dudi run benchmarks/real_input.toml --set data.source=$(REAL) --output build/real-input
 

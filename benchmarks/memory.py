@@ -4,8 +4,8 @@
     python benchmarks/memory.py --tokens 1024 4096 --threads 2 --repeats 3
     python benchmarks/memory.py --case chunked/reverse_kl/float32 --tokens 1024     # one case, as JSON
 
-Shapes are those of Qwen2.5: V = 151,936, student hidden size 896, teacher 2,048. Each case runs in a process of its own,
-the cases take turns, and `peak` is the kernel's high-water mark above the inputs (hidden states and both heads).
+Shapes are those of Qwen2.5: V = 151,936, student hidden size 896, teacher 2,048. Each case runs in a process of its
+own, the cases take turns, and `peak` is the kernel's high-water mark above the inputs (hidden states and both heads).
 `naive` projects all positions at once and lets autograd do the rest. `dudi` is all three signals in one pass: two rows,
 each with y, y' and y~. bfloat16 is autocast with float32 student weights and a bfloat16 teacher, as on a GPU.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -215,10 +214,8 @@ def fresh(case: str, tokens: int, threads: int = 1, chunk: int = 256) -> dict[st
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Medians as Markdown, with the ratio to the naive implementation of the same run."""
-    lines = [
-        "| loss | precision | tokens | implementation | CPU s | wall s | peak MB | CPU s / naive | peak / naive | loss value |"
-    ]
-    lines.append("|" + "---|" * 10)
+    columns = "loss, precision, tokens, implementation, CPU s, wall s, peak MB, CPU / naive, peak / naive, loss value"
+    lines = ["| " + columns.replace(", ", " | ") + " |", "|" + "---|" * len(columns.split(", "))]
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for r in results:
         groups.setdefault((r["case"], r["tokens"]), []).append(r)
@@ -262,9 +259,7 @@ def main() -> None:
                     results.append(fresh(case, tokens, args.threads, args.chunk))
                     print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    print(
-        f"V = {VOCAB:,}, hidden {STUDENT} and {TEACHER}, {args.threads} thread(s), chunk {args.chunk}, {platform.machine()}\n"
-    )
+    print(f"V = {VOCAB:,}, hidden {STUDENT} and {TEACHER}, {args.threads} thread(s), chunk {args.chunk}\n")
     print(table(results))
 
 

@@ -19,7 +19,9 @@ from test_cli import command, digests, save_models, write_recipe
 
 from dudi import checkpoints, cli, train
 from dudi import models as dudi_models
+from dudi.config import load_recipe
 from dudi.data import hub, rows
+from dudi.folder import check_devices
 from dudi.metrics import read_lines
 
 
@@ -553,7 +555,7 @@ def finished(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of one stage."""
     folder = tmp_path_factory.mktemp("finished")
     file = write_recipe(folder, models, method='name = "sft"')
-    train.run(train.load_recipe(file), say=lambda text: None)
+    train.run(load_recipe(file), say=lambda text: None)
     return folder
 
 
@@ -609,7 +611,7 @@ def test_several_gpus_without_a_launcher(dudi: Dudi, monkeypatch: pytest.MonkeyP
     assert "4 GPUs are visible, but only one process was started" in line
     assert "torchrun --nproc-per-node 4 -m dudi run" in line and "CUDA_VISIBLE_DEVICES=0" in line
     monkeypatch.setenv("WORLD_SIZE", "4")
-    train.check_devices()
+    check_devices()
 
 
 # ── a loss that is not finite ────────────────────────────────────────────────────────────────────────────────────────

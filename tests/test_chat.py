@@ -14,7 +14,7 @@ from dudi.chat import Chat, check_same_tokenizer, read_template
 from dudi.errors import DudiError
 from dudi.example import Message
 
-# Shapes of real templates: a default system turn (Qwen2.5), an empty thinking block (Qwen3), headers and a date (Llama 3).
+# Shapes of real templates: a default system turn (Qwen2.5), an empty thinking block (Qwen3), a date (Llama 3).
 DEFAULT_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}" + kit.CHATML
 )
@@ -25,9 +25,10 @@ THINKING = (
     "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 HEADERS = (
-    "<|im_start|>system\nToday: {% if date_string is defined %}{{ date_string }}{% else %}{{ strftime_now('%d %b %Y') }}"
-    "{% endif %}<|im_end|>{% for m in messages %}<|im_start|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|im_end|>"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
+    "<|im_start|>system\nToday: {% if date_string is defined %}{{ date_string }}{% else %}"
+    "{{ strftime_now('%d %b %Y') }}{% endif %}<|im_end|>"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
 )
 TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "chatml": (kit.CHATML, {}),
@@ -35,6 +36,11 @@ TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "thinking off": (THINKING, {"enable_thinking": False}),
     "date": (HEADERS, {"date_string": "26 Jul 2024"}),
 }
+PLAIN = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+SWITCHED = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ 'A' if add_generation_prompt }}"
 BURMESE = "မြန်မာနိုင်ငံ၏ မြို့တော်မှာ နေပြည်တော် ဖြစ်ပါသည်။"
 THAI = "กรุงเทพฯ เป็นเมืองหลวงของประเทศไทย น้ำ ผู้ใหญ่"
 TAMIL = "தமிழ்நாட்டின் தலைநகரம் சென்னை. ஸ்ரீ க்ஷ"
@@ -112,8 +118,7 @@ def test_rollouts_stop_at_the_turn_end_and_at_eos(eos: str | None, stops: tuple[
 
 
 def test_without_a_special_token_in_the_template_the_turn_ends_with_eos() -> None:
-    plain = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-    c = chat(plain)
+    c = chat(PLAIN)
     assert c.turn_end == 2
     assert c.response(kit.message("Halo"), "Ya.") == [*c.tokenizer("Ya.")["input_ids"], 2]
 
@@ -194,7 +199,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_all_turns_only() 
     c = chat(THINKING, {"enable_thinking": False})  # an earlier answer loses its thinking block
     x = kit.message("q", "a", "r")
     assert c.decode(c.response(x, "b")) == "b<|im_end|>"
-    with pytest.raises(DudiError, match='writes earlier turns in another way.*loss_on = "last"'):
+    with pytest.raises(DudiError, match=r'writes earlier turns in another way.*loss_on = "last"'):
         c.conversation(x, "b")
     assert c.conversation(kit.message("q"), "a")[1]
 
@@ -203,7 +208,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_all_turns_only() 
 STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + kit.CHATML
 REFUSED: list[tuple[str | None, dict[str, Any], str]] = [
     (None, {}, "the tokenizer has no chat template"),
-    ("{% for m in messages %}{{ m['content'] }}{% endfor %}{{ 'A' if add_generation_prompt }}", {}, "does not continue its own generation prompt"),
+    (SWITCHED, {}, "does not continue its own generation prompt"),
     ("{% if add_generation_prompt %}x{% endif %}", {}, "does not continue its own generation prompt"),
     (THINKING.replace(" and loop.last", " and false"), {}, "does not continue its own generation prompt"),
     (HEADERS, {}, "prints today's date"),
@@ -234,9 +239,8 @@ def test_a_template_that_refuses_turns_says_which() -> None:
 def test_no_end_at_all() -> None:
     tok = kit.tokenizer()
     tok.eos_token = None
-    plain = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     with pytest.raises(DudiError, match="has a token that ends an answer"):
-        chat(plain, tok=tok)
+        chat(PLAIN, tok=tok)
 
 
 def test_a_fixed_date_is_in_the_prompt() -> None:
@@ -255,7 +259,7 @@ def test_read_template(tmp_path: Any) -> None:
     assert read_template(str(file), student, teacher) == "F ไทย"
     (tmp_path / "latin1").write_bytes(b"\xff")
     for bad in (str(tmp_path / "none"), str(tmp_path), "teachr", str(tmp_path / "latin1")):
-        with pytest.raises(DudiError, match='chat.template: expected "teacher", "student" or a readable file, found'):
+        with pytest.raises(DudiError, match=r'chat.template: expected "teacher", "student" or a readable file, found'):
             read_template(bad, student, teacher)
 
 

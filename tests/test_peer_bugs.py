@@ -329,17 +329,20 @@ def test_no_cache_in_rollouts(tmp_path: Path) -> None:
     """TRL GKD by default: gradient checkpointing turns the cache off, and each new token reads everything again."""
     made = kit.trainer(tmp_path, SAMPLED_STEP, forced=False, gradient_checkpointing=True)
     lengths: list[int] = []
+    cached: list[int] = []
 
-    def record(module: Any, args: Any, kwargs: Any) -> None:
+    def record(module: Any, args: Any, kwargs: Any, output: Any) -> None:
         if made.phases.now == "rollout":
             lengths.append(kwargs["input_ids"].shape[1])
+            cached.append(kwargs["past_key_values"].get_seq_length())
 
     assert checkpoints_activations(made.student)
-    made.student.base_model.register_forward_pre_hook(record, with_kwargs=True)
+    made.student.base_model.register_forward_hook(record, with_kwargs=True)
     kit.step(made)
     prefill, *steps = lengths
     assert prefill == max(len(row.x) for row in made.job.rows)
     assert len(steps) == 7 and set(steps) == {1}
+    assert cached == [prefill + k for k in range(8)]
     without = prefill * len(lengths) + sum(range(len(lengths)))
     assert without > 4 * sum(lengths)  # positions computed without a cache
 

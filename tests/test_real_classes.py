@@ -21,9 +21,10 @@ from dudi.chat import Chat
 from dudi.config import parse_recipe
 from dudi.errors import DudiError
 from dudi.example import Message
+from dudi.prepare import load_chat
 from dudi.rollouts import Request
 from dudi.rollouts.local import LocalSampler
-from dudi.train import load_chat, run
+from dudi.train import run
 from dudi.trainer import DistillationTrainer
 
 QWEN2 = (  # a system prompt of its own where the conversation has none

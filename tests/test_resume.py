@@ -241,7 +241,7 @@ def test_staging_folder_left_behind_is_ignored(straight_sft: DistillationTrainer
     left = folder / checkpoints.STAGING / "checkpoint-5"
     left.parent.mkdir()
     (folder / "checkpoint-4").rename(left)
-    (left / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.is_complete(left)
     t = made(folder, "sft")
     started: list[int] = []
     t.add_callback(_Started(started))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -127,7 +128,7 @@ def test_folders_are_numbered_in_order() -> None:
 @pytest.mark.parametrize("method", ["spin", "seqkd"])
 def test_a_training_stands_right_after_the_responses_it_reads(method: str) -> None:
     stages = plan(recipe({"name": method}))
-    for before, stage in zip(stages, stages[1:], strict=False):
+    for before, stage in pairwise(stages):
         if isinstance(before, Generate):
             assert isinstance(stage, Train) and stage.responses == before.name
             assert stage.method.stored is before.response

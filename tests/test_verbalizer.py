@@ -246,7 +246,7 @@ def test_a_file_that_is_not_toml(tmp_path: Path, text: bytes) -> None:
 
 def test_a_language_without_a_template(tmp_path: Path) -> None:
     for folder in (None, tmp_path):
-        with pytest.raises(DudiError, match="no verbalizer template for language 'jv': add jv.toml to"):
+        with pytest.raises(DudiError, match=r"no verbalizer template for language 'jv': add jv.toml to"):
             Verbalizer(("id", "jv"), 0, folder).check(view(Mode.MULTILINGUAL), ("id", "jv"))
     Verbalizer(("id", "jv")).check(view(Mode.NONE), ("id", "jv"))
     Verbalizer(("id", "jv")).check(view(Mode.ENGLISH), ("id", "jv"))  # reads the English file only
@@ -260,7 +260,7 @@ def test_the_english_mode_reads_a_key_of_its_own(tmp_path: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DudiError, match="data.template_folder: no folder"):
+    with pytest.raises(DudiError, match=r"data.template_folder: no folder"):
         Verbalizer(SEVEN, 0, tmp_path / "none")
 
 

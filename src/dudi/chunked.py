@@ -135,8 +135,11 @@ def label_log_probs(hidden: Tensor, head: Head, labels: Tensor, chunk: int = 256
     out = []
     head = head.cast()
     for rows in _chunks(len(labels), chunk):
-        logits = head.finish(head.product(hidden[rows]))
-        out.append(logits.gather(-1, labels[rows, None]).squeeze(-1) - logits.logsumexp(-1))
+        product = head.product(hidden[rows])
+        for inner in _chunks(len(product), _block(product)):
+            logits = head.finish(product[inner])
+            at = labels[rows][inner, None]
+            out.append(logits.gather(-1, at).squeeze(-1) - logits.logsumexp(-1))
     return torch.cat(out) if out else hidden.new_zeros(0)
 
 

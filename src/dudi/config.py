@@ -1,9 +1,10 @@
-"""Recipes as files: TOML with `extends`, then `--set key=value`. Strict: a misspelt key is an error with the choices."""
+"""Recipes as files: TOML with `extends`, then `--set key=value`. A misspelt key is an error with the choices."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 RECIPES = Path(__file__).parent / "recipes"
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -81,6 +83,7 @@ def dump_recipe(recipe: Recipe) -> str:
         name, table = tables.pop(0)
         lines += ["", f"[{name}]"] if name else []
         for key, value in table.items():
+            key = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
             if isinstance(value, dict):
                 tables.append((f"{name}.{key}".lstrip("."), value))
             else:

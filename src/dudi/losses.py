@@ -73,7 +73,7 @@ def spin(margin: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_autograd(value: Callable[[Tensor, Tensor | None, Tensor], Tensor]) -> TokenLoss:
-    """A `TokenLoss` from a differentiable function that returns values only: for trying an idea without a derivation."""
+    """A `TokenLoss` from a differentiable function that returns values only: to try an idea without a derivation."""
 
     def loss(log_p: Tensor, log_q: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -90,7 +90,7 @@ class Meter:
 
 
 def record(sums: Mapping[str, float], signals: Sequence[Signal]) -> dict[str, Any]:
-    """Means of an interval: by signal and language, by sampled view and language. Quantities without data are absent."""
+    """Means of an interval: by signal and language, by sampled view and language. What has no data is absent."""
     steps = max(sums["steps"], 1)
     result: dict[str, Any] = {"loss": sums["loss"] / steps, "grad_norm": sums["grad_norm"] / steps}
     grid: dict[str, dict[str, dict[str, dict[str, float]]]] = defaultdict(

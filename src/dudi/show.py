@@ -9,7 +9,7 @@ from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.languages import language_code
 from dudi.methods import Mode, TokenSignal, View, views
-from dudi.train import load_chat
+from dudi.prepare import load_chat
 from dudi.verbalizer import Verbalizer
 
 

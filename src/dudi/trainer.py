@@ -15,7 +15,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,40 +23,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from dudi import checkpoints
-from dudi.batch import Row, Window, WindowBuilder, collate, needs_reference, needs_teacher
-from dudi.config import Training
+from dudi.batch import Row, Window, collate, needs_reference, needs_teacher
 from dudi.errors import DudiError
+from dudi.job import Job, arguments
 from dudi.languages import draw
-from dudi.methods import Method, Signal, View, views
+from dudi.methods import Signal, View, views
 from dudi.metrics import Meter, Phases, append_line, record
 from dudi.models import DecodingCopy, EmaTeacher, check_head, head_of
 from dudi.objective import Objective, objective
 from dudi.scores import Scores, hidden_states, sequence_log_probs
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained, on what. teacher and reference are frozen; `method.teacher` self is made from the student."""
-
-    method: Method
-    student: PreTrainedModel
-    teacher: PreTrainedModel | None
-    reference: PreTrainedModel | None
-    builder: WindowBuilder
-    eval_builder: WindowBuilder
-    rows: Sequence[Row]
-    eval_rows: Sequence[Row]
-    languages: Sequence[str]
-    training: Training
-    seed: int
-    autocast: bool
-    folder: Path
 
 
 class DistillationTrainer(Trainer):
@@ -106,7 +86,7 @@ class DistillationTrainer(Trainer):
         return DataLoader(cast(Any, self.train_dataset), batch_size=1)
 
     def window_rows(self, step: int) -> tuple[int, list[Row], list[float]]:
-        """(epoch, rows, weights) of this process at an optimizer step; a ragged end is filled up with rows of weight 0."""
+        """(epoch, rows, weights) of this process at an optimizer step; a ragged end is filled with rows of weight 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
         generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
         order = torch.randperm(len(self.job.rows), generator=generator).tolist()
@@ -355,41 +335,6 @@ class _Hooks(TrainerCallback):
             }
             append_line(job.folder / "metrics.jsonl", line | record(trainer.meter.sums, job.method.signals))
         trainer.meter.clear()
-
-
-def arguments(job: Job) -> TrainingArguments:
-    """The Trainer's arguments. Its own accumulation stays at 1 (the window is a step), its log and report are off."""
-    t = job.training
-    cuda = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(job.folder),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
-        num_train_epochs=t.epochs,
-        max_steps=t.max_steps or -1,
-        learning_rate=t.lr,
-        lr_scheduler_type=t.schedule,
-        warmup_steps=t.warmup_steps,
-        weight_decay=t.weight_decay,
-        max_grad_norm=t.max_grad_norm,
-        optim="adamw_torch",
-        bf16=False,  # autocast is ours, around student, teacher and reference alike
-        use_cpu=not cuda,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if t.eval_every and job.eval_rows else "no",
-        eval_steps=t.eval_every or None,
-        save_strategy="steps",
-        save_steps=t.save_every,
-        save_total_limit=None,  # rotation is ours, by step
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
-        seed=job.seed,
-    )
 
 
 def _nothing(model: PreTrainedModel, device: torch.device) -> Objective:

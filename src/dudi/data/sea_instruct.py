@@ -89,8 +89,8 @@ def load_language(files: LanguageFiles, data: Data, seed: int, seen: set[int]) -
     """The evaluation and training rows of a language. `seen`: fingerprints already taken, added to.
 
     The evaluation rows are drawn first, so that they do not change with the number of training rows. Without
-    `rows_per_language` every row that passes is taken, and the report is that of `check_language`. Raises `DudiError` for unreadable files, and for the first
-    broken row where `bad_rows` is "error".
+    `rows_per_language` every row that passes is taken, and the report is that of `check_language`. Raises `DudiError`
+    for unreadable files, and for the first broken row where `bad_rows` is "error".
     """
     drawn = Drawn()
     sampled = data.rows_per_language is not None or data.eval_rows_per_language > 0

@@ -1,0 +1,76 @@
+"""A recipe's rows, tokenizer and templates, checked together before anything is written or a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dudi.batch import Rows, encode_rows
+from dudi.chat import Chat, check_same_tokenizer, read_template
+from dudi.config import Recipe
+from dudi.data.load import Rows as DataRows
+from dudi.data.load import load_rows
+from dudi.errors import DudiError
+from dudi.methods import views
+from dudi.models import check_model, load_tokenizer
+from dudi.verbalizer import Verbalizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with everything that can be checked without loading a model."""
+
+    recipe: Recipe
+    chat: Chat
+    data: DataRows
+    train: Rows
+    eval: Rows
+    languages: tuple[str, ...]
+    verbalizer: Verbalizer
+
+    def lengths(self) -> dict[str, dict[str, float]]:
+        """Per language: rows that train, rows left out (x too long), answers cut, characters per token."""
+        rows = [row.example.l for row in self.train.rows]
+        return {
+            l: {
+                "rows": rows.count(l),
+                "left_out": self.train.left_out[l],
+                "cut": self.train.cut[l],
+                "characters_per_token": round(self.train.characters[l] / max(self.train.tokens[l], 1), 3),
+            }
+            for l in self.languages
+        }
+
+
+def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
+    """Read rows (unless given), tokenizers and templates, and check that they fit together; nothing is written.
+
+    Raises `DudiError` with the first thing that is wrong.
+    """
+    chat = load_chat(recipe)
+    data = data or load_rows(recipe.data, recipe.seed)
+    languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
+    verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
+    for view in views(recipe.build().signals):
+        verbalizer.check(view, languages)
+    train, held_out = (encode_rows(examples, chat, recipe.limits) for examples in (data.train, data.eval))
+    if not train.rows:
+        limit = recipe.limits.prompt
+        raise DudiError(f"no row is left: all {len(data.train)} prompts are longer than limits.prompt = {limit} tokens")
+    return Prepared(recipe, chat, data, train, held_out, languages, verbalizer)
+
+
+def load_chat(recipe: Recipe) -> Chat:
+    """The student's tokenizer with the template that the recipe names; both models are known to exist and to fit."""
+    models = recipe.models
+    student = load_tokenizer(models.student, "models.student", models, models.student_revision)
+    teacher = None
+    if models.teacher is not None:
+        teacher = load_tokenizer(models.teacher, "models.teacher", models, models.teacher_revision)
+        check_same_tokenizer(student, teacher)
+    chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
+    check_model(models.student, "models.student", models, models.student_revision, chat.vocab)
+    if models.teacher is not None:
+        check_model(models.teacher, "models.teacher", models, models.teacher_revision, chat.vocab)
+    if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
+        check_model(recipe.cold_start.checkpoint, "cold_start.checkpoint", models, None, chat.vocab)
+    return chat
