@@ -41,7 +41,7 @@ EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 
 
 class DistillationTrainer(Trainer):
-    """The one loop, for every method. `forced` in tests replaces the sampler of the job's builder."""
+    """The one loop, for every method."""
 
     def __init__(self, job: Job, callbacks: Sequence[TrainerCallback] = ()) -> None:
         self.job = job
