@@ -5,7 +5,8 @@
 
 Random Qwen2 models are made inside: a student of 4 layers and a teacher twice as wide and deep, float32, SDPA. A step
 is GKD on the student's own responses with reverse KL: 8 rows, prompts of 64 tokens, always 64 new tokens at
-temperature 1. Each case runs in a process of its own, the cases take turns; medians over steps and rounds of process CPU seconds.
+temperature 1. Each case runs in a process of its own, the cases take turns; medians over steps and rounds of process
+CPU seconds.
 `student` is forward and loss (here with the gradient of the head, which others have in `backward`).
 """
 

