@@ -6,8 +6,9 @@
 "Of the whole step" means all micro-batches and all ranks: the counts are taken after sampling, and passed in, so that
 neither gradient accumulation nor the number of processes changes the result.
 
-To add a signal: a per-token loss goes into `losses.py` (or `by_autograd`), its name into `methods.Loss`, and a method
-into `methods.py` lists it with a weight and a view. Nothing else changes.
+To add a signal: a per-token loss goes into `losses.py` (its value alone is enough, with `by_autograd`) and into the
+table of `token_loss`, its name into `methods.Loss`, and a method in `methods.py` lists it with a weight and a view.
+Nothing else changes.
 """
 
 from __future__ import annotations
