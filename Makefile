@@ -20,6 +20,7 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
+demo: export OMP_NUM_THREADS := 1
 demo: .venv/.installed  ## make tiny models, train DuDi on them on the CPU, say where the result lies
 	$(BIN)/python scripts/make_models.py --out build/tiny
 	@rm -rf $(DEMO)
