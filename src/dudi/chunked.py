@@ -24,8 +24,8 @@ from torch import Tensor
 from dudi.losses import TokenLoss
 
 OVERLAP_K = 16  # Li et al. 2026
-_CPU_BLOCK, _GPU_BLOCK = 2**18, 2**24
-"""Entries of a block of logits, for each CPU thread (a handful of such blocks stays in cache) and for a GPU."""
+_CPU_BLOCK, _GPU_BLOCK = 2**20, 2**24
+"""Entries of a block of logits: on a CPU a handful of such blocks stays in cache, on a GPU one is enough work."""
 _SUM_ROWS = 2**14
 """Rows of d weight that a product in bfloat16 is added to at a time."""
 _NAMES = ("entropy_student", "entropy_teacher", "overlap", "overlap_mass")
@@ -235,8 +235,7 @@ def _chunk(hidden: Tensor, view: Positions, rows: slice, work: _Work, values: Te
 
 
 def _block(product: Tensor) -> int:
-    entries = _GPU_BLOCK if product.is_cuda else _CPU_BLOCK * torch.get_num_threads()
-    return max(1, entries // product.shape[-1])
+    return max(1, (_GPU_BLOCK if product.is_cuda else _CPU_BLOCK) // product.shape[-1])
 
 
 def _measure(log_p: Tensor, log_q: Tensor) -> Tensor:
