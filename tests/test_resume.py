@@ -23,9 +23,13 @@ from dudi.trainer import DistillationTrainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"name": "sft"},
-    "sdft": {"name": "sdft", "ema_rate": 0.3},
+    "dft": {"name": "dft"},
+    "spin": {"name": "spin"},
     "spin-online": {"name": "spin", "variant": "online"},
+    "sdft": {"name": "sdft", "ema_rate": 0.3},
+    "seqkd": {"name": "seqkd", "variant": "jsd"},
     "gkd-coin": {"name": "gkd"},
+    "gkd-sum": {"name": "gkd", "variant": "sum"},
     "dudi": {"name": "dudi"},
 }
 
