@@ -17,7 +17,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "memory.py"
 HEAD_GRADIENT_MB = 151_936 * 896 * 4 / 1e6
-HIDDEN_GRADIENT_MB = 896 * 4 / 1e6  # a position
+POSITION_MB = (896 + 896 + 2048) * 4 / 1e6  # its hidden states, and the gradient of the student's
 
 
 def measure(case: str, tokens: int, needs_gb: float = 3.5) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def test_the_other_losses_peak_below_a_gigabyte_too(loss: str) -> None:
 
 @pytest.mark.slow
 def test_four_times_the_tokens_cost_their_own_gradients_only() -> None:
-    """From 1,024 to 4,096 tokens the peak above the inputs grows by the gradient of the hidden states (11 MB), and
-    nothing of the size of the vocabulary (one position of logits: 0.6 MB)."""
+    """From 1,024 to 4,096 tokens the peak grows by no more than hidden states and their gradients do (47 MB), and by
+    nothing of the size of the vocabulary (3,072 positions of logits: 1,867 MB)."""
     few, many = measure("chunked/reverse_kl/float32", 1024), measure("chunked/reverse_kl/float32", 4096)
     assert many["peak_mb"] < 1000
-    assert many["peak_mb"] - few["peak_mb"] < 3072 * HIDDEN_GRADIENT_MB + 15, (few, many)
+    assert many["peak_mb"] - few["peak_mb"] < 3072 * POSITION_MB, (few, many)
 
 
 @pytest.mark.slow
