@@ -1,0 +1,187 @@
+"""The words and sentences of the lab's world, one file a language (world/XX.toml), and how a sentence is filled.
+
+A file has words (`[animal] cat = "..."`, or a table of forms) and sentences with slots: `{animal}` is a word's `name`,
+`{animal.many}` another of its forms. A form may itself hold `{n}`. The keys are the same in all files, and what
+stands under one key means the same in all of them; only `[pairs]` are a language's own.
+
+    python -m dudi.lab.words FILE ...       # check files: what is missing, misspelt or not NFC
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dudi.errors import DudiError
+
+FOLDER = Path(__file__).parent / "world"
+WORDS = (
+    "language number country city continent currency animal class food drink thing place person color verb adjective label"
+).split()
+RELATIONS = {
+    "capital": ("country", "city"),
+    "located": ("country", "continent"),
+    "money": ("country", "currency"),
+    "kind": ("animal", "class"),
+    "opposite": ("adjective", "other"),
+    "plus": ("a", "b", "c"),
+    "minus": ("a", "b", "c"),
+}
+READ = {"where": "place", "bought": "thing", "eats": "food", "keeps": "animal", "color": "color"}
+PROMPTS = {
+    "sentiment": ("text",),
+    "safety": ("text",),
+    "pairs": ("a", "b"),
+    "read": ("text", "question"),
+    "compare": ("text", "question"),
+    "translate": ("text", "language"),
+    "repeat": ("word", "n"),
+    "answer_in": ("question", "language"),
+}
+SENTENCES = ("sentence", "review", "request")
+_SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
+
+Word = Mapping[str, str]  # form -> text; the citation form is `name`
+
+
+@dataclass(frozen=True)
+class Words:
+    """One language's file."""
+
+    code: str
+    separator: str
+    words: dict[str, dict[str, Word]]
+    table: dict[str, Any]
+
+    def name(self, kind: str, key: str) -> str:
+        """The citation form of a word."""
+        return self.words[kind][key]["name"]
+
+    def fill(self, sentence: str, slots: Mapping[str, Word | str], capital: bool = True) -> str:
+        """`sentence` with its slots filled. A plain text stands for a word with that one form."""
+
+        def value(match: re.Match[str]) -> str:
+            word = slots[match[1]]
+            if isinstance(word, str):
+                return word
+            return _SLOT.sub(value, word[match[2] or "name"])
+
+        text = _SLOT.sub(value, sentence)
+        return text[:1].upper() + text[1:] if capital else text
+
+
+@cache
+def load(code: str) -> Words:
+    """A language of the world."""
+    return read_words(FOLDER / f"{code}.toml")
+
+
+def languages() -> tuple[str, ...]:
+    """The languages of the world."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
+
+
+def read_words(file: Path) -> Words:
+    """Read one file; see `problems` for what is checked by the tests."""
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    words = {
+        kind: {key: {"name": word} if isinstance(word, str) else word for key, word in table[kind].items()}
+        for kind in WORDS
+    }
+    return Words(table["code"], table["separator"], words, table)
+
+
+def sentences(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """All sentences of a file with the keys that lead to them, in the file's order."""
+    for key, value in table.items():
+        if not path and (key in WORDS or key in ("code", "separator")):
+            continue
+        if isinstance(value, str):
+            yield (*path, key), value
+        elif isinstance(value, list):
+            yield from (((*path, key, str(i)), text) for i, text in enumerate(value))
+        else:
+            yield from sentences(value, (*path, key))
+
+
+def slots(text: str) -> list[tuple[str, str]]:
+    """(slot, form) of a sentence; the form is `name` where none is given."""
+    return [(slot, form or "name") for slot, form in _SLOT.findall(text)]
+
+
+def held(phrasings: list[str]) -> int:
+    """How many of a list of phrasings, counted from its end, are kept for the test: a third, one at least."""
+    return max(len(phrasings) // 3, 1)
+
+
+def problems(file: Path) -> list[str]:
+    """What is wrong with a file, compared with the English one: keys, slots, forms, doubles, spaces, NFC."""
+    try:
+        ours, english = read_words(file), load("en")
+    except (KeyError, tomllib.TOMLDecodeError, DudiError) as error:
+        return [f"{file.name}: cannot be read: {error!r}"]
+    found = []
+    for kind in WORDS:
+        for key in english.words[kind].keys() ^ ours.words[kind].keys():
+            found.append(f"[{kind}] {key}: {'missing' if key in english.words[kind] else 'not in the English file'}")
+        names: dict[str, str] = {}
+        for key, word in ours.words[kind].items():
+            if word.get("name") in names:
+                found.append(f"[{kind}] {key}: the same name as {names[word['name']]}")
+            names[word.get("name", "")] = key
+    theirs = dict(sentences(english.table))
+    seen = dict(sentences(ours.table))
+    for path in theirs.keys() | seen.keys():
+        where = ".".join(path)
+        if path[0] == "pairs":
+            if path[2] not in "01" or (path[:2] + ("1",)) not in seen and path in seen:
+                found.append(f"{where}: a pair is [right, wrong]")
+            continue
+        if path not in seen or path not in theirs:
+            found.append(f"{where}: {'missing' if path in theirs else 'not in the English file'}")
+        elif {s for s, _ in slots(seen[path])} != {s for s, _ in slots(theirs[path])}:
+            found.append(f"{where}: slots {slots(seen[path])}, English has {slots(theirs[path])}")
+    if len(ours.table["pairs"]) < 12:
+        found.append(f"[pairs]: {len(ours.table['pairs'])} pairs, wanted 12")
+    for path, text in seen.items():
+        for slot, form in slots(text):
+            kind = slot_kind(path, slot)
+            for key, word in ours.words.get(kind, {}).items():
+                if form not in word:
+                    found.append(f"{'.'.join(path)}: [{kind}] {key} has no form {form!r}")
+    texts: dict[str, str] = {}
+    for path, text in seen.items():
+        if text in texts and path[0] != "pairs":
+            found.append(f"{'.'.join(path)}: the same text as {texts[text]}")
+        texts[text] = ".".join(path)
+    forms = {f"{kind}.{key}.{form}": t for kind, w in ours.words.items() for key, v in w.items() for form, t in v.items()}
+    for where, text in {**forms, **{".".join(path): text for path, text in seen.items()}}.items():
+        if not isinstance(text, str) or not text.strip() or text != text.strip() or "  " in text:
+            found.append(f"{where}: empty, or spaces too many: {text!r}")
+        elif text != unicodedata.normalize("NFC", text):
+            found.append(f"{where}: not NFC: {text!r}")
+    return [f"{file.name}: {line}" for line in found]
+
+
+def slot_kind(path: tuple[str, ...], slot: str) -> str:
+    """The table that a slot of the sentence at `path` is filled from; other texts (`{text}`) have none."""
+    if path[0] == "compare":
+        return "person"
+    if path[0] == "prompt":
+        return {"n": "number", "language": "language"}.get(slot, "")
+    if slot == "other":
+        return {"opposite": "adjective", "big_animal": "animal"}.get(path[-1] if path[0] == "sentence" else path[0], "person")
+    return "number" if slot in ("n", "a", "b", "c") else slot
+
+
+if __name__ == "__main__":
+    lines = [line for name in sys.argv[1:] for line in problems(Path(name))]
+    print("\n".join(lines) or "no problems")
+    sys.exit(bool(lines))
