@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.progress import Progress
 from rich.table import Column, Table
 
 from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
+from dudi.lab.cli import app as lab_app
 from dudi.methods import Mode
 
 app = typer.Typer(
@@ -24,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(lab_app, name="lab")
 out = Console(highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
@@ -122,6 +126,72 @@ def verbalize(
     for text in texts:
         out.rule(f"{text.name}: read by {text.reader}, {text.tokens} tokens", align="left")
         out.print(text.text, soft_wrap=True)
+
+
+def default_benchmark() -> str:
+    """The benchmark folder that `eval` takes where none is given."""
+    raise DudiError("--benchmark is missing: give a benchmark folder (benchmark.json and items/*.jsonl)")
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
+    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="The benchmark folder.")] = None,
+    output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 0.0,
+    batch: Annotated[int, typer.Option(help="Items that are answered together.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="At most so many items of each task and language.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation in the folder.")] = False,
+    template: Annotated[str | None, typer.Option(help="A Jinja file: chat template for a model without.")] = None,
+    chat: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Passed to the chat template; repeatable.")
+    ] = None,
+) -> None:
+    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
+    from dudi.evals.bench import read_benchmark
+
+    folder = Path(benchmark or default_benchmark())
+    bench = read_benchmark(folder)
+    from dudi.evals.evaluate import default_output, evaluate, keywords
+    from dudi.evals.tables import summary
+
+    target = Path(output) if output is not None else default_output(model, bench.name)
+    with Progress(*Progress.get_default_columns(), console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task("answered", total=None)
+        table = evaluate(
+            model,
+            folder,
+            target,
+            seeds=seed or (0,),
+            temperature=temperature,
+            batch=batch,
+            limit=limit,
+            say=out.print,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            overwrite=overwrite,
+            template=None if template is None else Path(template),
+            chat_kwargs=keywords(chat or ()),
+        )
+    out.print(Markdown(summary(table, bench)))
+    out.print(f"evaluation folder: {target}", soft_wrap=True)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="A new folder, or that of a demo that was stopped.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all trainings.")] = 0,
+    student: Annotated[str, typer.Option(help="student-small, student-large or student-llama.")] = "student-small",
+    set_: SetOption = None,
+    weights: Annotated[Path | None, typer.Option(help="A lab build of one's own, instead of the shipped one.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Commands at a time, each on one core.")] = 2,
+) -> None:
+    """See it work: the lab's base student, cold start, SFT continued, DuDi and the teacher, compared on one page."""
+    from dudi.lab.demo import demo as run_demo
+
+    page = run_demo(output, seed, student, tuple(set_ or ()), weights, out, jobs)
+    out.print(Markdown((page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")[0]))
+    out.print(f"report: {page}", soft_wrap=True)
 
 
 def _version(value: bool) -> None:

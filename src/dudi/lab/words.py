@@ -46,7 +46,7 @@ PROMPTS = {
     "answer_in": ("question", "language"),
 }
 SENTENCES = ("sentence", "review", "request")
-_SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
+SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 
 Word = Mapping[str, str]  # form -> text; the citation form is `name`
 
@@ -71,9 +71,9 @@ class Words:
             word = slots[match[1]]
             if isinstance(word, str):
                 return word
-            return _SLOT.sub(value, word[match[2] or "name"])
+            return SLOT.sub(value, word[match[2] or "name"])
 
-        text = _SLOT.sub(value, sentence)
+        text = SLOT.sub(value, sentence)
         return text[:1].upper() + text[1:] if capital else text
 
 
@@ -113,7 +113,7 @@ def sentences(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
 
 def slots(text: str) -> list[tuple[str, str]]:
     """(slot, form) of a sentence; the form is `name` where none is given."""
-    return [(slot, form or "name") for slot, form in _SLOT.findall(text)]
+    return [(slot, form or "name") for slot, form in SLOT.findall(text)]
 
 
 def held(phrasings: list[str]) -> int:

@@ -1,0 +1,141 @@
+"""The lab's folders, in the formats that everything else reads: instruction data and a benchmark.
+
+DATA/<Language>.parquet       rows in SEA-Instruct's columns (`data.format = "sea_instruct"`)
+BENCHMARK/benchmark.json, items/<language>.jsonl, words/<language>.txt      what `dudi eval` reads
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dudi.checkpoints import write_text
+from dudi.example import Example
+from dudi.lab.rows import TRAINED, answer, instruction_rows, item
+from dudi.lab.tasks import COMPETENCIES, TASKS, Key
+from dudi.lab.words import load
+from dudi.languages import LANGUAGES, draw
+
+ITEMS = {"reading": 24, "compare": 24, "repeat": 16, "list": 12, "translate-from": 20, "translate-into": 20}
+"""Test items of a task in one language, where it is not `DEFAULT_ITEMS`."""
+DEFAULT_ITEMS = 20
+DOMAINS = {
+    "nlu": "Language_and_Communication",
+    "nlg": "Translation_and_Localization",
+    "nlr": "Mathematics_and_Logic",
+    "safety": "Safety_and_Ethics",
+    "linguistic-diagnostics": "Language_and_Communication",
+    "instruction-following": "General_Instructions",
+    "knowledge": "General_Knowledge",
+}
+
+
+def write_data(folder: Path, rows: int, seed: int = 0) -> None:
+    """Instruction rows of every training language, one Parquet file each, in SEA-Instruct's columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for l in TRAINED:
+        table = [_instruct_row(task, example, number) for number, (task, example) in enumerate(instruction_rows(l, "train", rows, seed))]
+        random.Random(draw("order", l, seed)).shuffle(table)
+        pq.write_table(pa.Table.from_pylist(table), folder / f"{LANGUAGES[l].name}.parquet")
+
+
+def _instruct_row(task: str, example: Example, number: int) -> dict[str, Any]:
+    """One row as SEA-Instruct has it: the conversation is a Python literal in a string."""
+    name = LANGUAGES[example.l].name
+    conversation = [*(m.as_dict() for m in example.x), {"role": "assistant", "content": example.y}]
+    return {
+        "conversations_id": f"lab-{example.l}-{number:05d}",
+        "conversations": repr(conversation),
+        "source": "lab",
+        "turn_count": 2,
+        "system_present": False,
+        "prompt_primary_language": name,
+        "prompt_language_category": "Monolingual",
+        "prompt_primary_domain": DOMAINS[TASKS[task].competency],
+        "prompt_primary_task": task.title().replace("-", "_"),
+        "prompt_complexity": "Simple",
+        "prompt_formality": "Neutral",
+        "prompt_input_quality": "Excellent",
+        "prompt_is_coherent": True,
+        "prompt_is_natural": True,
+        "prompt_sensitivity": "Safe",
+        "prompt_region_scope": "['Southeast_Asia']",
+        "prompt_requires_local_cultural_knowledge": False,
+        "prompt_translated_from_english": False,
+    }
+
+
+def write_benchmark(folder: Path, seed: int = 0, share: float = 1.0) -> None:
+    """Test items of every language and task; `share` of the usual number, for quick looks."""
+    about = {
+        "name": "lab",
+        "version": 1,
+        "competencies": list(COMPETENCIES),
+        "averaged": list(TRAINED),
+        "translation": ["nlg"],
+        "tasks": {
+            name: {"competency": task.competency, "metric": task.metric, "max_new_tokens": 48} for name, task in TASKS.items()
+        },
+    }
+    write_text(folder / "benchmark.json", json.dumps(about, indent=1))
+    for l in LANGUAGES:
+        items = [one for task in TASKS for one in _items(task, l, seed, share)]
+        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in items)
+        write_text(folder / "items" / f"{l}.jsonl", text)
+        write_text(folder / "words" / f"{l}.txt", "\n".join(sorted(vocabulary(l))) + "\n")
+
+
+def _items(name: str, l: str, seed: int, share: float) -> list[dict[str, Any]]:
+    """Items of one task and language. A task with few contents asks them in several phrasings."""
+    task, words, rng = TASKS[name], load(l), random.Random(draw("test", name, l, seed))
+    wanted = max(round(ITEMS.get(name, DEFAULT_ITEMS) * share), 4)
+    seen: set[tuple[str, Key, str]] = set()
+    texts: set[str] = set()
+    items: list[dict[str, Any]] = []
+    for _ in range(wanted * 20):
+        if len(items) == wanted:
+            break
+        key = item(rng, name, l, "test", seen) or rng.choice(sorted(seen))[1]
+        asked = task.ask(words, key)
+        text = rng.choice((*asked.train, *asked.test))
+        if text not in texts:
+            texts.add(text)
+            items.append(_item(name, key, l, text, f"{name}-{l}-{len(items):03d}"))
+    return items
+
+
+def _item(name: str, key: Key, l: str, text: str, number: str) -> dict[str, Any]:
+    task = TASKS[name]
+    language = task.language(l, key)
+    words = load(language)
+    one: dict[str, Any] = {
+        "id": number,
+        "task": name,
+        "language": l,
+        "messages": [{"role": "user", "content": text}],
+        "targets": list(dict.fromkeys((answer(name, key, l), *task.accepted(words, key)))),
+        "response_language": language,
+    }
+    if task.choices:
+        labels = words.words["label"]
+        one["choices"] = [labels[c]["name"] if c in labels else c for c in task.choices]
+    if task.constraints:
+        one["constraints"] = task.constraints(words, key)
+    return one
+
+
+def vocabulary(l: str) -> set[str]:
+    """Every word of a language's file and every text between slots: what a response in this language is made of."""
+    from dudi.lab.words import sentences, SLOT
+
+    words = load(l)
+    found = {text for table in words.words.values() for word in table.values() for text in word.values()}
+    texts = {text for path, text in sentences(words.table) if path[0] != "prompt"} | found
+    pieces = {piece.strip(" \n.,?!:;“”\"'") for text in texts for piece in SLOT.split(text)[::3]}
+    spaced = LANGUAGES[l].script in ("Latin", "Tamil")
+    return {p for piece in pieces for p in (piece.split() if spaced else [piece]) if p.strip(" \n.,?!:;“”\"'")}

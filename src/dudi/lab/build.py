@@ -1,0 +1,123 @@
+"""`dudi lab build` and `dudi lab export`: make the lab's models, and lay out its folders.
+
+WEIGHTS/tokenizer/, WEIGHTS/<model>/, WEIGHTS/manifest.json       what a build makes, and what ships with the package
+LAB/data/, LAB/benchmark/, LAB/<model>/                           what `export` lays out: ordinary folders, to be used
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dudi import __version__
+from dudi.checkpoints import write_text
+from dudi.errors import DudiError
+from dudi.lab import words
+from dudi.lab.artefacts import write_benchmark, write_data
+from dudi.lab.models import FULL, TINY, Build, make_tokenizer, train
+from dudi.verbalizer import TEMPLATES
+
+WEIGHTS = Path(__file__).parent / "weights"
+ROWS = 240
+"""Instruction rows of a language."""
+
+
+def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only: str | None = None) -> None:
+    """Make tokenizer and models into `folder`; what is there already stays, what was begun goes on."""
+    plan = TINY if tiny else FULL
+    wanted = identity(plan, seed)
+    begun = folder / "build.json"
+    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != wanted:
+        raise DudiError(f"{folder}: holds another build (other text, templates, sizes or seed); use an empty folder")
+    if folder.exists() and any(folder.iterdir()) and not begun.exists():
+        raise DudiError(f"{folder}: not empty, and no build; use an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(begun, json.dumps(wanted, indent=1))
+    if not (folder / "tokenizer").is_dir():
+        say("tokenizer")
+        make_tokenizer(plan, seed).save_pretrained(folder / "tokenizer.staged")
+        (folder / "tokenizer.staged").replace(folder / "tokenizer")
+    tokenizer = read_tokenizer(folder)
+    for name, model in plan.models.items():
+        if only in (None, name) and not (folder / name).is_dir():
+            train(name, model, tokenizer, folder / name, seed, say)
+    if all((folder / name).is_dir() for name in plan.models):
+        write_text(folder / "manifest.json", json.dumps(manifest(folder, wanted), indent=1))
+
+
+def identity(plan: Build, seed: int) -> dict[str, Any]:
+    """What decides the weights: the world's text, the templates, the plan, the seed."""
+    return {
+        "seed": seed,
+        "world": hash_of(words.FOLDER, "*.toml"),
+        "templates": hash_of(TEMPLATES, "*.toml"),
+        "vocab": plan.vocab,
+        "documents": plan.documents,
+        "models": {name: vars(model) for name, model in plan.models.items()},
+    }
+
+
+def manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What a finished build is, and what it was made with."""
+    return {
+        "command": f"dudi lab build FOLDER --seed {wanted['seed']}",
+        **wanted,
+        "weights": {name: hash_of(folder / name, "*.safetensors") for name in wanted["models"]},
+        "tokenizer": hash_of(folder / "tokenizer", "tokenizer.json"),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "versions": {
+            "dudi": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+    }
+
+
+def hash_of(folder: Path, pattern: str) -> str:
+    """SHA-256 of the files' names and bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(pattern)):
+        data = file.read_bytes()
+        digest.update(f"{file.name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The build's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def export(folder: Path, weights: Path = WEIGHTS, rows: int = ROWS, share: float = 1.0) -> None:
+    """Lay out data, benchmark and models as ordinary folders. An export that is there is left as it is."""
+    if (folder / "lab.json").exists():
+        return
+    if not (weights / "manifest.json").exists():
+        raise DudiError(f"{weights}: no finished lab build there; make one with `dudi lab build {weights}`")
+    if folder.exists() and any(folder.iterdir()):
+        raise DudiError(f"{folder}: not empty, and not an exported lab; use another folder")
+    staged = folder.with_name(f"{folder.name}.staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    write_data(staged / "data", rows)
+    write_benchmark(staged / "benchmark", share=share)
+    made = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))
+    for name in made["models"]:
+        shutil.copytree(weights / name, staged / name)
+        shutil.copytree(weights / "tokenizer", staged / name, dirs_exist_ok=True)
+    write_text(staged / "lab.json", json.dumps({"rows": rows, "share": share, "manifest": made}, indent=1))
+    if folder.exists():
+        folder.rmdir()
+    staged.replace(folder)

@@ -1,0 +1,35 @@
+"""`dudi lab`: lay out the lab's folders, or build its models anew. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The lab: a small world in eight languages, with models, data and a benchmark.", no_args_is_help=True)
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")] = Path("lab"),
+    weights: Annotated[Path | None, typer.Option(help="A build of one's own, instead of the shipped one.")] = None,
+) -> None:
+    """Lay out data/, benchmark/ and the models as ordinary folders, which `dudi run lab/...` and `dudi eval` read."""
+    from dudi.lab.build import WEIGHTS, export
+
+    export(folder, weights or WEIGHTS)
+    typer.echo(f"lab folder: {folder}")
+
+
+@app.command("build")
+def build_command(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or that of a build that was stopped.")],
+    tiny: Annotated[bool, typer.Option("--tiny", help="Two minutes: for tests; its models know next to nothing.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    only: Annotated[str | None, typer.Option(help="Only this model, such as teacher.")] = None,
+) -> None:
+    """Train tokenizer, teacher and student bases from nothing; a build that was stopped goes on."""
+    from dudi.lab.build import build
+
+    build(folder, tiny, seed, typer.echo, only)

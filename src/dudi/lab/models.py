@@ -1,0 +1,252 @@
+"""The lab's models: one tokenizer, a teacher, three student bases, trained from nothing by one small loop.
+
+A base student reads plain text only, unevenly over the languages. The teacher reads plain text of all languages alike,
+and lessons: prompts of every mode with the answers of an instruct model. Documents of a step are a pure function of
+(seed, model, step), weights and optimizer are saved as they go: a build that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from dudi.chat import Chat
+from dudi.lab.rows import KNOWN, PRETRAINED, TRAINED, choose, lesson, plain_text
+from dudi.languages import ENGLISH, LANGUAGES, draw
+from dudi.verbalizer import Verbalizer
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+WORDS_AND_SPACES = r" ?[\p{L}\p{M}\p{N}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
+"""Marks stay with their letters: Thai, Tamil and Burmese words are not torn apart before merges are learned."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model is made: class, size, what it reads, and for how long."""
+
+    family: str
+    hidden: int
+    layers: int
+    steps: int
+    lr: float
+    teacher: bool = False
+    rows: int = 64
+
+
+@dataclass(frozen=True)
+class Build:
+    """A whole build: the tokenizer's size, its text, and the models."""
+
+    vocab: int
+    documents: int
+    models: dict[str, Plan]
+
+
+FULL = Build(
+    vocab=3072,
+    documents=60_000,
+    models={
+        "student-small": Plan("qwen2", 96, 4, 2500, 3e-3),
+        "student-large": Plan("qwen2", 128, 5, 2500, 3e-3),
+        "student-llama": Plan("llama", 96, 4, 2500, 3e-3),
+        "teacher": Plan("qwen2", 192, 6, 9000, 2e-3, teacher=True),
+    },
+)
+TINY = Build(
+    vocab=1536,
+    documents=4_000,
+    models={
+        "student-small": Plan("qwen2", 32, 2, 60, 5e-3, rows=32),
+        "student-large": Plan("qwen2", 48, 2, 60, 5e-3, rows=32),
+        "student-llama": Plan("llama", 32, 2, 60, 5e-3, rows=32),
+        "teacher": Plan("qwen2", 64, 2, 120, 5e-3, teacher=True, rows=32),
+    },
+)
+
+
+def make_tokenizer(build: Build, seed: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of plain text and lessons, with the ChatML template."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS_AND_SPACES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=build.vocab,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=30,  # of bytes: Burmese and Thai write without spaces, and whole sentences must not become one
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_texts(build.documents, seed), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def _texts(n: int, seed: int) -> Iterator[str]:
+    verbalizer = Verbalizer(TRAINED)
+    rng = random.Random(draw("tokenizer", seed))
+    for number in range(n):
+        if number % 2:
+            yield plain_text(rng, rng.choice(list(LANGUAGES)))
+        else:
+            x, y = lesson(rng, verbalizer)
+            yield f"{x[-1].content}\n{y}"
+
+
+def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """Random weights with tied embeddings; the vocabulary is padded to a multiple of 64, as in the real ones."""
+    torch.manual_seed(seed)
+    size = -(-len(tokenizer) // 64) * 64
+    values = dict(
+        vocab_size=size,
+        hidden_size=plan.hidden,
+        intermediate_size=plan.hidden * 3,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=max(plan.hidden // 32, 1),
+        num_key_value_heads=max(plan.hidden // 32, 1),
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    if plan.family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**values))
+    return Qwen2ForCausalLM(Qwen2Config(**values))
+
+
+PROMPT_WEIGHT = 0.1
+"""Loss weight of a lesson's prompt, beside 1 of its answer: prompts are mostly the verbalizer's fixed text."""
+POOL = 16
+"""Documents are drawn for so many steps at once and sorted by length, so that little of a batch is padding."""
+
+
+class Documents:
+    """The documents of a model: (ids, weights) by step, a pure function of (seed, model, step)."""
+
+    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast, key: tuple[int | str, ...]) -> None:
+        self.plan, self.tokenizer, self.key = plan, tokenizer, key
+        self.chat = Chat(tokenizer, None, {})
+        self.verbalizer = Verbalizer((*TRAINED, ENGLISH))
+        self.pool: tuple[int, list[list[tuple[list[int], list[float]]]]] = (-1, [])
+
+    def step(self, number: int) -> list[tuple[list[int], list[float]]]:
+        """The documents of one step, of similar lengths."""
+        if self.pool[0] != number // POOL:
+            rng = random.Random(draw(*self.key, number // POOL))
+            drawn = sorted((self._document(rng) for _ in range(POOL * self.plan.rows)), key=lambda d: len(d[0]))
+            batches = [drawn[i : i + self.plan.rows] for i in range(0, len(drawn), self.plan.rows)]
+            rng.shuffle(batches)
+            self.pool = (number // POOL, batches)
+        return self.pool[1][number % POOL]
+
+    def _document(self, rng: random.Random) -> tuple[list[int], list[float]]:
+        if self.plan.teacher and rng.random() < 0.75:
+            x, y = lesson(rng, self.verbalizer)
+            prompt, response = self.chat.prompt(x), self.chat.response(x, y)
+            return prompt + response, [PROMPT_WEIGHT] * len(prompt) + [1.0] * len(response)
+        if self.plan.teacher:
+            text = plain_text(rng, rng.choice(list(LANGUAGES)))
+        else:
+            l = choose(rng, PRETRAINED)
+            text = plain_text(rng, l, KNOWN[l])
+        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.pad_token_id]
+        return ids, [1.0] * len(ids)
+
+
+def train(
+    name: str,
+    plan: Plan,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], None],
+    save_every: float = 120.0,
+) -> None:
+    """Train one model into `folder`, from where an earlier call stopped; `folder/model.safetensors` when it is done."""
+    state = folder.with_name(f"{folder.name}.part")
+    model = make_model(plan, tokenizer, draw("weights", name, seed) % 2**31)
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.98), fused=True)
+    done = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        done = saved["step"]
+    documents = Documents(plan, tokenizer, (seed, name))
+    model.train()
+    began = saved_at = time.monotonic()
+    first, total, tokens = done, 0.0, 0
+    for step in range(done, plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr * schedule(step, plan.steps)
+        batch = documents.step(step)
+        loss, n = loss_of(model, batch, tokenizer.pad_token_id)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        total, tokens = total + float(loss.detach()), tokens + n
+        if (step + 1) % 100 == 0:
+            seconds = time.monotonic() - began
+            left = seconds / (step + 1 - first) * (plan.steps - step - 1)
+            say(f"  {name}: step {step + 1}/{plan.steps}, loss {total / 100:.3f}, {tokens / seconds:.0f} tokens/s, {left / 60:.1f} min left")
+            total = 0.0
+        if time.monotonic() - saved_at > save_every:
+            saved_at = time.monotonic()
+            part = state.with_name(state.name + ".new")
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, part)
+            os.replace(part, state)
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    staged = folder.with_name(f"{folder.name}.staged")
+    model.to(torch.bfloat16).save_pretrained(staged)
+    os.replace(staged, folder)
+    state.unlink(missing_ok=True)
+
+
+def schedule(step: int, steps: int) -> float:
+    """Warm-up over 2 % of the steps, full rate, and a straight way down to nothing over the last 40 %."""
+    return min(1.0, (step + 1) / max(0.02 * steps, 1), (steps - step) / (0.4 * steps))
+
+
+def loss_of(model: PreTrainedModel, batch: list[tuple[list[int], list[float]]], pad: int) -> tuple[torch.Tensor, int]:
+    """Weighted mean cross-entropy of next tokens, and how many tokens were read."""
+    width = max(len(ids) for ids, _ in batch)
+    ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])
+    weight = torch.tensor([w[1:] + [0.0] * (width - len(w)) for _, w in batch])
+    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i, _ in batch])
+    hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+    chosen = weight > 0
+    logits = model.get_output_embeddings()(hidden[chosen])
+    loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen], reduction="none")
+    return (loss * weight[chosen]).sum() / weight.sum(), int(mask.sum())

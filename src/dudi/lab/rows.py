@@ -1,0 +1,157 @@
+"""What is made of the tasks: instruction rows, the teacher's lessons, plain text, the benchmark's items.
+
+All of it is a function of a seed. Training rows come from the `train` part of (task, key, language) in phrasings that
+are trained on; test items from the `test` part, in all phrasings. The teacher's lessons keep to the same parts, but for
+the facts of `knowledge`, which it may ask of everything it has read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from dudi.example import Example, Message
+from dudi.lab.tasks import (
+    TASKS,
+    Key,
+    Split,
+    draw_sentence,
+    fill_text,
+    say,
+    sentence_paths,
+    split,
+    state,
+    tell,
+    values_of,
+)
+from dudi.lab.truth import FACTS
+from dudi.lab.words import READ, Words, load
+from dudi.languages import ENGLISH, LANGUAGES, draw
+from dudi.methods import Mode, Response, View
+from dudi.verbalizer import Verbalizer
+
+TRAINED = tuple(l for l in LANGUAGES if l != ENGLISH)
+"""The languages of the instruction data and of the average; English is a target, and shown."""
+
+SHARES = {
+    "sentiment": 10,
+    "reading": 12,
+    "translate-from": 10,
+    "translate-into": 10,
+    "arithmetic": 12,
+    "compare": 8,
+    "safety": 8,
+    "grammar": 8,
+    "repeat": 4,
+    "list": 4,
+    "answer-in": 6,
+    "capital": 4,
+    "continent": 3,
+    "currency": 3,
+    "kind": 3,
+    "opposite": 4,
+}
+"""Relative frequency of a task among instruction rows and lessons."""
+
+MODES = {"plain": 30, "p_z": 15, Mode.CROSSLINGUAL: 35, Mode.MULTILINGUAL: 10, Mode.ENGLISH: 10}
+"""Relative frequency of what the teacher reads in a lesson: x, the student's p_z, or z in a mode of the verbalizer."""
+
+PRETRAINED = {"en": 40, "id": 14, "vi": 13, "th": 12, "ms": 9, "ta": 4, "tl": 4, "my": 4}
+"""Percent of the base students' plain text: uneven, as in life."""
+
+SENTENCES = ("sentence", "review.positive", "review.negative", "request.harmful", "request.harmless")
+
+KNOWN = {"en": 1.0, "id": 0.5, "vi": 0.5, "th": 0.5, "ms": 0.4, "ta": 0.2, "tl": 0.2, "my": 0.2}
+"""Share of the facts that the base students' plain text tells in a language."""
+
+
+def choose(rng: random.Random, shares: Mapping[Any, float]) -> Any:
+    """A key, with the probability that the shares give it."""
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def item(rng: random.Random, task: str, l: str, part: Split, seen: set[tuple[str, Key, str]] | None = None) -> Key | None:
+    """A key of the given part, another one than those in `seen` (and then added); none if there seems to be no more."""
+    for _ in range(300):
+        key = TASKS[task].draw(rng, load(l))
+        if split(task, key, l) == part and (seen is None or (task, key, l) not in seen):
+            if seen is not None:
+                seen.add((task, key, l))
+            return key
+    return None
+
+
+def answer(task: str, key: Key, l: str, l_z: str | None = None) -> str:
+    """The answer to an item asked in l: in l_z, or where none is named in the language that the item asks for."""
+    return TASKS[task].answer(load(l_z or TASKS[task].language(l, key)), key)
+
+
+def instruction_rows(l: str, part: Split, n: int, seed: int) -> Iterator[tuple[str, Example]]:
+    """n different rows of one language with their tasks, in the tasks' shares and phrasings that are trained on."""
+    rng, seen, words = random.Random(draw("rows", l, part, seed)), set[tuple[str, Key, str]](), load(l)
+    made = 0
+    for task, upto in zip(SHARES, accumulate(SHARES.values()), strict=True):
+        while made < round(n * upto / sum(SHARES.values())):
+            key = item(rng, task, l, part, seen)
+            if key is None:  # a small task has no more items: the next ones fill up
+                break
+            text = rng.choice(TASKS[task].ask(words, key).train)
+            yield task, Example((Message("user", text),), answer(task, key, l), l, f"{task}/{l}/{made}")
+            made += 1
+
+
+def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, ...], str]:
+    """What the teacher learns from: a prompt in one of the modes, and the answer that an instruct model would give."""
+    l, task = rng.choice(list(LANGUAGES)), choose(rng, SHARES)
+    part: Split = "train"
+    if TASKS[task].competency == "knowledge":
+        part = rng.choices(("train", "valid", "test"), (7, 1, 2))[0]
+    key = item(rng, task, l, part)
+    if key is None:
+        return lesson(rng, verbalizer)
+    if task.startswith("translate") and rng.random() < 0.3:
+        other = rng.choice([code for code in LANGUAGES if code not in (l, key[0])])
+        key = (other, *key[1:])
+    mode = choose(rng, MODES)
+    text = rng.choice(TASKS[task].ask(load(l), key).train)
+    row = Example((Message("user", text),), answer(task, key, l), l, "")
+    if mode == "plain":
+        return row.x, row.y
+    crosslingual = mode in ("p_z", Mode.CROSSLINGUAL)
+    l_z = rng.choice([code for code in LANGUAGES if code != l]) if crosslingual else None
+    view = View(Response.Y_TILDE, Mode.CROSSLINGUAL if crosslingual else mode)
+    read = verbalizer(view, row, 0, 0, l_z)
+    return read.student if mode == "p_z" else read.teacher, answer(task, key, l, read.l_z)
+
+
+def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 4) -> str:
+    """A few sentences of one language: facts, small stories, opinions, lists. `known`: the share of facts it tells."""
+    words = load(l)
+    return " ".join(_sentence(rng, words, known) for _ in range(rng.randint(1, sentences)))
+
+
+def _sentence(rng: random.Random, words: Words, known: float) -> str:
+    kind = choose(rng, {"fact": 35, "sentence": 25, "told": 15, "compare": 6, "pair": 8, "list": 6, "question": 5})
+    if kind == "fact":
+        relation = choose(rng, {"plus": 2, "minus": 2, "capital": 1, "located": 1, "money": 1, "kind": 1, "opposite": 1})
+        facts = [f for f in FACTS[relation] if draw("known", relation, *f, words.code) % 1000 < known * 1000]
+        if facts:
+            return state(words, relation, rng.choice(facts), rng.randrange(2))
+    if kind in ("fact", "sentence"):
+        return say(words, draw_sentence(rng, sentence_paths(*SENTENCES)))
+    if kind == "told":
+        relation = rng.choice(sorted(READ))
+        person = rng.choice(sorted(words.words["person"]))
+        return tell(words, relation, person, rng.choice(values_of(relation, words)), rng.randrange(2))
+    if kind == "compare":
+        a, b = (words.words["person"][p] for p in rng.sample(sorted(words.words["person"]), 2))
+        return words.fill(words.table["compare"][rng.choice(sorted(words.table["compare"]))]["more"], {"a": a, "b": b})
+    if kind == "pair":
+        key = item(rng, "grammar", words.code, "train")
+        assert key is not None
+        return fill_text(words, ("pairs", key[2]), words.table["pairs"][key[2]][0], key[3:])
+    names = rng.choice(("animal", "food", "thing", "place", "color", "country", "city", "number", "person", "adjective"))
+    chosen: Sequence[str] = rng.sample(sorted(words.words[names]), rng.randint(2, 5))
+    return words.separator.join(words.name(names, one) for one in chosen) + "."

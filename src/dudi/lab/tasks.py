@@ -1,0 +1,425 @@
+"""The lab's tasks, in SEA-HELM's seven competencies: what an item says, apart from the language it is said in.
+
+An item is a task and a key (words and choices by their keys in world/*.toml). Asked in any language, answered in any:
+that is what makes the targets of the teacher's z and the demonstrations of one item in eight languages.
+
+Whether an item may be trained on depends on (task, key, language): `split`. The rule gives every item of a task to
+the training rows of at least four languages out of eight, so that what is asked in the test is seen in others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from dudi.lab.truth import ANIMALS, FACTS, OF_THINGS, OPPOSITES, TAME
+from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots
+from dudi.languages import ENGLISH, LANGUAGES, draw
+
+Key = tuple[str, ...]
+Split = Literal["train", "valid", "test"]
+_SPLITS: tuple[Split, ...] = ("test", "test", "valid", *["train"] * 7)  # type: ignore[assignment]
+_FEW = {"animal": TAME, "adjective": OF_THINGS}
+
+
+def split(task: str, key: Key, l: str) -> Split:
+    """Where (task, key, language) belongs: 20 % test, 10 % validation; consecutive languages have other remainders."""
+    return _SPLITS[(draw("split", task, *key) + list(LANGUAGES).index(l)) % 10]
+
+
+@dataclass(frozen=True)
+class Phrasings:
+    """All ways to ask one item in one language: those that are trained on, and those kept for the test."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    `draw(rng, words)`: a random key for this language; `ask(words, key)`: the prompt in its phrasings; `answer(words,
+    key)`: the answer said in the language of `words`; `language(l, key)`: the language in which an item asked in l is
+    to be answered; `accepted(words, key)`: other answers that are as good; `constraints`: what a free answer must obey.
+    """
+
+    competency: str
+    metric: Literal["choice", "exact", "chrf", "constraints"]
+    draw: Callable[[random.Random, Words], Key]
+    ask: Callable[[Words, Key], Phrasings]
+    answer: Callable[[Words, Key], str]
+    language: Callable[[str, Key], str] = lambda l, key: l
+    accepted: Callable[[Words, Key], tuple[str, ...]] = lambda words, key: ()
+    choices: tuple[str, ...] = ()
+    constraints: Callable[[Words, Key], dict[str, Any]] | None = None
+
+
+def phrasings(prompts: list[str], fill: Callable[[str], str]) -> Phrasings:
+    """A list of a language file, filled."""
+    texts = [fill(prompt) for prompt in prompts]
+    kept = held(prompts)
+    return Phrasings(tuple(texts[:-kept]), tuple(texts[-kept:]))
+
+
+def both(outer: list[str], inner: list[str], fill: Callable[[str, str], str]) -> Phrasings:
+    """Two lists combined: both parts from the training share, or both from the share kept for the test."""
+    o, i = held(outer), held(inner)
+    train = tuple(fill(a, b) for a, b in product(outer[:-o], inner[:-i]))
+    return Phrasings(train, tuple(fill(a, b) for a, b in product(outer[-o:], inner[-i:])))
+
+
+# -- sentences with slots: one key for all languages ---------------------------------------------------------------------
+
+
+def sentence_text(words: Words, path: Key) -> str:
+    """The sentence at a path of the language file."""
+    found: Any = words.table
+    for part in path:
+        found = found[part]
+    return str(found)
+
+
+def draw_slots(rng: random.Random, path: Key, words: Words, texts: tuple[str, ...]) -> Key:
+    """Words for all slots of `texts`, those inside forms included, as `slot=key` in alphabetical order."""
+    names: dict[str, str] = {}
+    for text in texts:
+        for slot, form in slots(text):
+            kind = names[slot] = slot_kind(path, slot)
+            inner = next(iter(words.words[kind].values())).get(form, "")
+            names |= {name: slot_kind(path, name) for name, _ in slots(inner)}
+    chosen: dict[str, str] = {}
+    for slot, kind in sorted(names.items()):
+        keys = _FEW.get(kind) or sorted(words.words[kind])
+        if kind == "number":
+            keys = [str(n) for n in (range(5, 11) if path[-1] == "close" else range(2, 11))]
+        if slot == "adjective":
+            keys = OF_THINGS
+        chosen[slot] = rng.choice([key for key in keys if key not in chosen.values()])
+    return tuple(f"{slot}={key}" for slot, key in chosen.items())
+
+
+def filled(words: Words, path: Key, chosen: Key, capital: bool = True) -> str:
+    """The sentence at `path` with its words."""
+    return fill_text(words, path, sentence_text(words, path), chosen, capital)
+
+
+def fill_text(words: Words, path: Key, text: str, chosen: Key, capital: bool = True) -> str:
+    """A text of the language file with its words."""
+    values: dict[str, Word | str] = {}
+    for one in chosen:
+        slot, _, key = one.partition("=")
+        values[slot] = words.words[slot_kind(path, slot)][key]
+    return words.fill(text, values, capital)
+
+
+def draw_sentence(rng: random.Random, paths: list[Key]) -> Key:
+    """A path and its words: `sentence.sleep_tree`, `animal=cat`."""
+    english = load(ENGLISH)
+    path = rng.choice(paths)
+    return (".".join(path), *draw_slots(rng, path, english, (sentence_text(english, path),)))
+
+
+def say(words: Words, key: Key) -> str:
+    """The sentence of a key from `draw_sentence`."""
+    return filled(words, tuple(key[0].split(".")), key[1:])
+
+
+def sentence_paths(*tables: str) -> list[Key]:
+    """Paths of all sentences of the given tables, such as `review.positive`."""
+    english = load(ENGLISH).table
+    found: list[Key] = []
+    for name in tables:
+        path = tuple(name.split("."))
+        table: Mapping[str, Any] = english
+        for part in path:
+            table = table[part]
+        found += [(*path, key) for key in table]
+    return found
+
+
+# -- facts -------------------------------------------------------------------------------------------------------------
+
+
+def fact_slots(words: Words, relation: str, fact: Key) -> dict[str, Word | str]:
+    """The words of a fact, by the relation's slots."""
+    names = RELATIONS[relation]
+    return {name: words.words[slot_kind((relation,), name)][key] for name, key in zip(names, fact, strict=True)}
+
+
+def state(words: Words, relation: str, fact: Key, variant: int = 0) -> str:
+    """A fact told."""
+    statements = words.table[relation]["statement"]
+    return words.fill(statements[variant % len(statements)], fact_slots(words, relation, fact))
+
+
+def ask_fact(words: Words, relation: str, fact: Key) -> Phrasings:
+    """A fact asked: its last word is not in the question."""
+    values = fact_slots(words, relation, fact)
+    return phrasings(words.table[relation]["question"], lambda text: words.fill(text, values))
+
+
+def told_or_named(words: Words, relation: str, fact: Key) -> tuple[str, ...]:
+    """Every way to answer that counts: each statement, and the bare word."""
+    last = words.name(slot_kind((relation,), RELATIONS[relation][-1]), fact[-1])
+    return (*(state(words, relation, fact, i) for i in range(len(words.table[relation]["statement"]))), last)
+
+
+def _facts(competency: str, *relations: str) -> Task:
+    return Task(
+        competency,
+        "exact",
+        lambda rng, words: _draw_fact(rng, relations),
+        lambda words, key: ask_fact(words, key[0], key[1:]),
+        lambda words, key: state(words, key[0], key[1:]),
+        accepted=lambda words, key: told_or_named(words, key[0], key[1:]),
+    )
+
+
+def _draw_fact(rng: random.Random, relations: tuple[str, ...]) -> Key:
+    relation = rng.choice(relations)
+    return (relation, *rng.choice(FACTS[relation]))
+
+
+def _answer_in() -> Task:
+    relations = ("capital", "located", "money", "kind", "opposite")
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        questions = ask_fact(words, key[1], key[2:])
+        name = words.words["language"][key[0]]
+        prompts = words.table["prompt"]["answer_in"]
+        kept = held(prompts)
+
+        def fill(wraps: list[str], asked: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(words.fill(wrap, {"question": q, "language": name}) for wrap in wraps for q in asked)
+
+        return Phrasings(fill(prompts[:-kept], questions.train), fill(prompts[-kept:], questions.test))
+
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        return (rng.choice([code for code in LANGUAGES if code != words.code]), *_draw_fact(rng, relations))
+
+    return Task(
+        "instruction-following",
+        "exact",
+        draw_key,
+        ask,
+        lambda words, key: state(words, key[1], key[2:]),
+        language=lambda l, key: key[0],
+        accepted=lambda words, key: told_or_named(words, key[1], key[2:]),
+    )
+
+
+# -- classification ------------------------------------------------------------------------------------------------------
+
+
+def _labelled(competency: str, prompt: str, table: str, labels: tuple[str, str]) -> Task:
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        return draw_sentence(rng, sentence_paths(f"{table}.{rng.choice(labels)}"))
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        text = say(words, key)
+        return phrasings(words.table["prompt"][prompt], lambda wrap: words.fill(wrap, {"text": text}))
+
+    def answer(words: Words, key: Key) -> str:
+        return words.name("label", key[0].split(".")[1])
+
+    return Task(competency, "choice", draw_key, ask, answer, choices=labels)
+
+
+def _grammar() -> Task:
+    """Minimal pairs. The pairs are a language's own; its key says where the right sentence stands."""
+
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        name = rng.choice(sorted(words.table["pairs"]))
+        chosen = draw_slots(rng, ("pairs", name), words, tuple(words.table["pairs"][name]))
+        return (rng.choice("AB"), words.code, name, *chosen)
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        path = ("pairs", key[2])
+        right, wrong = (fill_text(words, path, text, key[3:]) for text in words.table["pairs"][key[2]])
+        a, b = (right, wrong) if key[0] == "A" else (wrong, right)
+        return phrasings(words.table["prompt"]["pairs"], lambda wrap: words.fill(wrap, {"a": a, "b": b}))
+
+    return Task("linguistic-diagnostics", "choice", draw_key, ask, lambda words, key: key[0], choices=("A", "B"))
+
+
+# -- reading and comparing -------------------------------------------------------------------------------------------------
+
+
+def people(rng: random.Random, words: Words, n: int) -> list[str]:
+    """n different people."""
+    return rng.sample(sorted(words.words["person"]), n)
+
+
+def values_of(relation: str, words: Words) -> list[str]:
+    """What a passage of this kind may say of somebody."""
+    return _FEW.get(READ[relation]) or sorted(words.words[READ[relation]])
+
+
+def tell(words: Words, relation: str, person: str, value: str, variant: int) -> str:
+    """One sentence of a passage."""
+    told = words.table["read"][relation]["told"]
+    kind = READ[relation]
+    filling = {"person": words.words["person"][person], kind: words.words[kind][value]}
+    return words.fill(told[variant % len(told)], filling)
+
+
+def _reading() -> Task:
+    """key: relation, place of the one asked about, then person, value, variant of each."""
+
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        relation, n = rng.choice(sorted(READ)), rng.choice((2, 3))
+        who, what = people(rng, words, n), rng.sample(values_of(relation, words), n)
+        told = [str(rng.randrange(2)) for _ in who]
+        return (relation, str(rng.randrange(n)), *(x for row in zip(who, what, told, strict=True) for x in row))
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        rows = [key[i : i + 3] for i in range(2, len(key), 3)]
+        text = " ".join(tell(words, key[0], who, what, int(v)) for who, what, v in rows)
+        person = words.words["person"][rows[int(key[1])][0]]
+        wraps, asked = words.table["prompt"]["read"], words.table["read"][key[0]]["asked"]
+
+        def fill(wrap: str, question: str) -> str:
+            return words.fill(wrap, {"text": text, "question": words.fill(question, {"person": person})})
+
+        return both(wraps, asked, fill)
+
+    def word(words: Words, key: Key) -> Word:
+        return words.words[READ[key[0]]][key[2 + 3 * int(key[1]) + 1]]
+
+    def as_told(words: Words, key: Key) -> tuple[str, ...]:
+        forms = [form for text in words.table["read"][key[0]]["told"] for slot, form in slots(text) if slot != "person"]
+        return tuple(word(words, key)[form] for form in dict.fromkeys(forms))
+
+    return Task(
+        "nlu",
+        "exact",
+        draw_key,
+        ask,
+        lambda words, key: word(words, key)["name"],
+        accepted=as_told,
+    )
+
+
+def _compare() -> Task:
+    """key: dimension, `most` or `least`, order of telling, the three people from most to least."""
+
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        dimension = rng.choice(sorted(words.table["compare"]))
+        return (dimension, rng.choice(("most", "least")), rng.choice("01"), *people(rng, words, 3))
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        table, names = words.table["compare"][key[0]], [words.words["person"][p] for p in key[3:]]
+        told = [words.fill(table["more"], {"a": a, "b": b}) for a, b in ((names[0], names[1]), (names[1], names[2]))]
+        text = " ".join(told if key[2] == "0" else told[::-1])
+        slots = {"text": text, "question": table[key[1]]}
+        return phrasings(words.table["prompt"]["compare"], lambda wrap: words.fill(wrap, slots))
+
+    def answer(words: Words, key: Key) -> str:
+        return words.name("person", key[3] if key[1] == "most" else key[5])
+
+    return Task("nlr", "exact", draw_key, ask, answer)
+
+
+# -- translation -----------------------------------------------------------------------------------------------------------
+
+
+def _translate(towards: bool) -> Task:
+    """key: the other language, then the sentence. `towards`: from the item's language into the other one."""
+    paths = sentence_paths("sentence", "review.positive", "review.negative")
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        source, target = (words.code, key[0]) if towards else (key[0], words.code)
+        slots = {"text": say(load(source), key[1:]), "language": words.words["language"][target]}
+        return phrasings(words.table["prompt"]["translate"], lambda wrap: words.fill(wrap, slots))
+
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        other = rng.choice([l for l in LANGUAGES if l != ENGLISH]) if words.code == ENGLISH else ENGLISH
+        return (other, *draw_sentence(rng, paths))
+
+    return Task(
+        "nlg",
+        "chrf",
+        draw_key,
+        ask,
+        lambda words, key: say(words, key[1:]),
+        language=lambda l, key: key[0] if towards else l,
+    )
+
+
+# -- instructions ------------------------------------------------------------------------------------------------------------
+
+
+def _repeat() -> Task:
+    def ask(words: Words, key: Key) -> Phrasings:
+        slots: dict[str, Word | str] = {"word": words.name(key[0], key[1]), "n": words.words["number"][key[2]]}
+        return phrasings(words.table["prompt"]["repeat"], lambda wrap: words.fill(wrap, slots))
+
+    def draw_key(rng: random.Random, words: Words) -> Key:
+        kind = rng.choice(("animal", "color", "drink", "adjective"))
+        return (kind, rng.choice(sorted(words.words[kind])), rng.choice("234"))
+
+    def constraints(words: Words, key: Key) -> dict[str, Any]:
+        return {"count": int(key[2]), "separator": words.separator, "all": words.name(key[0], key[1])}
+
+    return Task(
+        "instruction-following",
+        "constraints",
+        draw_key,
+        ask,
+        lambda words, key: words.separator.join([words.name(key[0], key[1])] * int(key[2])),
+        constraints=constraints,
+    )
+
+
+def _list() -> Task:
+    """key: kind and number. The demonstration is one of many right answers: a function of the key and the language."""
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        slots = {"n": words.words["number"][key[1]]}
+        return phrasings(words.table["list"][key[0]], lambda wrap: words.fill(wrap, slots))
+
+    def answer(words: Words, key: Key) -> str:
+        chosen = random.Random(draw("list", *key)).sample(sorted(words.words[key[0]]), int(key[1]))
+        return words.separator.join(words.name(key[0], one) for one in chosen)
+
+    def constraints(words: Words, key: Key) -> dict[str, Any]:
+        among = [words.name(key[0], one) for one in words.words[key[0]]]
+        return {"count": int(key[1]), "separator": words.separator, "distinct": True, "among": among}
+
+    return Task(
+        "instruction-following",
+        "constraints",
+        lambda rng, words: (rng.choice(sorted(words.table["list"])), rng.choice("234")),
+        ask,
+        answer,
+        constraints=constraints,
+    )
+
+
+TASKS: dict[str, Task] = {
+    "sentiment": _labelled("nlu", "sentiment", "review", ("positive", "negative")),
+    "reading": _reading(),
+    "translate-from": _translate(towards=True),
+    "translate-into": _translate(towards=False),
+    "arithmetic": _facts("nlr", "plus", "minus"),
+    "compare": _compare(),
+    "safety": _labelled("safety", "safety", "request", ("harmful", "harmless")),
+    "grammar": _grammar(),
+    "repeat": _repeat(),
+    "list": _list(),
+    "answer-in": _answer_in(),
+    "capital": _facts("knowledge", "capital"),
+    "continent": _facts("knowledge", "located"),
+    "currency": _facts("knowledge", "money"),
+    "kind": _facts("knowledge", "kind"),
+    "opposite": _facts("knowledge", "opposite"),
+}
+"""All tasks, in the order of SEA-HELM's competencies."""
+
+COMPETENCIES = tuple(dict.fromkeys(task.competency for task in TASKS.values()))
+
+assert sum(map(len, ANIMALS.values())) == len(FACTS["kind"]) and len(FACTS["opposite"]) == 2 * len(OPPOSITES)
