@@ -1,15 +1,16 @@
 """Checkpoints that are complete or ignored: written aside, flushed, then renamed into place.
 
-A folder `checkpoint-<step>` holds a `complete.json` with the size of every file, written last. What a crash leaves in
-a staging folder, and a checkpoint with a missing or truncated file, is never resumed from.
+A folder `checkpoint-<step>` holds a `complete.json` with size and sha256 of every file, written last. What a crash leaves
+in a staging folder, and a checkpoint with a missing, truncated or changed file, is never resumed from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,29 +37,67 @@ def writing(what: Path) -> Iterator[None]:
 
 def publish(staged: Path, final: Path) -> None:
     """Make a finished folder appear under its final name at once, or not at all."""
-    sizes = {f.relative_to(staged).as_posix(): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
-    (staged / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+    files = sorted(f for f in staged.rglob("*") if f.is_file())
+    listed = {f.relative_to(staged).as_posix(): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in files}
+    (staged / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
     for path in [*staged.rglob("*"), staged]:
-        _fsync(path)
-    if final.exists():  # an incomplete one of the same step
+        flush(path)
+    if final.exists():  # a damaged one of the same step
         shutil.rmtree(final)
     os.rename(staged, final)
-    _fsync(final.parent)
+    flush(final.parent)
+
+
+def damage(folder: Path, contents: bool = True) -> str | None:
+    """What is wrong with a published folder, in words; None if it is whole. Without `contents`, sizes only."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"no readable {MANIFEST}"
+    for name, wanted in listed.items():
+        size, sha256 = (wanted, None) if isinstance(wanted, int) else (wanted["size"], wanted["sha256"])
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if contents and sha256 is not None and _sha256(file) != sha256:
+            return f"{name} has changed since it was written"
+    return None
 
 
 def is_complete(folder: Path) -> bool:
-    """Every file that was written is there, in its full size."""
-    try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    """Every file that was written is there, in its full size. Quick; `newest` looks at the contents too."""
+    return damage(folder, contents=False) is None
 
 
 def complete(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest step first (by step, not by modification time)."""
-    found = [f for f in folder.glob(f"{PREFIX}*") if f.name.removeprefix(PREFIX).isdigit() and is_complete(f)]
-    return sorted(found, key=step_of)
+    return [checkpoint for checkpoint in _all(folder) if is_complete(checkpoint)]
+
+
+def newest(folder: Path, say: Callable[[str], None] = print) -> Path | None:
+    """The newest whole checkpoint, read in full; None before the first one was saved.
+
+    A damaged one is passed over, and said. Raises `DudiError` where all are damaged: to start anew over what may still
+    be mended is not for us to decide.
+    """
+    found = _all(folder)[::-1]
+    for checkpoint in found:
+        fault = damage(checkpoint)
+        if fault is None:
+            return checkpoint
+        say(f"  {checkpoint.name} is damaged ({fault}): going on from the one before")
+    if found:
+        raise DudiError(
+            f"{folder}: no checkpoint is whole ({found[0].name}: {damage(found[0])}): restore one from a copy, or remove"
+            f" {', '.join(c.name for c in found)} to train this stage from its start"
+        )
+    return None
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted((f for f in folder.glob(f"{PREFIX}*") if f.name.removeprefix(PREFIX).isdigit()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -66,12 +105,17 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` complete checkpoints, and whatever is incomplete."""
-    kept = set(complete(folder)[-keep:])
+def rotate(folder: Path, keep: int, newest: Path | None = None) -> None:
+    """Delete all but the newest `keep` complete checkpoints, and whatever is incomplete.
+
+    newest: the one just written. Later ones were found damaged when this run was resumed before them, though their
+    sizes may be right: they go, and never in place of a good one.
+    """
+    found = [c for c in complete(folder) if newest is None or step_of(c) <= step_of(newest)]
+    kept = set(found[-keep:])
     if not kept:
         return
-    for checkpoint in folder.glob(f"{PREFIX}*"):
+    for checkpoint in _all(folder):
         if checkpoint not in kept:
             shutil.rmtree(checkpoint)
 
@@ -82,16 +126,23 @@ def write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     try:
         aside.write_text(text, encoding="utf-8")
-        _fsync(aside)
+        flush(aside)
         os.replace(aside, path)
+        flush(path.parent)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
 
 
-def _fsync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file or folder written to the disk now: what a checkpoint counts on must survive a power cut too."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -133,6 +135,17 @@ def default_benchmark() -> str:
     raise DudiError("--benchmark is missing: give a benchmark folder (benchmark.json and items/*.jsonl)")
 
 
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar, to be called with what is done and the total; none where nobody sees it."""
+    if not out.is_terminal:
+        yield None
+        return
+    with Progress(console=out) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
@@ -157,8 +170,7 @@ def evaluate(
     from dudi.evals.tables import summary
 
     target = Path(output) if output is not None else default_output(model, bench.name)
-    with Progress(*Progress.get_default_columns(), console=out, disable=not out.is_terminal) as bar:
-        task = bar.add_task("answered", total=None)
+    with _bar("answered") as progress:
         table = evaluate(
             model,
             folder,
@@ -168,7 +180,7 @@ def evaluate(
             batch=batch,
             limit=limit,
             say=out.print,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
             overwrite=overwrite,
             template=None if template is None else Path(template),
             chat_kwargs=keywords(chat or ()),
@@ -194,6 +206,24 @@ def demo(
     out.print(f"report: {page}", soft_wrap=True)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of `dudi run`.")] = None,
+    evals: Annotated[
+        list[str] | None,
+        typer.Option("--eval", metavar="NAME=FOLDER", help="An evaluation; by default those found below the runs."),
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="Compare with it; by default the first.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write; by default report/ in the first run.")] = None,
+    benchmark: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the prompts are.")] = None,
+) -> None:
+    """Write one self-contained page about runs and evaluations: scores, differences, training, answers side by side."""
+    from dudi.report.write import write_report
+
+    page = write_report(runs or (), evals or (), baseline, output, benchmark)
+    out.print(f"report: {page}", soft_wrap=True)
+
+
 def _version(value: bool) -> None:
     if value:
         out.print(__version__)
@@ -208,13 +238,13 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: bad input is one line on standard error and exit status 2, without a traceback."""
+    """Entry point: a `DudiError` is one line on standard error and its exit status (2: bad input), no traceback."""
     try:
         app()
     except DudiError as error:
         line = " ".join(str(error).split())
         print(f"dudi: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
     except SystemExit as stop:
         if stop.code == 130:  # how typer ends on Ctrl-C, without a word
             print("dudi: stopped; go on with --resume", file=sys.stderr)

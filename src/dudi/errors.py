@@ -7,7 +7,12 @@ from collections.abc import Iterable
 
 
 class DudiError(Exception):
-    """Bad input. The command line prints it as one line, without a traceback, and exits with status 2."""
+    """Bad input. The command line prints it as one line, without a traceback, and exits with its status.
+
+    `dudi.guards` has subclasses with a status of their own; docs/crash-safety.md lists them.
+    """
+
+    status = 2
 
 
 def unknown(found: str, choices: Iterable[str], what: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dudi.chunked import Head
 from dudi.config import Generation, Models
 from dudi.errors import DudiError
 from dudi.scores import Reading, hidden_states
+from dudi.sharding import copy_weights, is_sharded, over, plain_type, through, whole, whole_copy
 
 
 def device() -> torch.device:
@@ -64,9 +65,15 @@ def _check_size(embeddings: int, vocab: int, what: str) -> None:
 
 
 def load_model(
-    path: str, what: str, models: Models, dtype: torch.dtype, revision: str | None = None, frozen: bool = True
+    path: str,
+    what: str,
+    models: Models,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    frozen: bool = True,
+    processes: int = 1,
 ) -> PreTrainedModel:
-    """A causal language model from a folder or the hub, on this process's device.
+    """A causal language model from a folder or the hub, on this process's device, or sharded over several `processes`.
 
     The dtype is set on purpose: `from_pretrained` would take the checkpoint's, and a bfloat16 student at a learning
     rate of 2e-5 rounds most of its updates away. Weights that do not fit the config are an error: the loader would
@@ -82,6 +89,7 @@ def load_model(
         attn_implementation=models.attention,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
+        **({"distributed_config": over(processes)} if processes > 1 else {}),
     )
     missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
     if missing:
@@ -89,7 +97,8 @@ def load_model(
             f"{what}: {path!r}: the weights do not fit its config.json: {missing[0]!r} is missing or of another shape"
             f" ({len(missing)} such)"
         )
-    model.to(device())
+    if not is_sharded(model):
+        model.to(device())
     if frozen:
         model.requires_grad_(False)
         model.eval()
@@ -125,11 +134,21 @@ def gated_help(path: str, error: Exception) -> str:
 
 
 def head_of(model: PreTrainedModel, vocab: int) -> Head:
-    """The model's output head, over the first `vocab` entries. `check_head` has been called once for this model."""
+    """The model's output head, over the first `vocab` entries. `check_head` has been called once for this model.
+
+    A sharded model has one only inside its forward (see `sharding.through`), after its backbone was called.
+    """
     linear = model.get_output_embeddings()
     config = model.config
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return Head(linear.weight, linear.bias, vocab, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def whole_head(model: PreTrainedModel, vocab: int) -> Head:
+    """The head of a frozen model that may be sharded, to be used outside its forward."""
+    head = head_of(model, vocab)
+    return replace(head, weight=whole(head.weight), bias=None if head.bias is None else whole(head.bias))
 
 
 @torch.no_grad()
@@ -140,15 +159,21 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
     the head must be linear, up to a scale and a softcap.
     """
     linear = model.get_output_embeddings()
-    if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear:
+    if not isinstance(linear, nn.Linear) or plain_type(linear) is not nn.Linear:
         raise DudiError(f"{what}: the output head is a {type(linear).__name__}, expected a plain linear layer")
     _check_size(linear.weight.shape[0], vocab, what)
-    head = head_of(model, vocab)
-    ids = torch.arange(min(8, head.vocab), device=head.weight.device)[None]
+    ids = torch.arange(min(8, vocab), device=linear.weight.device)[None]
+    reading = Reading(ids, torch.arange(ids.shape[1], device=ids.device))
+
+    def probe() -> tuple[Tensor, Tensor, Head]:
+        logits = type(model).forward(model, input_ids=ids, use_cache=False).logits[0, :, :vocab]
+        hidden = hidden_states(model.base_model, reading)
+        head = head_of(model, vocab)
+        return logits, head.logits(hidden), head
+
     training = model.training
     model.eval()
-    wanted = model(input_ids=ids, use_cache=False).logits[0, :, : head.vocab]
-    got = head.logits(hidden_states(model.base_model, Reading(ids, torch.arange(ids.shape[1], device=ids.device))))
+    wanted, got, head = through(model, model, probe)
     model.train(training)
     if not bool(torch.isfinite(wanted).all()):
         raise DudiError(f"{what}: the model's logits are not finite: its weights are broken (NaN or infinite)")
@@ -160,18 +185,19 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
 class EmaTeacher:
     """SDFT's teacher: a moving average of the student, in the student's own precision (float32).
 
-    teacher <- (1 - rate) teacher + rate student, after each optimizer step.
+    teacher <- (1 - rate) teacher + rate student, after each optimizer step. It is whole on each process, also where the
+    student is sharded.
     """
 
     def __init__(self, student: PreTrainedModel, rate: float) -> None:
         self.rate = rate
-        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+        self.model = whole_copy(student)
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average."""
         for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
-            mine.lerp_(theirs.detach().to(mine.dtype), self.rate)
+            mine.lerp_(whole(theirs.detach()).to(mine.dtype), self.rate)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save; tied weights once."""
@@ -185,22 +211,27 @@ class EmaTeacher:
 
 
 class DecodingCopy:
-    """The weights that decode: the student itself, or one bfloat16 copy of it, refreshed once a step."""
+    """The weights that decode: the student itself, or a copy of it, refreshed once a step.
 
-    def __init__(self, student: PreTrainedModel, bf16: bool) -> None:
+    It is a copy in bfloat16 under autocast, and one that is whole on each process where the student is sharded: answers
+    end at different lengths, so that the processes do not decode in step. samples: whether anything is decoded at all.
+    """
+
+    def __init__(self, student: PreTrainedModel, samples: bool, bf16: bool) -> None:
         self.student = student
         self.copy: PreTrainedModel | None = None
-        if bf16:
-            self.copy = copy.deepcopy(student).requires_grad_(False).eval()
-            self.copy.bfloat16()
+        if samples and (bf16 or is_sharded(student)):
+            self.copy = whole_copy(student)
+            if bf16:
+                for p in self.copy.parameters():  # not its buffers: the rotary frequencies stay float32, as in training
+                    p.data = p.data.bfloat16()
 
     @torch.no_grad()
     def refreshed(self) -> PreTrainedModel:
         """The model to sample from, with the student's present weights."""
         if self.copy is None:
             return self.student
-        for mine, theirs in zip(self.copy.parameters(), self.student.parameters(), strict=True):
-            mine.copy_(theirs)
+        copy_weights(self.copy, self.student)
         return self.copy
 
 

@@ -14,7 +14,8 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from dudi import checkpoints
 from dudi.batch import Row, Window, collate, needs_reference, needs_teacher
@@ -33,9 +34,19 @@ from dudi.job import Job, arguments
 from dudi.languages import draw
 from dudi.methods import Signal, View, views
 from dudi.metrics import Meter, Phases, append_line, record
-from dudi.models import DecodingCopy, EmaTeacher, check_head, head_of
+from dudi.models import DecodingCopy, EmaTeacher, check_head, head_of, whole_head
 from dudi.objective import Objective, objective
 from dudi.scores import Scores, hidden_states, sequence_log_probs
+from dudi.sharding import (
+    frozen_states,
+    idle,
+    is_sharded,
+    load_optimizer_state,
+    load_weights,
+    through,
+    whole,
+    whole_optimizer_state,
+)
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 
@@ -50,13 +61,16 @@ class DistillationTrainer(Trainer):
         self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
         self.frozen_teacher = self.ema.model if self.ema else job.teacher
         samples = any(view.response.sampled for view in views(job.method.signals))
-        self.decoder = DecodingCopy(job.student, bf16=job.autocast and samples)
+        self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
         self._staging: Path | None = None
         named = (("student", job.student), ("teacher", job.teacher), ("reference", job.reference))
         for what, model in named:
             if model is not None:
                 check_head(model, job.builder.chat.vocab, what)
+        frozen = self.frozen_teacher
+        self.teacher_head = None if frozen is None else whole_head(frozen, job.builder.chat.vocab)
+        self.lockstep = is_sharded(job.student) or (frozen is not None and is_sharded(frozen))
         if job.training.gradient_checkpointing:
             new = getattr(job.student, "activation_checkpointing_enable", None)  # the name since transformers 5.2x
             (new or job.student.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -113,7 +127,7 @@ class DistillationTrainer(Trainer):
         counts = self._over_ranks(window.counts(signals))
         every = job.training.overlap_every
         measure = bool(every) and (step + 1) % every == 0
-        micro = list(window.micro_batches(job.training.micro_batch, job.training.micro_batch_tokens))
+        micro = self._micro_batches(window)
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for k, places in enumerate(micro):
             last = k == len(micro) - 1
@@ -128,6 +142,15 @@ class DistillationTrainer(Trainer):
         self.meter.add("loss", float(total))
         self.meter.add("steps", 1 / self.args.world_size)
         return total
+
+    def _micro_batches(self, window: Window) -> list[list[int]]:
+        """Row numbers of each micro-batch; where a model is sharded, all processes have the same number of them."""
+        micro = list(window.micro_batches(self.job.training.micro_batch, self.job.training.micro_batch_tokens))
+        if self.lockstep:
+            most = torch.tensor(len(micro), device=self.args.device)
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+            micro += [[] for _ in range(int(most) - len(micro))]
+        return micro
 
     def _micro_batch(
         self,
@@ -144,10 +167,9 @@ class DistillationTrainer(Trainer):
         with self.phases("teacher"), torch.no_grad(), self._autocast():
             teacher: dict[View, Tensor] = {}
             if self.frozen_teacher is not None:
-                for view in needs_teacher(signals) & blocks.keys():
-                    reading = blocks[view].teacher
-                    assert reading is not None
-                    teacher[view] = hidden_states(self.frozen_teacher.base_model, reading)
+                judged = needs_teacher(signals)
+                readings = {view: reading for view in judged & blocks.keys() if (reading := blocks[view].teacher)}
+                teacher = frozen_states(self.frozen_teacher, readings, len(judged))
             reference: dict[View, Tensor] = {}
             if job.reference is not None:
                 head = head_of(job.reference, vocab)
@@ -157,28 +179,18 @@ class DistillationTrainer(Trainer):
 
         def forward() -> Objective:
             with self._autocast():
-                head = head_of(self.student, vocab)
-                if not blocks:  # no row has a term (all z too long): a zero that touches every parameter
-                    return _nothing(self.student, self.args.device)
                 student = {view: hidden_states(self.student.base_model, b.student) for view, b in blocks.items()}
-                theirs = None if self.frozen_teacher is None else head_of(self.frozen_teacher, vocab)
-                scores = Scores(blocks, student, head, teacher, theirs, reference)
-                return objective(signals, scores, counts, job.training.head_chunk, measure)
+                missing = len(views(tuple(signals))) - len(blocks) if self.lockstep else int(not blocks)
+                zero = idle(self.student, missing, self.args.device)
+                head = head_of(self.student, vocab)  # after the backbone: see there
+                if not blocks:  # no row has a term (all z too long): a zero that touches every parameter
+                    return Objective(zero + 0.0 * head.weight.sum(), {}, {}, {})
+                scores = Scores(blocks, student, head, teacher, self.teacher_head, reference)
+                found = objective(signals, scores, counts, job.training.head_chunk, measure)
+                return replace(found, loss=found.loss + zero) if missing else found
 
         with self.phases("student"):
-            return self._through_wrapper(model, forward)
-
-    def _through_wrapper(self, model: nn.Module, forward: Callable[[], Objective]) -> Objective:
-        """Call `forward` as the student's own, through DDP or FSDP: outside it nothing would be reduced, unnoticed."""
-        before = self.student.__dict__.get("forward")
-        self.student.forward = forward
-        try:
-            return model()
-        finally:
-            if before is None:
-                del self.student.forward
-            else:
-                self.student.forward = before
+            return through(model, self.student, forward)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.autocast)
@@ -212,7 +224,7 @@ class DistillationTrainer(Trainer):
         )
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm = whole(super()._clip_grad_norm(model))
         self.meter.add("grad_norm", float(norm) / self.args.world_size)
         return norm
 
@@ -235,7 +247,7 @@ class DistillationTrainer(Trainer):
         for start in range(0, len(job.eval_rows), job.training.batch):
             rows, weight = self._share(list(job.eval_rows[start : start + job.training.batch]))
             window = job.eval_builder.build(self.decoder.refreshed(), signals, rows, weight, 0)
-            for places in window.micro_batches(job.training.micro_batch, job.training.micro_batch_tokens):
+            for places in self._micro_batches(window):
                 ones = {s.name: 1.0 for s in signals}
                 result = self._micro_batch(self.student, window, places, signals, ones, False)
                 meter.add_objective(result, [window.rows[p].example.l for p in places])
@@ -300,9 +312,38 @@ class DistillationTrainer(Trainer):
         """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
         hub token in clear."""
         assert output_dir is not None
+        if self.args.should_save or is_sharded(self.student):  # a sharded one is gathered by all, written by the first
+            self.student.save_pretrained(output_dir, self.args.should_save, state_dict)
         if self.args.should_save:
-            self.student.save_pretrained(output_dir, state_dict=state_dict)
             self.job.builder.chat.save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As one process would write them, also where they are sharded."""
+        if not is_sharded(self.student):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_optimizer_state(cast(Any, self.optimizer))
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.student):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_optimizer_state(cast(Any, self.optimizer), state)
+        cast(Any, self.lr_scheduler).load_state_dict(schedule)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not is_sharded(self.student):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        files = sorted(Path(resume_from_checkpoint).glob("model*.safetensors"))
+        load_weights(self.student, {name: t for file in files for name, t in load_file(file).items()})
 
     def _barrier(self) -> None:
         if self.args.world_size > 1:
@@ -335,9 +376,3 @@ class _Hooks(TrainerCallback):
             }
             append_line(job.folder / "metrics.jsonl", line | record(trainer.meter.sums, job.method.signals))
         trainer.meter.clear()
-
-
-def _nothing(model: PreTrainedModel, device: torch.device) -> Objective:
-    hidden = model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device)).last_hidden_state
-    head = model.get_output_embeddings()
-    return Objective(0.0 * (hidden.sum() + head.weight.sum()), {}, {}, {})

@@ -18,7 +18,7 @@ from dudi.checkpoints import write_text
 from dudi.example import Example
 from dudi.lab.rows import TRAINED, answer, instruction_rows, item
 from dudi.lab.tasks import COMPETENCIES, TASKS, Key
-from dudi.lab.words import load
+from dudi.lab.words import SLOT, load, sentences
 from dudi.languages import LANGUAGES, draw
 
 ITEMS = {"reading": 24, "compare": 24, "repeat": 16, "list": 12, "translate-from": 20, "translate-into": 20}
@@ -39,7 +39,10 @@ def write_data(folder: Path, rows: int, seed: int = 0) -> None:
     """Instruction rows of every training language, one Parquet file each, in SEA-Instruct's columns."""
     folder.mkdir(parents=True, exist_ok=True)
     for l in TRAINED:
-        table = [_instruct_row(task, example, number) for number, (task, example) in enumerate(instruction_rows(l, "train", rows, seed))]
+        table = [
+            _instruct_row(task, example, number)
+            for number, (task, example) in enumerate(instruction_rows(l, "train", rows, seed))
+        ]
         random.Random(draw("order", l, seed)).shuffle(table)
         pq.write_table(pa.Table.from_pylist(table), folder / f"{LANGUAGES[l].name}.parquet")
 
@@ -70,23 +73,34 @@ def _instruct_row(task: str, example: Example, number: int) -> dict[str, Any]:
     }
 
 
-def write_benchmark(folder: Path, seed: int = 0, share: float = 1.0) -> None:
-    """Test items of every language and task; `share` of the usual number, for quick looks."""
-    about = {
-        "name": "lab",
+def describe(name: str, max_new_tokens: int = 48) -> dict[str, Any]:
+    """benchmark.json of the lab's tasks."""
+    return {
+        "name": name,
         "version": 1,
         "competencies": list(COMPETENCIES),
         "averaged": list(TRAINED),
         "translation": ["nlg"],
         "tasks": {
-            name: {"competency": task.competency, "metric": task.metric, "max_new_tokens": 48} for name, task in TASKS.items()
+            name: {"competency": task.competency, "metric": task.metric, "max_new_tokens": max_new_tokens}
+            for name, task in TASKS.items()
         },
     }
-    write_text(folder / "benchmark.json", json.dumps(about, indent=1))
+
+
+def write_benchmark(folder: Path, seed: int = 0, share: float = 1.0) -> None:
+    """Test items of every language and task; `share` of the usual number, for quick looks."""
+    write_text(folder / "benchmark.json", json.dumps(describe("lab"), indent=1))
     for l in LANGUAGES:
         items = [one for task in TASKS for one in _items(task, l, seed, share)]
         text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in items)
         write_text(folder / "items" / f"{l}.jsonl", text)
+    write_words(folder)
+
+
+def write_words(folder: Path) -> None:
+    """words/<language>.txt: by which the language of a response is told."""
+    for l in LANGUAGES:
         write_text(folder / "words" / f"{l}.txt", "\n".join(sorted(vocabulary(l))) + "\n")
 
 
@@ -103,22 +117,24 @@ def _items(name: str, l: str, seed: int, share: float) -> list[dict[str, Any]]:
         key = item(rng, name, l, "test", seen) or rng.choice(sorted(seen))[1]
         asked = task.ask(words, key)
         text = rng.choice((*asked.train, *asked.test))
-        if text not in texts:
-            texts.add(text)
-            items.append(_item(name, key, l, text, f"{name}-{l}-{len(items):03d}"))
+        one = benchmark_item(name, key, l, task.language(l, key), text, f"{name}-{l}-{len(items):03d}")
+        last = len(items) == wanted - 1
+        if text in texts or (task.choices and last and all(one["targets"] == other["targets"] for other in items)):
+            continue  # a choice needs items of two right answers
+        texts.add(text)
+        items.append(one)
     return items
 
 
-def _item(name: str, key: Key, l: str, text: str, number: str) -> dict[str, Any]:
-    task = TASKS[name]
-    language = task.language(l, key)
-    words = load(language)
+def benchmark_item(name: str, key: Key, l: str, language: str, text: str, number: str) -> dict[str, Any]:
+    """One line of items/*.jsonl: `text` asks in l for an answer in `language`."""
+    task, words = TASKS[name], load(language)
     one: dict[str, Any] = {
         "id": number,
         "task": name,
         "language": l,
         "messages": [{"role": "user", "content": text}],
-        "targets": list(dict.fromkeys((answer(name, key, l), *task.accepted(words, key)))),
+        "targets": list(dict.fromkeys((answer(name, key, l, language), *task.accepted(words, key)))),
         "response_language": language,
     }
     if task.choices:
@@ -131,8 +147,6 @@ def _item(name: str, key: Key, l: str, text: str, number: str) -> dict[str, Any]
 
 def vocabulary(l: str) -> set[str]:
     """Every word of a language's file and every text between slots: what a response in this language is made of."""
-    from dudi.lab.words import sentences, SLOT
-
     words = load(l)
     found = {text for table in words.words.values() for word in table.values() for text in word.values()}
     texts = {text for path, text in sentences(words.table) if path[0] != "prompt"} | found

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dudi import __version__
 from dudi.checkpoints import write_text
-from dudi.errors import DudiError
+from dudi.errors import DudiError, unknown
 from dudi.lab import words
 from dudi.lab.artefacts import write_benchmark, write_data
 from dudi.lab.models import FULL, TINY, Build, make_tokenizer, train
@@ -35,6 +35,8 @@ ROWS = 240
 def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only: str | None = None) -> None:
     """Make tokenizer and models into `folder`; what is there already stays, what was begun goes on."""
     plan = TINY if tiny else FULL
+    if only not in (None, *plan.models):
+        raise DudiError(unknown(str(only), plan.models, "model"))
     wanted = identity(plan, seed)
     begun = folder / "build.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != wanted:

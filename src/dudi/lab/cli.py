@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The lab: a small world in eight languages, with models, data and a benchmark.", no_args_is_help=True)
+app = typer.Typer(
+    help="The lab: a small world in eight languages, with models, data and a benchmark.", no_args_is_help=True
+)
 
 
 @app.command("export")
@@ -25,7 +27,9 @@ def export_command(
 @app.command("build")
 def build_command(
     folder: Annotated[Path, typer.Argument(help="A new folder, or that of a build that was stopped.")],
-    tiny: Annotated[bool, typer.Option("--tiny", help="Two minutes: for tests; its models know next to nothing.")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Two minutes: for tests; its models know next to nothing.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     only: Annotated[str | None, typer.Option(help="Only this model, such as teacher.")] = None,
 ) -> None:
@@ -33,3 +37,17 @@ def build_command(
     from dudi.lab.build import build
 
     build(folder, tiny, seed, typer.echo, only)
+
+
+@app.command("measure")
+def measure_command(
+    model: Annotated[str, typer.Argument(help="A model folder, such as lab/teacher.")],
+    folder: Annotated[Path, typer.Option("--output", help="For the prompts, the answers and measure.json.")],
+    each: Annotated[int, typer.Option(min=1, help="Rows of a task and language.")] = 6,
+) -> None:
+    """How a teacher reads z: share in the asked language and score by mode, and what the demonstration brings."""
+    import json
+
+    from dudi.lab.measure import measure
+
+    typer.echo(json.dumps(measure(model, folder, each), indent=1))

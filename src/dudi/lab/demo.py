@@ -6,6 +6,7 @@ of them at a time, each on one core. A step that is done is not done again, so a
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dudi.checkpoints import write_text
 from dudi.errors import DudiError
 
 NAMES = {"base": "base", "sft": "SFT", "sft-continued": "SFT continued", "dudi": "DuDi", "teacher": "teacher"}
@@ -25,7 +27,7 @@ NAMES = {"base": "base", "sft": "SFT", "sft-continued": "SFT continued", "dudi":
 
 @dataclass(frozen=True)
 class Step:
-    """One command: its arguments, the steps that must be done before, the file that says it is done, its share of time."""
+    """One command: its arguments, the file that says it is done, the steps before it, its share of the time."""
 
     arguments: tuple[str, ...]
     done: Path
@@ -45,7 +47,13 @@ def plan(out: Path, seed: int, student: str, overrides: tuple[str, ...], weights
     }
 
     def train(name: str, recipe: str, *values: str) -> tuple[str, ...]:
-        given = (f"seed={seed}", f'data.source="{lab / "data"}"', f'models.teacher="{lab / "teacher"}"', *values, *overrides)
+        given = (
+            f"seed={seed}",
+            f'data.source="{lab / "data"}"',
+            f'models.teacher="{lab / "teacher"}"',
+            *values,
+            *overrides,
+        )
         sets = [part for value in given for part in ("--set", value)]
         again = ("--resume",) if (out / name).exists() else ()
         return ("run", recipe, *sets, "--output", str(out / name), *again)
@@ -90,7 +98,12 @@ def demo(
 ) -> Path:
     """Run the plan; returns the report's page."""
     console = console or Console()
+    settings = {"seed": seed, "student": student, "set": list(overrides), "weights": weights and str(weights)}
+    begun = out / "demo.json"
+    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
+        raise DudiError(f"{out}: holds a demo with another seed, student, weights or --set; use a new folder")
     (out / "logs").mkdir(parents=True, exist_ok=True)
+    write_text(begun, json.dumps(settings))
     steps = plan(out, seed, student, overrides, weights)
     Runner(steps, out / "logs", console, jobs).run()
     return steps["report"].done
@@ -107,25 +120,38 @@ class Runner:
 
     def run(self) -> None:
         """All steps; `DudiError` with the end of its log for the first one that fails."""
-        columns = (BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task("", total=sum(step.weight for step in self.steps.values()))
+            task = bar.add_task("", total=self._total())
             began = time.monotonic()
             already = self._weight()
             try:
                 while len(self.done) < len(self.steps):
                     self._start()
                     self._collect()
-                    now = self._weight()
-                    left = (time.monotonic() - began) / max(now - already, 0.2) * (bar.tasks[0].total - now)
-                    text = f"{', '.join(self.running)}; about {max(left, 30) / 60:.0f} min left" if now - already > 1 else ", ".join(self.running)
-                    bar.update(task, completed=now, description=text)
+                    bar.update(task, completed=self._weight(), description=self._what(began, already))
                     time.sleep(0.2)
             finally:
                 for process in self.running.values():
                     process.terminate()
                 for process in self.running.values():
                     process.wait()
+
+    def _what(self, began: float, already: float) -> str:
+        """What runs, and about how long all of it will still take, once a step has shown how fast this machine is."""
+        running, gone = ", ".join(self.running), self._weight() - already
+        if gone < 1:
+            return running
+        left = (time.monotonic() - began) / gone * (self._total() - already - gone)
+        return f"{running}; about {max(left / 60, 0.5):.0f} min left"
+
+    def _total(self) -> float:
+        return sum(step.weight for step in self.steps.values())
 
     def _weight(self) -> float:
         return sum(self.steps[name].weight for name in self.done)

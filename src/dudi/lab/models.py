@@ -50,7 +50,7 @@ class Plan:
     steps: int
     lr: float
     teacher: bool = False
-    rows: int = 64
+    rows: int = 32
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,20 @@ FULL = Build(
     vocab=3072,
     documents=60_000,
     models={
-        "student-small": Plan("qwen2", 96, 4, 2500, 3e-3),
-        "student-large": Plan("qwen2", 128, 5, 2500, 3e-3),
-        "student-llama": Plan("llama", 96, 4, 2500, 3e-3),
-        "teacher": Plan("qwen2", 192, 6, 9000, 2e-3, teacher=True),
+        "teacher": Plan("qwen2", 128, 5, 12_000, 3e-3, teacher=True),
+        "student-small": Plan("qwen2", 64, 4, 4000, 4e-3),
+        "student-large": Plan("qwen2", 96, 4, 4000, 4e-3),
+        "student-llama": Plan("llama", 64, 4, 4000, 4e-3),
     },
 )
 TINY = Build(
     vocab=1536,
     documents=4_000,
     models={
-        "student-small": Plan("qwen2", 32, 2, 60, 5e-3, rows=32),
-        "student-large": Plan("qwen2", 48, 2, 60, 5e-3, rows=32),
-        "student-llama": Plan("llama", 32, 2, 60, 5e-3, rows=32),
-        "teacher": Plan("qwen2", 64, 2, 120, 5e-3, teacher=True, rows=32),
+        "student-small": Plan("qwen2", 32, 2, 60, 5e-3),
+        "student-large": Plan("qwen2", 48, 2, 60, 5e-3),
+        "student-llama": Plan("llama", 32, 2, 60, 5e-3),
+        "teacher": Plan("qwen2", 64, 2, 120, 5e-3, teacher=True),
     },
 )
 
@@ -140,7 +140,7 @@ def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast, seed: int) -> Pre
     return Qwen2ForCausalLM(Qwen2Config(**values))
 
 
-PROMPT_WEIGHT = 0.1
+PROMPT_WEIGHT = 0.0
 """Loss weight of a lesson's prompt, beside 1 of its answer: prompts are mostly the verbalizer's fixed text."""
 POOL = 16
 """Documents are drawn for so many steps at once and sorted by length, so that little of a batch is padding."""
@@ -218,7 +218,8 @@ def train(
         if (step + 1) % 100 == 0:
             seconds = time.monotonic() - began
             left = seconds / (step + 1 - first) * (plan.steps - step - 1)
-            say(f"  {name}: step {step + 1}/{plan.steps}, loss {total / 100:.3f}, {tokens / seconds:.0f} tokens/s, {left / 60:.1f} min left")
+            speed = f"{tokens / seconds:.0f} tokens/s, {left / 60:.1f} min left"
+            say(f"  {name}: step {step + 1}/{plan.steps}, loss {total / 100:.3f}, {speed}")
             total = 0.0
         if time.monotonic() - saved_at > save_every:
             saved_at = time.monotonic()
@@ -229,7 +230,7 @@ def train(
         do_sample=False, max_new_tokens=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     staged = folder.with_name(f"{folder.name}.staged")
-    model.to(torch.bfloat16).save_pretrained(staged)
+    model.bfloat16().save_pretrained(staged)
     os.replace(staged, folder)
     state.unlink(missing_ok=True)
 

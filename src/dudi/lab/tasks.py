@@ -16,18 +16,20 @@ from itertools import product
 from typing import Any, Literal
 
 from dudi.lab.truth import ANIMALS, FACTS, OF_THINGS, OPPOSITES, TAME
-from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots
+from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots, slots_within
 from dudi.languages import ENGLISH, LANGUAGES, draw
 
 Key = tuple[str, ...]
 Split = Literal["train", "valid", "test"]
-_SPLITS: tuple[Split, ...] = ("test", "test", "valid", *["train"] * 7)  # type: ignore[assignment]
+_SPLITS: tuple[Split, ...] = ("test", "test", "valid", *("train",) * 7)
 _FEW = {"animal": TAME, "adjective": OF_THINGS}
 
 
 def split(task: str, key: Key, l: str) -> Split:
     """Where (task, key, language) belongs: 20 % test, 10 % validation; consecutive languages have other remainders."""
-    return _SPLITS[(draw("split", task, *key) + list(LANGUAGES).index(l)) % 10]
+    place = TASKS[task].place
+    first = draw("split", task, *key) if place is None else place(key)
+    return _SPLITS[(first + list(LANGUAGES).index(l)) % 10]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Task:
 
     `draw(rng, words)`: a random key for this language; `ask(words, key)`: the prompt in its phrasings; `answer(words,
     key)`: the answer said in the language of `words`; `language(l, key)`: the language in which an item asked in l is
-    to be answered; `accepted(words, key)`: other answers that are as good; `constraints`: what a free answer must obey.
+    to be answered; `accepted(words, key)`: other answers that are as good; `constraints`: what a free answer must obey;
+    `place(key)`: where `split` starts to count languages, if not anywhere: keys of the same place stay together, and a
+    task of a dozen keys in consecutive places has some of them for each language in every part.
     """
 
     competency: str
@@ -56,6 +60,7 @@ class Task:
     accepted: Callable[[Words, Key], tuple[str, ...]] = lambda words, key: ()
     choices: tuple[str, ...] = ()
     constraints: Callable[[Words, Key], dict[str, Any]] | None = None
+    place: Callable[[Key], int] | None = None
 
 
 def phrasings(prompts: list[str], fill: Callable[[str], str]) -> Phrasings:
@@ -72,7 +77,7 @@ def both(outer: list[str], inner: list[str], fill: Callable[[str, str], str]) ->
     return Phrasings(train, tuple(fill(a, b) for a, b in product(outer[-o:], inner[-i:])))
 
 
-# -- sentences with slots: one key for all languages ---------------------------------------------------------------------
+# -- sentences with slots: one key for all languages --------------------------------------------------------------------
 
 
 def sentence_text(words: Words, path: Key) -> str:
@@ -89,8 +94,7 @@ def draw_slots(rng: random.Random, path: Key, words: Words, texts: tuple[str, ..
     for text in texts:
         for slot, form in slots(text):
             kind = names[slot] = slot_kind(path, slot)
-            inner = next(iter(words.words[kind].values())).get(form, "")
-            names |= {name: slot_kind(path, name) for name, _ in slots(inner)}
+            names |= {name: slot_kind(path, name) for name in slots_within(words, kind, form)}
     chosen: dict[str, str] = {}
     for slot, kind in sorted(names.items()):
         keys = _FEW.get(kind) or sorted(words.words[kind])
@@ -212,7 +216,7 @@ def _answer_in() -> Task:
     )
 
 
-# -- classification ------------------------------------------------------------------------------------------------------
+# -- classification -----------------------------------------------------------------------------------------------------
 
 
 def _labelled(competency: str, prompt: str, table: str, labels: tuple[str, str]) -> Task:
@@ -230,7 +234,7 @@ def _labelled(competency: str, prompt: str, table: str, labels: tuple[str, str])
 
 
 def _grammar() -> Task:
-    """Minimal pairs. The pairs are a language's own; its key says where the right sentence stands."""
+    """Minimal pairs: a language's own. The key says where the right sentence stands."""
 
     def draw_key(rng: random.Random, words: Words) -> Key:
         name = rng.choice(sorted(words.table["pairs"]))
@@ -243,10 +247,18 @@ def _grammar() -> Task:
         a, b = (right, wrong) if key[0] == "A" else (wrong, right)
         return phrasings(words.table["prompt"]["pairs"], lambda wrap: words.fill(wrap, {"a": a, "b": b}))
 
-    return Task("linguistic-diagnostics", "choice", draw_key, ask, lambda words, key: key[0], choices=("A", "B"))
+    return Task(
+        "linguistic-diagnostics",
+        "choice",
+        draw_key,
+        ask,
+        lambda words, key: key[0],
+        choices=("A", "B"),
+        place=lambda key: draw("split", "grammar", *key[1:]),  # A and B the other way round are the same pair
+    )
 
 
-# -- reading and comparing -------------------------------------------------------------------------------------------------
+# -- reading and comparing ----------------------------------------------------------------------------------------------
 
 
 def people(rng: random.Random, words: Words, n: int) -> list[str]:
@@ -324,7 +336,7 @@ def _compare() -> Task:
     return Task("nlr", "exact", draw_key, ask, answer)
 
 
-# -- translation -----------------------------------------------------------------------------------------------------------
+# -- translation --------------------------------------------------------------------------------------------------------
 
 
 def _translate(towards: bool) -> Task:
@@ -333,8 +345,9 @@ def _translate(towards: bool) -> Task:
 
     def ask(words: Words, key: Key) -> Phrasings:
         source, target = (words.code, key[0]) if towards else (key[0], words.code)
-        slots = {"text": say(load(source), key[1:]), "language": words.words["language"][target]}
-        return phrasings(words.table["prompt"]["translate"], lambda wrap: words.fill(wrap, slots))
+        language = words.words["language"][target]
+        values: dict[str, Word | str] = {"text": say(load(source), key[1:]), "language": language}
+        return phrasings(words.table["prompt"]["translate"], lambda wrap: words.fill(wrap, values))
 
     def draw_key(rng: random.Random, words: Words) -> Key:
         other = rng.choice([l for l in LANGUAGES if l != ENGLISH]) if words.code == ENGLISH else ENGLISH
@@ -350,7 +363,7 @@ def _translate(towards: bool) -> Task:
     )
 
 
-# -- instructions ------------------------------------------------------------------------------------------------------------
+# -- instructions -------------------------------------------------------------------------------------------------------
 
 
 def _repeat() -> Task:
@@ -377,6 +390,7 @@ def _repeat() -> Task:
 
 def _list() -> Task:
     """key: kind and number. The demonstration is one of many right answers: a function of the key and the language."""
+    kinds = sorted(load(ENGLISH).table["list"])
 
     def ask(words: Words, key: Key) -> Phrasings:
         slots = {"n": words.words["number"][key[1]]}
@@ -393,10 +407,11 @@ def _list() -> Task:
     return Task(
         "instruction-following",
         "constraints",
-        lambda rng, words: (rng.choice(sorted(words.table["list"])), rng.choice("234")),
+        lambda rng, words: (rng.choice(kinds), rng.choice("234")),
         ask,
         answer,
         constraints=constraints,
+        place=lambda key: int(key[1]) * len(kinds) + kinds.index(key[0]),
     )
 
 

@@ -46,26 +46,71 @@ COUNTRIES = {
 }
 
 ANIMALS = {
-    "mammal": "cat dog cow horse monkey buffalo goat pig rabbit mouse elephant tiger bear whale".split(),
-    "bird": "chicken duck eagle owl crow parrot".split(),
-    "fish": "shark catfish goldfish".split(),
-    "reptile": "snake crocodile lizard turtle".split(),
-    "insect": "ant bee butterfly mosquito fly".split(),
+    "mammal": [
+        "cat",
+        "dog",
+        "cow",
+        "horse",
+        "monkey",
+        "buffalo",
+        "goat",
+        "pig",
+        "rabbit",
+        "mouse",
+        "elephant",
+        "tiger",
+        "bear",
+        "whale",
+    ],
+    "bird": ["chicken", "duck", "eagle", "owl", "crow", "parrot"],
+    "fish": ["shark", "catfish", "goldfish"],
+    "reptile": ["snake", "crocodile", "lizard", "turtle"],
+    "insect": ["ant", "bee", "butterfly", "mosquito", "fly"],
 }
 
 OPPOSITES = [
     tuple(pair.split("/"))
-    for pair in (
-        "big/small new/old clean/dirty expensive/cheap heavy/light hot/cold beautiful/ugly long/short strong/weak"
-        " good/bad easy/difficult fast/slow wet/dry thick/thin wide/narrow deep/shallow hard/soft bright/dark"
-        " full/empty sweet/bitter"
-    ).split()
+    for pair in [
+        "big/small",
+        "new/old",
+        "clean/dirty",
+        "expensive/cheap",
+        "heavy/light",
+        "hot/cold",
+        "beautiful/ugly",
+        "long/short",
+        "strong/weak",
+        "good/bad",
+        "easy/difficult",
+        "fast/slow",
+        "wet/dry",
+        "thick/thin",
+        "wide/narrow",
+        "deep/shallow",
+        "hard/soft",
+        "bright/dark",
+        "full/empty",
+        "sweet/bitter",
+    ]
 ]
 
-TAME = "cat dog cow horse monkey buffalo goat pig rabbit mouse chicken duck".split()
+TAME = ["cat", "dog", "cow", "horse", "monkey", "buffalo", "goat", "pig", "rabbit", "mouse", "chicken", "duck"]
 """The animals that a person may keep, and that sentences speak of."""
 
-OF_THINGS = "big small new old clean dirty expensive cheap heavy light beautiful ugly".split()
+OF_THINGS = [
+    "big",
+    "small",
+    "new",
+    "old",
+    "clean",
+    "dirty",
+    "expensive",
+    "cheap",
+    "heavy",
+    "light",
+    "beautiful",
+    "ugly",
+]
 """The adjectives that a sentence says of a thing."""
 
 FACTS: dict[str, list[tuple[str, ...]]] = {

@@ -19,12 +19,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dudi.errors import DudiError
-
 FOLDER = Path(__file__).parent / "world"
-WORDS = (
-    "language number country city continent currency animal class food drink thing place person color verb adjective label"
-).split()
+WORDS = [
+    "language",
+    "number",
+    "country",
+    "city",
+    "continent",
+    "currency",
+    "animal",
+    "class",
+    "food",
+    "drink",
+    "thing",
+    "place",
+    "person",
+    "color",
+    "verb",
+    "adjective",
+    "label",
+]
 RELATIONS = {
     "capital": ("country", "city"),
     "located": ("country", "continent"),
@@ -116,6 +130,17 @@ def slots(text: str) -> list[tuple[str, str]]:
     return [(slot, form or "name") for slot, form in SLOT.findall(text)]
 
 
+def slots_within(words: Words, kind: str, form: str) -> set[str]:
+    """The slots that a form of a table's words holds itself, such as `{n}` in `{n} cats`."""
+    return {slot for word in words.words.get(kind, {}).values() for slot, _ in slots(word.get(form, ""))}
+
+
+def slots_inside(words: Words, path: tuple[str, ...], text: str) -> set[str]:
+    """The slots of a sentence and of the forms that it asks for."""
+    found = slots(text)
+    return {slot for slot, _ in found}.union(*(slots_within(words, slot_kind(path, s), form) for s, form in found))
+
+
 def held(phrasings: list[str]) -> int:
     """How many of a list of phrasings, counted from its end, are kept for the test: a third, one at least."""
     return max(len(phrasings) // 3, 1)
@@ -123,25 +148,30 @@ def held(phrasings: list[str]) -> int:
 
 def problems(file: Path) -> list[str]:
     """What is wrong with a file, compared with the English one: keys, slots, forms, doubles, spaces, NFC."""
+    english = load("en")
     try:
-        ours, english = read_words(file), load("en")
-    except (KeyError, tomllib.TOMLDecodeError, DudiError) as error:
+        ours = read_words(file)
+        theirs, seen = dict(sentences(english.table)), dict(sentences(ours.table))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         return [f"{file.name}: cannot be read: {error!r}"]
-    found = []
+    odd = [f"[{kind}] {key}" for kind in WORDS for key, word in ours.words[kind].items() if not isinstance(word, dict)]
+    if odd:
+        return [f"{file.name}: {where}: expected a text or a table of forms" for where in odd]
+    found = [] if ours.code == file.stem else [f"code: {ours.code!r}, the file is {file.stem!r}"]
     for kind in WORDS:
         for key in english.words[kind].keys() ^ ours.words[kind].keys():
             found.append(f"[{kind}] {key}: {'missing' if key in english.words[kind] else 'not in the English file'}")
         names: dict[str, str] = {}
         for key, word in ours.words[kind].items():
-            if word.get("name") in names:
+            if "name" not in word:
+                found.append(f"[{kind}] {key}: has no form 'name'")
+            elif word["name"] in names:
                 found.append(f"[{kind}] {key}: the same name as {names[word['name']]}")
             names[word.get("name", "")] = key
-    theirs = dict(sentences(english.table))
-    seen = dict(sentences(ours.table))
     for path in theirs.keys() | seen.keys():
         where = ".".join(path)
         if path[0] == "pairs":
-            if path[2] not in "01" or (path[:2] + ("1",)) not in seen and path in seen:
+            if path in seen and (path[2:] not in (("0",), ("1",)) or (*path[:2], "1") not in seen):
                 found.append(f"{where}: a pair is [right, wrong]")
             continue
         if path not in seen or path not in theirs:
@@ -151,6 +181,9 @@ def problems(file: Path) -> list[str]:
     if len(ours.table["pairs"]) < 12:
         found.append(f"[pairs]: {len(ours.table['pairs'])} pairs, wanted 12")
     for path, text in seen.items():
+        inner = slots_inside(ours, path, text)
+        if path[0] != "pairs" and path in theirs and (more := inner - slots_inside(english, path, theirs[path])):
+            found.append(f"{'.'.join(path)}: slots {sorted(more)} within its words' forms, which English has not")
         for slot, form in slots(text):
             kind = slot_kind(path, slot)
             for key, word in ours.words.get(kind, {}).items():
@@ -161,7 +194,9 @@ def problems(file: Path) -> list[str]:
         if text in texts and path[0] != "pairs":
             found.append(f"{'.'.join(path)}: the same text as {texts[text]}")
         texts[text] = ".".join(path)
-    forms = {f"{kind}.{key}.{form}": t for kind, w in ours.words.items() for key, v in w.items() for form, t in v.items()}
+    forms = {
+        f"{kind}.{key}.{form}": t for kind, w in ours.words.items() for key, v in w.items() for form, t in v.items()
+    }
     for where, text in {**forms, **{".".join(path): text for path, text in seen.items()}}.items():
         if not isinstance(text, str) or not text.strip() or text != text.strip() or "  " in text:
             found.append(f"{where}: empty, or spaces too many: {text!r}")
@@ -177,7 +212,9 @@ def slot_kind(path: tuple[str, ...], slot: str) -> str:
     if path[0] == "prompt":
         return {"n": "number", "language": "language"}.get(slot, "")
     if slot == "other":
-        return {"opposite": "adjective", "big_animal": "animal"}.get(path[-1] if path[0] == "sentence" else path[0], "person")
+        return {"opposite": "adjective", "big_animal": "animal"}.get(
+            path[-1] if path[0] == "sentence" else path[0], "person"
+        )
     return "number" if slot in ("n", "a", "b", "c") else slot
 
 

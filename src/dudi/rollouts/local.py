@@ -19,7 +19,7 @@ class LocalSampler:
     """Temperature sampling by inverse CDF: one uniform number a token; top-k and top-p off.
 
     `torch.multinomial` would draw one number for each vocabulary entry. Entries past `vocab` (padding of the head) are
-    never sampled.
+    never sampled. Temperature 0 is greedy decoding: the likeliest token, of equals the first.
     """
 
     def __init__(self, stop_ids: Sequence[int], pad: int, vocab: int, temperature: float) -> None:
@@ -67,7 +67,7 @@ class LocalSampler:
                 use_cache=True,
             )
             logits = head.logits(out.last_hidden_state[:, -1])
-            token = inverse_cdf(logits / self.temperature, u[:, t])
+            token = logits.argmax(-1) if self.temperature == 0 else inverse_cdf(logits / self.temperature, u[:, t])
             token = torch.where(active, token, self.pad)
             tokens[:, t] = token
             lengths += active

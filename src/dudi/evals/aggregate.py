@@ -1,0 +1,218 @@
+"""Scores averaged in SEA-HELM's order: task (groups first) -> competency -> language -> overall, plain means each time.
+
+A task that failed is missing, never 0: an average that would contain it is refused, and the table says why. No torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dudi.evals.bench import Benchmark
+
+ByName = dict[str, "Cell"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task in one language under one decoding seed.
+
+    raw: 0..100 as the metric gives it; score: normalised; both None where `error` says why. stopped: share of responses
+    that ended by themselves; tokens: mean length; in_language: share in the language asked for, of those whose language
+    can be told (None: of none); undetermined: number of the others, such as a letter or a number.
+    """
+
+    model: str
+    benchmark: str
+    task: str
+    competency: str
+    language: str
+    seed: int
+    metric: str
+    raw: float | None
+    score: float | None
+    n: int
+    stopped: float | None = None
+    tokens: float | None = None
+    in_language: float | None = None
+    undetermined: int | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """One line of scores.jsonl; `Score(**line)` reads it back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An average over decoding seeds; spread: their standard deviation (None with one seed). mean None: refused."""
+
+    mean: float | None
+    spread: float | None = None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "-"
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Beside a score: number of items, and means over seeds of what `Score` says of the responses."""
+
+    n: int
+    stopped: float | None
+    tokens: float | None
+    in_language: float | None
+    undetermined: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All averages of one model on one benchmark. What a language has no items for has no entry."""
+
+    model: str
+    benchmark: str
+    seeds: tuple[int, ...]
+    languages: tuple[str, ...]
+    averaged: tuple[str, ...]
+    competencies: tuple[str, ...]
+    by_task: dict[str, ByName]
+    """Language -> task -> normalised score."""
+    by_competency: dict[str, ByName]
+    """Language -> competency."""
+    by_language: ByName
+    by_language_without_translation: ByName
+    competency_overall: ByName
+    """Competency, over the averaged languages that have it."""
+    overall: Cell
+    overall_without_translation: Cell
+    measures: dict[str, dict[str, Measures]]
+    """Language -> task."""
+    refused: tuple[str, ...]
+    """One line for each missing score: what is missing and why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """table.json."""
+        return asdict(self)
+
+
+def aggregate(scores: Iterable[Score], benchmark: Benchmark) -> Table:
+    """The averages of one model's scores, under one decoding seed or several."""
+    scores = list(scores)
+    (model,) = {s.model for s in scores} or {""}
+    seeds = tuple(dict.fromkeys(s.seed for s in scores))
+    found = {(s.task, s.language, s.seed): s for s in scores}
+    assert len(found) == len(scores), "one score for each task, language and seed"
+    single = [
+        _one_seed({(t, l): s for (t, l, at), s in found.items() if at == seed}, benchmark) for seed in seeds or (0,)
+    ]
+    return replace(
+        single[0],
+        model=model,
+        seeds=seeds,
+        by_task={l: _over([t.by_task[l] for t in single]) for l in benchmark.languages},
+        by_competency={l: _over([t.by_competency[l] for t in single]) for l in benchmark.languages},
+        by_language=_over([t.by_language for t in single]),
+        by_language_without_translation=_over([t.by_language_without_translation for t in single]),
+        competency_overall=_over([t.competency_overall for t in single]),
+        overall=_cell([t.overall.mean for t in single]),
+        overall_without_translation=_cell([t.overall_without_translation.mean for t in single]),
+        measures=_measures(scores, benchmark),
+        refused=_refused(found, seeds, benchmark),
+    )
+
+
+def _one_seed(found: Mapping[tuple[str, str], Score], b: Benchmark) -> Table:
+    """The averages under one seed."""
+    d = b.description
+    value = {cell: found[cell].score if cell in found else None for cell in b.cells}
+    by_task = {l: {t: value[t, l] for t in b.tasks if (t, l) in value} for l in b.languages}
+    by_competency = {l: _competencies(by_task[l], b) for l in b.languages}
+    others = [c for c in d.competencies if c not in d.translation]
+    by_language = {l: _mean(list(by_competency[l].values())) for l in b.languages}
+    without = {l: _mean([by_competency[l][c] for c in others if c in by_competency[l]]) for l in b.languages}
+    columns = {c: [by_competency[l][c] for l in d.averaged if c in by_competency[l]] for c in d.competencies}
+    return Table(
+        model="",
+        benchmark=b.name,
+        seeds=(),
+        languages=b.languages,
+        averaged=d.averaged,
+        competencies=d.competencies,
+        by_task={l: _cells(row) for l, row in by_task.items()},
+        by_competency={l: _cells(row) for l, row in by_competency.items()},
+        by_language=_cells(by_language),
+        by_language_without_translation=_cells(without),
+        competency_overall=_cells({c: _mean(column) for c, column in columns.items()}),
+        overall=Cell(_mean([by_language[l] for l in d.averaged])),
+        overall_without_translation=Cell(_mean([without[l] for l in d.averaged])),
+        measures={},
+        refused=(),
+    )
+
+
+def _competencies(by_task: Mapping[str, float | None], b: Benchmark) -> dict[str, float | None]:
+    """Competency -> mean over its tasks and groups, of those that a language has."""
+    result: dict[str, float | None] = {}
+    for competency in b.description.competencies:
+        units: dict[str, list[float | None]] = {}
+        for name, value in by_task.items():
+            task = b.tasks[name]
+            if task.competency == competency:
+                units.setdefault(task.group or name, []).append(value)
+        if units:
+            result[competency] = _mean([_mean(unit) for unit in units.values()])
+    return result
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """A plain mean; None where a value is missing, or where there is none at all."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there and len(there) == len(values) else None
+
+
+def _cells(row: Mapping[str, float | None]) -> ByName:
+    return {name: Cell(value) for name, value in row.items()}
+
+
+def _cell(values: Sequence[float | None]) -> Cell:
+    """Mean and standard deviation over seeds."""
+    there = [value for value in values if value is not None]
+    mean = _mean(values)
+    return Cell(mean, statistics.stdev(there) if mean is not None and len(there) > 1 else None)
+
+
+def _over(rows: Sequence[ByName]) -> ByName:
+    """The same row of several tables, cell by cell over seeds."""
+    return {name: _cell([row[name].mean for row in rows]) for name in rows[0]}
+
+
+def _measures(scores: Sequence[Score], b: Benchmark) -> dict[str, dict[str, Measures]]:
+    result: dict[str, dict[str, Measures]] = {l: {} for l in b.languages}
+    for task, language in b.cells:
+        here = [s for s in scores if (s.task, s.language) == (task, language)]
+        if here:
+            result[language][task] = Measures(
+                here[0].n,
+                *(_known([getattr(s, q) for s in here]) for q in ("stopped", "tokens", "in_language", "undetermined")),
+            )
+    return result
+
+
+def _known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that there are."""
+    return _mean([value for value in values if value is not None])
+
+
+def _refused(found: Mapping[tuple[str, str, int], Score], seeds: Sequence[int], b: Benchmark) -> tuple[str, ...]:
+    lines = []
+    for task, language in b.cells:
+        for seed in seeds or (0,):
+            score = found.get((task, language, seed))
+            if score is None or score.score is None:
+                why = "no score" if score is None else score.error or "no score"
+                lines.append(f"{task}, {language}" + (f", seed {seed}" if len(seeds) > 1 else "") + f": {why}")
+    return tuple(lines)

@@ -1,0 +1,254 @@
+"""One evaluation: a model folder, a benchmark folder, one output folder.
+
+OUT/eval.json              what was evaluated, with what settings and versions
+OUT/responses-<seed>.jsonl every answer with its value
+OUT/scores.jsonl           one line for each task, language and decoding seed
+OUT/table.json, table.md   the averages
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dudi.checkpoints import write_text
+from dudi.errors import DudiError
+from dudi.evals.aggregate import Score, Table, aggregate
+from dudi.evals.bench import Benchmark, Item, read_benchmark
+from dudi.evals.parse import read_text
+from dudi.evals.respond import fingerprint, load_responder, weight_files
+from dudi.evals.score import Answer, score_cells, score_item
+from dudi.evals.tables import markdown
+from dudi.models import arithmetic
+from dudi.schema import shown
+
+RECORD = "eval.json"
+OURS = (RECORD, "responses-*.jsonl", "scores.jsonl", "table.json", "table.md")
+VERSIONS = ("dudi", "torch", "transformers", "sacrebleu", "py3langid")
+DECODERS = ("torch", "transformers")
+"""Packages whose version may change an answer; the others only score."""
+
+
+def evaluate(
+    model: str,
+    benchmark: Path,
+    output: Path,
+    seeds: Sequence[int] = (0,),
+    temperature: float = 0.0,
+    batch: int = 64,
+    limit: int | None = None,
+    say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
+    template: Path | None = None,
+    chat_kwargs: Mapping[str, Any] | None = None,
+) -> Table:
+    """Ask the model folder every item of the benchmark folder (the first `limit` of each task and language), score it.
+
+    temperature 0 is greedy and has one seed; seeds are decoding seeds of one model. progress: called with the items
+    answered and their total. Answers of the same model, benchmark and settings that are in `output` already are reused;
+    with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's own chat
+    template; chat_kwargs: what is passed to it. Raises `DudiError`.
+    """
+    _check_arguments(seeds, temperature, batch, limit)
+    bench = read_benchmark(benchmark)
+    template_text = None if template is None else read_text(Path(template))
+    decoding = {
+        "temperature": temperature,
+        "seeds": list(seeds),
+        "batch": batch,
+        "limit": limit,
+        "dtype": str(arithmetic("auto")[1]).removeprefix("torch."),
+        "template_sha256": None if template_text is None else hashlib.sha256(template_text.encode()).hexdigest(),
+        "chat_kwargs": dict(chat_kwargs or {}),
+    }
+    record = _record(model, benchmark, bench, decoding)
+    items = bench.limited(limit)
+    with _writing(output):
+        _check_output(output, record, overwrite)
+        answers = {seed: _read_answers(_responses(output, seed), items) for seed in seeds}
+        missing = [seed for seed in seeds if answers[seed] is None]
+        responder = load_responder(model, temperature, batch, template_text, chat_kwargs) if missing else None
+        write_text(output / RECORD, _json(record))
+        counter = _Counter(len(items) * len(missing), progress)
+        scores = []
+        for seed in seeds:
+            given = answers[seed]
+            if given is None:
+                assert responder is not None
+                how = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
+                say(f"{bench.name}: {len(items)} items, {how}, {responder.model.device.type} in {decoding['dtype']}")
+                given = responder.answer(items, bench, seed, counter)
+            else:
+                say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
+            rows = [score_item(item, answer, bench) for item, answer in zip(items, given, strict=True)]
+            write_text(_responses(output, seed), _lines([row.as_dict() for row in rows]))
+            scores += score_cells(rows, bench, model, seed)
+        return _write_table(output, scores, bench)
+
+
+def _record(model: str, folder: Path, bench: Benchmark, decoding: Mapping[str, Any]) -> dict[str, Any]:
+    """eval.json."""
+    return {
+        "model": {"path": model, **fingerprint(_model_folder(model))},
+        "benchmark": {
+            "path": str(folder),
+            "name": bench.name,
+            "version": bench.description.version,
+            "sha256": bench.sha256,
+        },
+        "decoding": dict(decoding),
+        "versions": {name: metadata.version(name) for name in VERSIONS},
+    }
+
+
+def default_output(model: str, benchmark: str) -> Path:
+    """`MODEL.eval/<benchmark>`, beside the model folder."""
+    folder = Path(model).expanduser()
+    folder = folder.resolve() if folder.name in ("", "..") else folder
+    return folder.with_name(f"{folder.name}.eval") / benchmark
+
+
+def keywords(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE for the chat template: true, false and whole numbers as such, anything else a text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise DudiError(f"--chat {pair!r}: expected key=value, such as --chat enable_thinking=false")
+        words: dict[str, Any] = {"true": True, "false": False}
+        found[key] = int(text) if text.isascii() and text.isdigit() else words.get(text, text)
+    return found
+
+
+class _Counter:
+    """Adds up answered items over seeds."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def __call__(self, items: int) -> None:
+        self.done += items
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+def _check_arguments(seeds: Sequence[int], temperature: float, batch: int, limit: int | None) -> None:
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise DudiError(f"seeds: expected different whole numbers from 0 on, found {list(seeds)}")
+    if temperature == 0 and tuple(seeds) != (0,):
+        raise DudiError("greedy decoding draws nothing: leave the seeds out, or give a temperature above 0")
+    for name, value in (("batch", batch), ("limit", limit)):
+        if value is not None and value < 1:
+            raise DudiError(f"{name}: expected a positive whole number, found {value}")
+
+
+def _model_folder(model: str) -> Path:
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise DudiError(f"no model folder {model!r}: expected one with config.json, weights and tokenizer")
+    if not weight_files(folder):
+        inner = sorted(config.parent for config in folder.glob("*/model/config.json"))
+        hint = f"; it is a run's folder: give {str(inner[-1])!r}" if inner else ""
+        raise DudiError(f"model: {model!r} holds no weights (model.safetensors){hint}")
+    return folder
+
+
+# ── the output folder ────────────────────────────────────────────────────────────────────────────────────────────────
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Errors of the disk as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DudiError(f"output: {error.filename or output}: {error.strerror or error}") from error
+
+
+def _check_output(output: Path, record: Mapping[str, Any], overwrite: bool) -> None:
+    """An output folder is new, an evaluation of the same, or emptied of the evaluation that it holds."""
+    if output.exists() and not output.is_dir():
+        raise DudiError(f"output {str(output)!r} is a file; expected a folder")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / RECORD).is_file():
+        raise DudiError(f"output folder {str(output)!r} holds something else than an evaluation; choose another")
+    ours = sorted({file for pattern in OURS for file in output.glob(pattern)})
+    kept = any(file.name.startswith("responses-") for file in ours)
+    difference = _difference(record, _read_json(output / RECORD)) if kept else None
+    if difference and not overwrite:
+        raise DudiError(
+            f"output folder {str(output)!r} holds another evaluation: {difference}; choose another folder with"
+            " --output, or replace it with --overwrite"
+        )
+    if overwrite:
+        for file in ours:
+            file.unlink()
+
+
+def _difference(record: Mapping[str, Any], other: Any) -> str | None:
+    """In what two evaluations differ whose answers may not be mixed."""
+    mine, theirs = _settings(record), _settings(other)
+    for key in mine:
+        if key not in theirs:
+            return f"{RECORD} there does not say {key}"
+        if mine[key] != theirs[key]:
+            return f"{key} is {shown(theirs[key])} there, and {shown(mine[key])} here"
+    return None
+
+
+def _settings(record: Any) -> dict[str, Any]:
+    """What answers depend on, by dotted key; not where things lie, and not how many seeds there are."""
+    found: dict[str, Any] = {}
+    for table, values in record.items() if isinstance(record, Mapping) else ():
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            ignored = (table, key) in (("model", "path"), ("benchmark", "path"), ("decoding", "seeds"))
+            if not ignored and (table != "versions" or key in DECODERS):
+                found[f"{table}.{key}"] = value
+    return found
+
+
+def _responses(output: Path, seed: int) -> Path:
+    return output / f"responses-{seed}.jsonl"
+
+
+def _read_answers(file: Path, items: Sequence[Item]) -> list[Answer] | None:
+    """The answers of a file that holds one for each item, in order; None where there is no such file."""
+    if not file.is_file():
+        return None
+    try:
+        lines = [json.loads(line) for line in read_text(file).split("\n") if line]
+        found = [Answer(line["response"], line["tokens"], line["finished"], line.get("error")) for line in lines]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if [line["id"] for line in lines] == [item.id for item in items] else None
+
+
+def _write_table(output: Path, scores: Sequence[Score], bench: Benchmark) -> Table:
+    table = aggregate(scores, bench)
+    write_text(output / "scores.jsonl", _lines([score.as_dict() for score in scores]))
+    write_text(output / "table.json", _json(table.as_dict()))
+    write_text(output / "table.md", markdown(table, bench))
+    return table
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(read_text(file))
+    except ValueError:
+        return None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,0 +1,164 @@
+"""A checkpoint folder that answers: its own tokenizer, chat template and stop tokens, the trainer's own sampler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from dudi.chat import Chat
+from dudi.errors import DudiError
+from dudi.evals.bench import Benchmark, Item
+from dudi.evals.parse import read_text
+from dudi.evals.score import Answer
+from dudi.models import arithmetic, check_head, check_model, load_model, load_tokenizer
+from dudi.rollouts import Request
+from dudi.rollouts.local import LocalSampler
+from dudi.schema import Models
+
+WHAT = "model"
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+)
+"""What else decides how a model answers."""
+
+
+@dataclass(frozen=True)
+class Responder:
+    """A loaded model with what it takes to ask it. temperature 0 is greedy."""
+
+    model: PreTrainedModel
+    chat: Chat
+    stop_ids: tuple[int, ...]
+    temperature: float = 0.0
+    batch: int = 64
+
+    def answer(
+        self, items: Sequence[Item], benchmark: Benchmark, seed: int, done: Callable[[int], None] | None = None
+    ) -> list[Answer]:
+        """One answer for each item, in order. done: called with the number of items answered since it was last called.
+
+        Random numbers are keyed by (seed, item id). Items of like limits and lengths share a batch, the longest first,
+        so that memory that does not suffice shows at once.
+        """
+        found: dict[int, Answer] = {}
+        requests: dict[int, Request] = {}
+        for k, item in enumerate(items):
+            try:
+                requests[k] = self._request(item, benchmark, seed)
+            except DudiError as error:
+                found[k] = Answer("", 0, False, str(error))
+        order = sorted(requests, key=lambda k: (-requests[k].limit, -len(requests[k].prompt)))
+        sampler = LocalSampler(self.stop_ids, self.chat.pad, self.chat.vocab, self.temperature)
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            for k, rollout in zip(chosen, self._sample(sampler, [requests[k] for k in chosen]), strict=True):
+                ids = rollout.ids[:-1] if rollout.finished else rollout.ids
+                found[k] = Answer(self._text(ids), len(rollout.ids), rollout.finished)
+            if done:
+                done(len(chosen))
+        return [found[k] for k in range(len(items))]
+
+    def _request(self, item: Item, benchmark: Benchmark, seed: int) -> Request:
+        limit = benchmark.max_new_tokens(item)
+        prompt = tuple(self.chat.prompt(item.prompt))
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and len(prompt) + limit > longest:
+            raise DudiError(
+                f"item {item.id!r}: {len(prompt)} tokens and {limit} new ones are more than the model's {longest}"
+            )
+        return Request(prompt, ("evaluation", seed, item.id), limit)
+
+    def _sample(self, sampler: LocalSampler, requests: Sequence[Request]) -> list[Any]:
+        try:
+            return list(sampler(self.model, requests))
+        except torch.cuda.OutOfMemoryError:
+            raise DudiError(f"out of GPU memory with batches of {self.batch}; give a smaller --batch") from None
+
+    def _text(self, ids: Sequence[int]) -> str:
+        decoded = self.chat.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(decoded)
+
+
+def load_responder(
+    path: str,
+    temperature: float = 0.0,
+    batch: int = 64,
+    template: str | None = None,
+    chat_kwargs: Mapping[str, Any] | None = None,
+) -> Responder:
+    """A model folder on this process's device: float32 on a CPU, bfloat16 on a GPU.
+
+    template: a chat template's text, in place of the tokenizer's own. Raises `DudiError`.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    models = Models(student=path)
+    tokenizer = load_tokenizer(path, WHAT, models)
+    if template is None and not tokenizer.chat_template:
+        raise DudiError(
+            f"{WHAT}: {path!r} has no chat template (base models have none): give the template that it should be asked"
+            " with as --template FILE"
+        )
+    chat = Chat(tokenizer, template, chat_kwargs or {})
+    check_model(path, WHAT, models, None, chat.vocab)
+    model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
+    check_head(model, chat.vocab, WHAT)
+    return Responder(model, chat, _stops(model, chat), temperature, batch)
+
+
+def _stops(model: PreTrainedModel, chat: Chat) -> tuple[int, ...]:
+    """The template's end of a turn, the tokenizer's EOS, and what the model's own generation config stops at."""
+    config = model.generation_config
+    own = (config.eos_token_id if config is not None else None) or []
+    ids = {*chat.stop_ids, *([own] if isinstance(own, int) else own)}
+    return tuple(sorted(id_ for id_ in ids if id_ < chat.vocab))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The model's own weights: no optimizer, no moving average."""
+    return _matching(folder, WEIGHTS)
+
+
+def fingerprint(folder: Path) -> dict[str, Any]:
+    """{weights_sha256, files_sha256, generation_config} of a model folder: what its answers depend on."""
+    recorded = folder / "generation_config.json"
+    try:
+        generation = json.loads(read_text(recorded)) if recorded.is_file() else None
+    except ValueError as error:
+        raise DudiError(f"{recorded}: not valid JSON: {error}") from None
+    return {
+        "weights_sha256": _sha256(weight_files(folder)),
+        "files_sha256": _sha256(_matching(folder, TEXT_FILES)),
+        "generation_config": generation,
+    }
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    """Of names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""What a teacher is worth as a reader of z, on held-out rows in phrasings that it has not been trained on.
+
+For every mode of the verbalizer: how often the answer is in the language asked for, and how often it is right. And
+whether the demonstration helps: the log-probability of the right answer in l_z after z, beside that after p_z, which
+asks for the same without showing y. By the product's own evaluation, from a benchmark folder for each mode.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dudi.checkpoints import write_text
+from dudi.evals.evaluate import evaluate
+from dudi.evals.respond import Responder, load_responder
+from dudi.example import Example, Message
+from dudi.lab.artefacts import benchmark_item, describe, write_words
+from dudi.lab.rows import TRAINED, answer, item
+from dudi.lab.tasks import TASKS, Key
+from dudi.lab.words import load
+from dudi.languages import draw
+from dudi.methods import Mode, Response, View
+from dudi.verbalizer import Verbalizer
+
+MODES = (Mode.NONE, Mode.ENGLISH, Mode.MULTILINGUAL, Mode.CROSSLINGUAL)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One held-out row with its task and key."""
+
+    task: str
+    key: Key
+    row: Example
+
+
+def held_out(each: int, seed: int = 0) -> Iterator[Held]:
+    """Test items of every language and task, in phrasings kept for the test."""
+    for l in TRAINED:
+        for name, task in TASKS.items():
+            rng, seen = random.Random(draw("measure", name, l, seed)), set[tuple[str, Key, str]]()
+            for number in range(each):
+                key = item(rng, name, l, "test", seen)
+                if key is None:
+                    break
+                text = rng.choice(task.ask(load(l), key).test)
+                row = Example((Message("user", text),), answer(name, key, l), l, f"{name}-{l}-{number:03d}")
+                yield Held(name, key, row)
+
+
+def measure(model: str, folder: Path, each: int = 6) -> dict[str, Any]:
+    """Share in the asked language and score by mode, and the gain by the demonstration; also as measure.json."""
+    rows = list(held_out(each))
+    verbalizer = Verbalizer(TRAINED)
+    found: dict[str, Any] = {"items": len(rows), "modes": {}}
+    for mode in MODES:
+        write_mode(folder / mode.value, rows, verbalizer, mode)
+        table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", overwrite=True)
+        found["modes"][mode.value] = {
+            "in_language": {l: in_language(table.measures[l].values()) for l in TRAINED},
+            "score": {l: table.by_language[l].mean for l in TRAINED},
+            "overall": table.overall.mean,
+        }
+    found["demonstration"] = demonstration(load_responder(model), rows, verbalizer)
+    write_text(folder / "measure.json", json.dumps(found, indent=1))
+    return found
+
+
+def in_language(measures: Any) -> float | None:
+    """Share of the answers in the language asked for, of those whose language can be told."""
+    told = [(m.in_language, m.n - m.undetermined) for m in measures if m.in_language is not None]
+    return sum(share * n for share, n in told) / sum(n for _, n in told) if told else None
+
+
+def write_mode(folder: Path, rows: list[Held], verbalizer: Verbalizer, mode: Mode) -> None:
+    """A benchmark folder of what the teacher reads in one mode: z, or x."""
+    items = []
+    for number, held in enumerate(rows):
+        read = verbalizer(View(Response.Y_TILDE, mode), held.row, 0, number)
+        language = read.l_z or TASKS[held.task].language(held.row.l, held.key)
+        text = read.teacher[-1].content
+        items.append(benchmark_item(held.task, held.key, held.row.l, language, text, held.row.id))
+    write_text(folder / "benchmark.json", json.dumps(describe(f"lab-{mode.value}", max_new_tokens=64), indent=1))
+    write_text(folder / "items" / "items.jsonl", "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items))
+    write_words(folder)
+
+
+def demonstration(responder: Responder, rows: list[Held], verbalizer: Verbalizer) -> dict[str, Any]:
+    """Mean log-probability of the right answer in l_z after z and after p_z, and how often z is the better one."""
+    view, chat = View(Response.Y_TILDE, Mode.CROSSLINGUAL), responder.chat
+    with_y: list[float] = []
+    without_y: list[float] = []
+    for number, held in enumerate(rows):
+        read = verbalizer(view, held.row, 0, number)
+        y = answer(held.task, held.key, held.row.l, read.l_z)
+        for prompt, scores in ((read.teacher, with_y), (read.student, without_y)):
+            scores.append(log_prob(responder, chat.prompt(prompt), chat.response(prompt, y)))
+    better = sum(a > b for a, b in zip(with_y, without_y, strict=True))
+    n = len(rows)
+    return {"after_z": sum(with_y) / n, "after_p_z": sum(without_y) / n, "z_better": better / n}
+
+
+@torch.no_grad()
+def log_prob(responder: Responder, prompt: list[int], response: list[int]) -> float:
+    """log p(response | prompt), in nats."""
+    ids = torch.tensor([prompt + response], device=responder.model.device)
+    logits = responder.model(input_ids=ids, logits_to_keep=len(response) + 1).logits[0, :-1]
+    chosen = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
+    return float(chosen.sum())

@@ -1,0 +1,161 @@
+"""Several processes for one run: `dudi run RECIPE --launch MODE --nproc N`, and how a process finds out its mode.
+
+The wrapper starts torch's own launcher with the environment that `accelerate launch --config_file MODE.yaml` would set
+(the files in `launch_configs/`), so that both ways, and several machines, end in the same place: `launched`.
+
+    ddp      every process holds all weights, gradients are averaged
+    fsdp2    the student's weights, gradients and optimizer state are spread over the processes
+    zero2    DeepSpeed: gradients and optimizer state are spread
+    zero3    DeepSpeed: weights too
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+from dudi.errors import DudiError
+from dudi.schema import Recipe
+from dudi.stages import TEACHER, Generate, plan
+
+CONFIGS = Path(__file__).parent / "launch_configs"
+ERRORS = "DUDI_ERRORS"
+"""Names the folder in which a started process leaves its error's line, so that it is shown once and not N times."""
+
+
+class Launch(Enum):
+    """How the processes of a run share the work."""
+
+    DDP = "ddp"
+    FSDP2 = "fsdp2"
+    ZERO2 = "zero2"
+    ZERO3 = "zero3"
+
+    @property
+    def config(self) -> Path:
+        """The file for `accelerate launch --config_file`."""
+        return CONFIGS / f"{self.value}.yaml"
+
+    @property
+    def zero(self) -> int:
+        """The stage of DeepSpeed's ZeRO; 0: without DeepSpeed."""
+        return {Launch.ZERO2: 2, Launch.ZERO3: 3}.get(self, 0)
+
+    def environment(self) -> dict[str, str]:
+        """What tells a process its mode: the same variables that `accelerate launch` sets."""
+        if self is Launch.FSDP2:
+            return {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        if self.zero:
+            file = CONFIGS / f"{self.value}.json"
+            return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+        return {}
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """The mode that this process was started in, by whichever launcher; None: it is alone."""
+    if "WORLD_SIZE" not in environment:
+        return None
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        return Launch.ZERO3 if _zero_stage(environment) == 3 else Launch.ZERO2
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        version = environment.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise DudiError(f"FSDP version {version} is not supported: set fsdp_version: 2, or use {Launch.FSDP2.config}")
+        return Launch.FSDP2
+    return Launch.DDP
+
+
+def _zero_stage(environment: Mapping[str, str]) -> int:
+    import json
+
+    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file == "none":
+        return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+    return int(json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"])
+
+
+@contextlib.contextmanager
+def sharded_by_us(mode: Launch | None):  # type: ignore[no-untyped-def]
+    """Under FSDP2 the student is sharded as it is loaded: Accelerate must not wrap it once more."""
+    before = os.environ.get("ACCELERATE_USE_FSDP")
+    if mode is Launch.FSDP2:
+        os.environ["ACCELERATE_USE_FSDP"] = "false"
+    try:
+        yield
+    finally:
+        if mode is Launch.FSDP2 and before is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = before
+
+
+def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int) -> None:
+    """Refuse, with `DudiError`, what a mode cannot do, before anything is written."""
+    if mode is not None and mode.zero:
+        missing = "a GPU for each process" if not gpus else "the package deepspeed (`pip install deepspeed`)"
+        if not gpus or importlib.util.find_spec("deepspeed") is None:
+            raise DudiError(f"--launch {mode.value} needs {missing}, which is not here; fsdp2 does the same without")
+    written = [s.name for s in plan(recipe) if isinstance(s, Generate) and s.writer == TEACHER]
+    if written and recipe.models.teacher_sharding == "shard" and processes > 1:
+        raise DudiError(
+            f"models.teacher_sharding = 'shard': in stage {written[0]!r} the teacher writes answers, which a sharded one"
+            " cannot; use 'replicate'"
+        )
+
+
+def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
+    """Start `dudi ARGUMENTS` in so many processes on this machine, and wait; returns the exit status.
+
+    0 when all went well, 2 after a `DudiError` in any of them (its line is printed once), 130 after Ctrl-C, else 1. One
+    process that fails makes torch's launcher stop the others.
+    """
+    import logging
+
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # one line of ours, no table of tracebacks
+    single = ["--nproc-per-node", str(processes), "--standalone", "--local-addr", "127.0.0.1"]
+    with tempfile.TemporaryDirectory(prefix="dudi-launch-") as errors:
+        os.environ |= mode.environment() | {ERRORS: errors}
+        os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+        if Path("/sys/class/net/lo").exists():
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine, whose own name may not resolve
+        try:
+            torchrun.run(torchrun.parse_args([*single, "--module", "dudi", *arguments]))
+        except ChildFailedError as error:
+            lines = {file.read_text(encoding="utf-8"): file.name for file in sorted(Path(errors).iterdir())[::-1]}
+            for line, name in reversed(lines.items()):
+                print(f"dudi: {line}" if name == "0" else f"dudi: process {name}: {line}", file=sys.stderr)
+            if lines:
+                return 2
+            rank, failure = error.get_first_failure()
+            print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
+            return 1
+        except (KeyboardInterrupt, SignalException):
+            print("dudi: stopped; go on with --resume", file=sys.stderr)
+            return 130
+    return 0
+
+
+def report(line: str) -> bool:
+    """Leave an error's line to the wrapper that started this process; False where there is none."""
+    folder = os.environ.get(ERRORS)
+    if folder is None or "RANK" not in os.environ or not Path(folder).is_dir():
+        return False
+    (Path(folder) / os.environ["RANK"]).write_text(line, encoding="utf-8")
+    return True
+
+
+def processes_here(wanted: int | None, gpus: int) -> int:
+    """How many processes to start: as told, else one for each GPU. Raises `DudiError` where that is none."""
+    if wanted is not None and gpus and wanted > gpus:
+        raise DudiError(f"--nproc {wanted}: only {gpus} GPUs are visible, and each process needs its own")
+    if wanted is None and not gpus:
+        raise DudiError("--launch: no GPU is visible; say with --nproc how many processes to start on the CPU")
+    return wanted or gpus

@@ -1,0 +1,205 @@
+"""Responses side by side: a few items for each language, with prompt and accepted answers from the benchmark folder."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from dudi.errors import DudiError
+from dudi.languages import draw
+from dudi.report.blocks import Answered, Block, Folded, Given, Section, Text
+from dudi.report.evals import Evaluation, Response
+from dudi.report.files import Record, read_lines
+from dudi.report.scores import language_name
+
+PER_LANGUAGE = 6
+LONGEST = 700
+"""Characters of a text that are shown."""
+
+
+class Turn(Record):
+    """One message of a prompt."""
+
+    role: str
+    content: str
+
+
+class Item(Record):
+    """What the report reads of a benchmark's item."""
+
+    id: str
+    messages: tuple[Turn, ...]
+    targets: tuple[str, ...] = ()
+    choices: tuple[str, ...] | None = None
+    constraints: dict[str, Any] | None = None
+    response_language: str | None = None
+
+
+ITEMS = TypeAdapter(Item)
+
+
+def find_items(evaluations: Sequence[Evaluation], benchmark: Path | None) -> tuple[dict[str, Item], str]:
+    """Items by id and, where there are none, why. benchmark: the folder; else where the evaluations say that it is.
+
+    A folder that is given has to be the benchmark of the evaluations; one that is only named may be gone or changed.
+    """
+    wanted = evaluations[0].about.benchmark
+    if benchmark is not None:
+        if not (benchmark / "benchmark.json").is_file():
+            raise DudiError(f"--benchmark: no benchmark.json in {str(benchmark)!r}")
+        if benchmark_hash(benchmark) != wanted.sha256:
+            raise DudiError(
+                f"--benchmark: {str(benchmark)!r} is not what the evaluations asked ({wanted.name} version"
+                f" {wanted.version}), or was changed since"
+            )
+        return _items(benchmark), ""
+    named = [Path(e.about.benchmark.path) for e in evaluations if e.about.benchmark.path]
+    for folder in named:
+        if (folder / "benchmark.json").is_file() and benchmark_hash(folder) == wanted.sha256:
+            return _items(folder), ""
+    why = (
+        "the benchmark folder is gone or was changed" if named else "the evaluations do not say where the benchmark is"
+    )
+    return {}, f"Prompts and accepted answers are not shown: {why}. Name the folder with --benchmark."
+
+
+def benchmark_hash(folder: Path) -> str:
+    """The hash by which an evaluation knows its benchmark: of all files of the folder, with their names."""
+    files = [folder / "benchmark.json"]
+    for inner, suffix in (("items", ".jsonl"), ("words", ".txt")):
+        files += sorted(file for file in (folder / inner).glob(f"*{suffix}") if not file.name.startswith("."))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _items(folder: Path) -> dict[str, Item]:
+    found: dict[str, Item] = {}
+    for file in sorted((folder / "items").glob("*.jsonl")):
+        if not file.name.startswith("."):
+            found.update((item.id, item) for item in read_lines(ITEMS, file))
+    return found
+
+
+def choose(evaluations: Sequence[Evaluation], language: str, most: int = PER_LANGUAGE) -> list[int]:
+    """Positions of the items to show in a language: tasks take turns, each with the item on which models differ most.
+
+    Which task begins differs by language; among equals, the item is drawn from its id. No state: the same every time.
+    """
+    by_task: dict[str, list[tuple[float, int, int]]] = {task: [] for task in evaluations[0].tasks}
+    for at, response in enumerate(evaluations[0].items):
+        if response.language == language:
+            values = [v for e in evaluations if (v := e.items[at].value) is not None]
+            spread = max(values) - min(values) if values else 0.0
+            by_task[response.task].append((-spread, draw("report", response.id), at))
+    queues = [sorted(queue) for queue in by_task.values() if queue]
+    languages = evaluations[0].table.languages
+    shift = languages.index(language) * most % len(queues) if queues else 0
+    queues = queues[shift:] + queues[:shift]
+    chosen: list[int] = []
+    while len(chosen) < most and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < most:
+                chosen.append(queue.pop(0)[2])
+    order = {task: n for n, task in enumerate(by_task)}
+    return sorted(chosen, key=lambda at: (order[evaluations[0].items[at].task], at))
+
+
+def answers_section(evaluations: Sequence[Evaluation], items: Mapping[str, Item], why_not: str) -> Section:
+    """A fold for each language."""
+    table = evaluations[0].table
+    intro = (
+        "A few items for each language, chosen where the models differ most, and so no sample to judge them by."
+        " ✓ right, ✗ wrong; a translation has its own chrF++, from 0 to 100."
+    )
+    if any(len(e.table.seeds) > 1 for e in evaluations):
+        intro += " Of several decoding seeds, the first is shown."
+    blocks: list[Block] = [Text(intro)]
+    if why_not:
+        blocks.append(Text(why_not, "warning"))
+    for language in (*table.averaged, *(l for l in table.languages if l not in table.averaged)):
+        chosen = tuple(_answered(evaluations, at, items) for at in choose(evaluations, language))
+        if chosen:
+            blocks.append(Folded(f"{language_name(language)}: {len(chosen)} items", chosen))
+    return Section("answers", "Answers side by side", tuple(blocks))
+
+
+def _answered(evaluations: Sequence[Evaluation], at: int, items: Mapping[str, Item]) -> Answered:
+    first = evaluations[0].items[at]
+    item = items.get(first.id)
+    asked = (item.response_language if item else None) or first.language
+    metric = evaluations[0].tasks[first.task].metric
+    return Answered(
+        id=first.id,
+        task=first.task,
+        language=first.language,
+        prompt=tuple((turn.role, shown(turn.content, LONGEST * 2)) for turn in item.messages) if item else (),
+        accepted=tuple(shown(target) for target in item.targets[:4]) if item else (),
+        rule=_rule(item) if item else "",
+        asked=asked,
+        given=_merged([_given(e.name, e.items[at], metric, asked) for e in evaluations]),
+    )
+
+
+def _rule(item: Item) -> str:
+    """What is asked of the form, in the words of the benchmark file."""
+    parts = [f"choices: {', '.join(item.choices)}"] if item.choices else []
+    for key, value in (item.constraints or {}).items():
+        if value is True:
+            parts.append(key)
+        elif value not in (None, False):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{key}: {shown(text, 200)!r}" if key == "separator" else f"{key}: {shown(text, 200)}")
+    if item.response_language:
+        parts.append(f"in {language_name(item.response_language)}")
+    return "; ".join(parts)
+
+
+def _given(model: str, response: Response, metric: str, asked: str) -> Given:
+    if response.error is not None or response.value is None:
+        return Given((model,), shown(response.error or ""), "en", "not asked", "!")
+    if metric == "chrf":
+        mark, sign = f"chrF++ {100 * response.value:.0f}", ""
+    else:
+        mark, sign = ("right", "✓") if response.value == 1 else ("wrong", "✗")
+    notes = [] if response.finished else ["cut at the limit"]
+    notes += ["other language"] if response.in_language is False else []
+    notes += ["language not recognised"] if response.in_language is None and metric == "constraints" else []
+    return Given((model,), shown(response.response), asked, mark, sign, ", ".join(notes))
+
+
+def _merged(given: Sequence[Given]) -> tuple[Given, ...]:
+    """The same response of several models, once."""
+    found: dict[Given, tuple[str, ...]] = {}
+    for one in given:
+        found.setdefault(replace(one, models=()), ())
+        found[replace(one, models=())] += one.models
+    return tuple(replace(one, models=models) for one, models in found.items())
+
+
+def shown(text: str, longest: int = LONGEST) -> str:
+    """A text fit for a page: control characters, and marks that turn its direction, made visible; long ones cut."""
+    text = "".join(c if c == "\n" or not _hidden(c) else _visible(c) for c in text.strip())
+    if len(text) <= longest:
+        return text
+    end = longest
+    while unicodedata.category(text[end])[0] == "M":  # not between a letter and its marks
+        end -= 1
+    return f"{text[:end]} … ({len(text) - end} more characters)"
+
+
+def _hidden(character: str) -> bool:
+    direction = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return direction or unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _visible(character: str) -> str:
+    return " " if character == "\t" else f"⟨{ord(character):02X}⟩"

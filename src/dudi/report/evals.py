@@ -1,0 +1,210 @@
+"""An output folder of `dudi eval`, read: settings, averages, and every response with its value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter
+
+from dudi.errors import DudiError
+from dudi.report.files import Record, read_lines, read_one
+
+FILES = ("eval.json", "table.json", "scores.jsonl")
+
+
+class Cell(Record):
+    """An average over decoding seeds, and their standard deviation. mean None: refused."""
+
+    mean: float | None
+    spread: float | None = None
+
+
+class Table(Record):
+    """table.json."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    languages: tuple[str, ...]
+    averaged: tuple[str, ...]
+    competencies: tuple[str, ...]
+    by_competency: dict[str, dict[str, Cell]]
+    by_language: dict[str, Cell]
+    by_language_without_translation: dict[str, Cell]
+    competency_overall: dict[str, Cell]
+    overall: Cell
+    overall_without_translation: Cell
+    refused: tuple[str, ...]
+
+
+class Response(Record):
+    """A line of responses-<seed>.jsonl. in_language None: its language cannot be told."""
+
+    id: str
+    task: str
+    language: str
+    response: str
+    tokens: int
+    finished: bool
+    value: float | None
+    in_language: bool | None
+    error: str | None = None
+
+
+class Score(Record):
+    """What the report reads of a line of scores.jsonl."""
+
+    task: str
+    competency: str
+    metric: str
+
+
+class Model(Record):
+    """Which model was asked."""
+
+    path: str
+
+
+class Benchmark(Record):
+    """What it was asked; path: where the benchmark folder lay, if the evaluation says so."""
+
+    name: str
+    version: int
+    sha256: str
+    path: str | None = None
+
+
+class Decoding(Record):
+    """How it answered."""
+
+    temperature: float
+    dtype: str
+    limit: int | None = None
+
+
+class About(Record):
+    """eval.json."""
+
+    model: Model
+    benchmark: Benchmark
+    decoding: Decoding
+    versions: dict[str, str]
+
+
+ABOUT, TABLE = TypeAdapter(About), TypeAdapter(Table)
+RESPONSES, SCORES = TypeAdapter(Response), TypeAdapter(Score)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one benchmark, under the name that it is shown by."""
+
+    name: str
+    folder: Path
+    about: About
+    table: Table
+    tasks: dict[str, Score]
+    """Task -> its competency and metric."""
+    responses: dict[int, tuple[Response, ...]]
+    """Decoding seed -> one response for each item; the same items in the same order under every seed."""
+
+    @property
+    def items(self) -> tuple[Response, ...]:
+        """The responses of the first seed."""
+        return self.responses[self.table.seeds[0]]
+
+    @property
+    def decoding(self) -> str:
+        """How its answers were drawn, in words."""
+        seeds, temperature = self.table.seeds, self.about.decoding.temperature
+        if temperature == 0:
+            return "greedy"
+        listed = ", ".join(map(str, seeds))
+        return f"temperature {temperature:g}, decoding seed{'s' if len(seeds) > 1 else ''} {listed}"
+
+
+def find_evals(runs: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """(name, folder) of the evaluations below run folders: eval/, eval/<name>/, <stage>/model.eval/<benchmark>/."""
+    found: list[tuple[str, Path]] = []
+    for label, folder in runs:
+        here = [("", folder / "eval")]
+        here += [(inner.name, inner) for inner in sorted(folder.glob("eval/*"))]
+        here += [(inner.parents[1].name, inner) for inner in sorted(folder.glob("*/model.eval/*"))]
+        for name, inner in here:
+            if (inner / "eval.json").is_file():
+                parts = ([label] if len(runs) > 1 or not name else []) + ([name] if name else [])
+                found.append(("/".join(parts), inner))
+    return found
+
+
+def parse_evals(given: Sequence[str]) -> list[tuple[str, Path]]:
+    """NAME=FOLDER arguments, in their order."""
+    found = []
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or not name.strip() or not folder:
+            raise DudiError(f"--eval {text!r}: expected NAME=FOLDER, such as DuDi=run/eval/dudi")
+        found.append((name.strip(), Path(folder)))
+    return found
+
+
+def read_evals(named: Sequence[tuple[str, Path]]) -> tuple[Evaluation, ...]:
+    """Evaluations that can stand in one table: names of their own, one benchmark, the same items."""
+    names = [name for name, _ in named]
+    for name in names:
+        if names.count(name) > 1:
+            both = " and ".join(str(folder) for other, folder in named if other == name)
+            raise DudiError(f"two evaluations are called {name!r} ({both}); name them with --eval NAME=FOLDER")
+    found = tuple(_read_eval(name, folder) for name, folder in named)
+    for other in found[1:]:
+        _check_same(found[0], other)
+    return found
+
+
+def _read_eval(name: str, folder: Path) -> Evaluation:
+    if not folder.is_dir():
+        raise DudiError(f"evaluation {name!r}: no folder {str(folder)!r}")
+    for file in FILES:
+        if not (folder / file).is_file():
+            raise DudiError(f"evaluation {name!r}: {str(folder)!r} is no finished evaluation: {file} is missing")
+    table: Table = read_one(TABLE, folder / "table.json")
+    _check_table(table, folder / "table.json")
+    responses = {}
+    for seed in table.seeds:
+        lines = folder / f"responses-{seed}.jsonl"
+        responses[seed] = tuple(read_lines(RESPONSES, lines))
+        if [r.id for r in responses[seed]] != [r.id for r in responses[table.seeds[0]]]:
+            raise DudiError(f"{lines}: its items are not those of the first seed's file; evaluate again")
+    tasks: dict[str, Score] = {score.task: score for score in read_lines(SCORES, folder / "scores.jsonl")}
+    for line in responses[table.seeds[0]]:
+        if line.task not in tasks or line.language not in table.languages:
+            missing = f"task {line.task!r}" if line.task not in tasks else f"language {line.language!r}"
+            raise DudiError(f"{folder}: item {line.id!r} is of {missing}, which the scores do not have; evaluate again")
+    return Evaluation(name, folder, read_one(ABOUT, folder / "eval.json"), table, tasks, responses)
+
+
+def _check_table(table: Table, file: Path) -> None:
+    for field in ("by_competency", "by_language", "by_language_without_translation"):
+        for language in table.languages:
+            if language not in getattr(table, field):
+                raise DudiError(f"{file}: {field}: {language!r} is missing")
+    for language in table.averaged:
+        if language not in table.languages:
+            raise DudiError(f"{file}: averaged: {language!r} is not among the languages")
+
+
+def _check_same(first: Evaluation, other: Evaluation) -> None:
+    one, two = first.about.benchmark, other.about.benchmark
+    if (one.name, one.version, one.sha256) != (two.name, two.version, two.sha256):
+        what = [f"{b.name} version {b.version} ({b.sha256[:8]})" for b in (one, two)]
+        raise DudiError(
+            f"evaluations of different benchmarks do not go into one table: {first.name!r} is of {what[0]},"
+            f" {other.name!r} of {what[1]}"
+        )
+    if [r.id for r in first.items] != [r.id for r in other.items]:
+        raise DudiError(
+            f"evaluations {first.name!r} and {other.name!r} asked different items ({len(first.items)} and"
+            f" {len(other.items)}); evaluate both with the same --limit"
+        )
+    if first.table.averaged != other.table.averaged or first.table.competencies != other.table.competencies:
+        raise DudiError(f"evaluations {first.name!r} and {other.name!r} average differently; evaluate one again")

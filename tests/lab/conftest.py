@@ -1,0 +1,34 @@
+"""Folders that several tests of the lab read: a micro build, data and benchmark as they are shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import labkit
+import pytest
+
+from dudi.lab.artefacts import write_benchmark, write_data
+from dudi.lab.build import ROWS
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build of seconds, to be read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        return labkit.build_micro(tmp_path_factory.mktemp("lab") / "weights", patch)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The instruction data of an export."""
+    folder = tmp_path_factory.mktemp("lab") / "data"
+    write_data(folder, ROWS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The benchmark of an export."""
+    folder = tmp_path_factory.mktemp("lab") / "benchmark"
+    write_benchmark(folder)
+    return folder
