@@ -1,18 +1,26 @@
-"""Two gloo processes are one process: losses, gradient norms, metrics by language, weights. Started with torchrun."""
+"""Two gloo processes are one process: losses, gradient norms, metrics by language, weights. Started with torchrun.
+
+DDP with the methods that differ most in the fast tests; the other methods, and all under FSDP2, in the slow ones.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from workers import common, ddp
+from transformers import AutoModelForCausalLM
+from workers import common, ddp, fsdp
 
 from dudi.methods import build_method
-from dudi.train import run
+from dudi.train import resume_stage, run
 
 
 def free_port() -> int:
@@ -21,17 +29,46 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def start_two(script: str, folder: Path, *arguments: str) -> Path:
+    """Run a worker in two processes; what they left."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    launcher += ["--master-port", str(free_port())]
+    status, text = common.start(script, str(folder), *arguments, launcher=launcher, timeout=600)
+    assert status == 0, text[-6000:]
+    return folder
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left: all cases in one launch."""
     folder = tmp_path_factory.mktemp("two")
     ddp.recipes(folder, "two")  # models and rows are made once
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    status, text = common.start(
-        "ddp.py", str(folder), launcher=[*launcher, "--master-port", str(free_port())], timeout=400
-    )
-    assert status == 0, text[-6000:]
-    return folder
+    return start_two("ddp.py", folder)
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left of the other methods."""
+    return start_two("ddp.py", tmp_path_factory.mktemp("more"), "more")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left that hold half of the weights each."""
+    return start_two("fsdp.py", tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where this process has trained a case."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    @cache
+    def train(name: str) -> Path:
+        ddp.train(folder / name, fsdp.CASES[name])
+        return folder / name
+
+    return train
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +104,87 @@ def test_really_two_processes(case: str, two: Path) -> None:
             assert step["world"] == 2 and step["model"] == "DistributedDataParallel"
 
 
-@pytest.mark.parametrize("case", ddp.CASES)
-def test_two_processes_are_one(case: str, two: Path, one: dict[str, tuple[Path, list[dict[str, Any]]]]) -> None:
+def assert_same_training(alone: Path, together: Path, case: str) -> None:
+    """Metrics of every step, by signal and language, and the weights after the last one."""
     here, there = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (one[case][0], two / case)
+        for folder in (alone, together)
     )
-    assert len(here) == len(there) == ddp.STEPS + (2 if ddp.CASES[case].evals else 0)
+    assert len(here) == len(there) == ddp.STEPS + (2 if fsdp.CASES[case].evals else 0)
     for a, b in zip(here, there, strict=True):
         assert_close(b, a)
     train = [line for line in here if "eval" not in line]
     assert all(line["grad_norm"] > 1e-3 for line in train if "signal" in line) and len(train) == ddp.STEPS
     assert any(len(s["by_language"]) > 1 for line in train for s in line.get("signal", {}).values())
-    weights = [load_file(two / case / f"weights-{rank}.safetensors") for rank in range(2)]
+    weights = [load_file(together / f"weights-{rank}.safetensors") for rank in range(2)]
     assert common.identical(*weights), "ranks have drifted apart"
-    assert common.furthest(weights[0], load_file(one[case][0] / "weights-0.safetensors")) < 1e-6
+    assert common.furthest(weights[0], load_file(alone / "weights-0.safetensors")) < 1e-6
+
+
+@pytest.mark.parametrize("case", ddp.CASES)
+def test_two_processes_are_one(case: str, two: Path, one: dict[str, tuple[Path, list[dict[str, Any]]]]) -> None:
+    assert_same_training(one[case][0], two / case, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ddp.MORE)
+def test_two_processes_are_one_for_the_other_methods(case: str, more: Path, alone: Callable[[str], Path]) -> None:
+    for report in reports(more, case):
+        assert report["world"] == 2 and {step["model"] for step in report["steps"]} == {"DistributedDataParallel"}
+    assert_same_training(alone(case), more / case, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", fsdp.CASES)
+def test_two_halves_are_one(case: str, shards: Path, alone: Callable[[str], Path]) -> None:
+    assert_same_training(alone(case), shards / case, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", fsdp.CASES)
+def test_really_two_halves(case: str, shards: Path) -> None:
+    """Student and teacher: DTensor parameters, about half the bytes on each rank, and all of a copy that decodes."""
+    for report in reports(shards, case):
+        assert report["world"] == 2 and report["backend"] == "gloo" and len(report["steps"]) == ddp.STEPS
+        judged = case not in ("sft", "dft", "spin", "sdft", "checkpointing")
+        assert report["held"].keys() == ({"student", "teacher"} if judged else {"student"})
+        for held in report["held"].values():
+            assert held["sharded"] and held["class"] == "FSDPQwen2ForCausalLM"
+            assert 0.5 * held["of"] <= held["bytes"] < 0.52 * held["of"]
+        samples = case not in ("sft", "dft", "seqkd")
+        assert report["decoder"] == ("Qwen2ForCausalLM" if samples else "FSDPQwen2ForCausalLM")
+
+
+@pytest.mark.slow
+def test_halves_walk_in_step(shards: Path) -> None:
+    """As many micro-batches on both ranks, also where one has no row with a term; it had fewer terms there."""
+    ranks = [report["steps"] for report in reports(shards, "dudi")]
+    walks = [[step["terms"] for step in steps] for steps in ranks]
+    assert all(len(a) == len(b) for a, b in zip(*walks, strict=True)) and walks[0] != walks[1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_halves_is_an_ordinary_one(shards: Path, tmp_path: Path) -> None:
+    """Stopped on two processes under FSDP2, resumed in one: the same end as two that were never stopped."""
+    shutil.copytree(shards / "resume" / "stopped", tmp_path / "run")
+    straight = shards / "resume" / "straight"
+    for step in (5, 6):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}", ignore_errors=True)
+    resumed = ddp.build(tmp_path / "run", ddp.RESUME)
+    resume_stage(resumed)
+    assert resumed.state.global_step == ddp.STEPS
+    end = AutoModelForCausalLM.from_pretrained(straight / "checkpoint-6", dtype=torch.float64)
+    assert type(end).__name__ == "Qwen2ForCausalLM" and "distributed_config" not in end.config.to_dict()
+    assert common.furthest(dict(end.named_parameters()), dict(resumed.student.named_parameters())) < 1e-9
+    state, other = (
+        torch.load(run / "checkpoint-6/optimizer.pt", weights_only=True)["state"]
+        for run in (straight, tmp_path / "run")
+    )
+    assert state.keys() == other.keys()
+    for place, values in state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert values[name].shape == other[place][name].shape
+            assert torch.allclose(values[name], other[place][name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ddp.CASES)

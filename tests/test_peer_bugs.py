@@ -569,6 +569,23 @@ def teacher_weights(w: World, table: dict[str, Any]) -> float:
     return float(teacher.get_input_embeddings().weight.detach().double().sum())
 
 
+def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
+    """Over how many of two processes each model is loaded, as the first of the two sees it."""
+    found: list[Any] = []
+    real = dudi.train.load_model
+
+    def load(path: str, what: str, models: Any, dtype: Any, revision: Any, frozen: bool, processes: int) -> Any:
+        found.append((what, processes))
+        return real(path, what, models, dtype, revision, frozen)
+
+    two = SimpleNamespace(is_main_process=True, num_processes=2, process_index=0, wait_for_everyone=lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dudi.train, "load_model", load)
+        patch.setattr(dudi.train, "PartialState", lambda cpu: two)
+        w.start(table)
+    return found
+
+
 def tokenizer_loads(w: World, table: dict[str, Any]) -> Any:
     """Revisions and trust, as tokenizers and configurations are asked for."""
     seen = []
@@ -710,6 +727,7 @@ ENTRIES: dict[str, Entry] = {
     "models.trust_remote_code": Entry(True, tokenizer_loads),
     "models.precision": Entry("float64", student_form),
     "models.attention": Entry("eager", student_form),
+    "models.teacher_sharding": Entry("shard", processes_of_loads),
     "chat.template": Entry("@chat.jinja", windows),
     "chat.kwargs": Entry({"note": "hi"}, windows, {"chat.template": "@chat.jinja"}),
     "data.source": Entry("@few.jsonl", loaded_rows),

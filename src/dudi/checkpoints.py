@@ -1,7 +1,7 @@
 """Checkpoints that are complete or ignored: written aside, flushed, then renamed into place.
 
-A folder `checkpoint-<step>` holds a `complete.json` with size and sha256 of every file, written last. What a crash leaves
-in a staging folder, and a checkpoint with a missing, truncated or changed file, is never resumed from.
+A folder `checkpoint-<step>` holds a `complete.json` with size and sha256 of every file, written last. What a crash
+leaves in a staging folder, and a checkpoint with a missing, truncated or changed file, is never resumed from.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def newest(folder: Path, say: Callable[[str], None] = print) -> Path | None:
         say(f"  {checkpoint.name} is damaged ({fault}): going on from the one before")
     if found:
         raise DudiError(
-            f"{folder}: no checkpoint is whole ({found[0].name}: {damage(found[0])}): restore one from a copy, or remove"
-            f" {', '.join(c.name for c in found)} to train this stage from its start"
+            f"{folder}: no checkpoint is whole ({found[0].name}: {damage(found[0])}): restore one from a copy, or"
+            f" remove {', '.join(c.name for c in found)} to train this stage from its start"
         )
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
+from dudi.launch import Launch, hand_over, launch_run
 from dudi.methods import Mode
 
 app = typer.Typer(
@@ -91,6 +93,8 @@ def run(
     set_: SetOption = None,
     output: Annotated[str | None, typer.Option(help="The run's folder; by default the recipe's `output`.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    launch: Annotated[Launch | None, typer.Option(help="Start several processes on this machine.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="With --launch: how many; by default one a GPU.")] = None,
 ) -> None:
     """Run a recipe: cold start, generation where needed, the method. The folder holds all it takes to repeat it."""
     from dudi.config import load_recipe
@@ -99,12 +103,16 @@ def run(
     if output is not None:
         overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # a JSON text is a TOML text
     loaded = load_recipe(recipe, overrides)
+    if launch is not None:
+        raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
+    if nproc is not None:
+        raise DudiError("--nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too")
     from dudi.progress import Watcher
     from dudi.train import run as run_recipe
 
     folder = run_recipe(loaded, resume, lambda trainer, title: Watcher(trainer, title, out), out.print)
     summary = folder / "summary.md"
-    if summary.exists():  # written by the first process of a distributed run
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
         out.print(Markdown(summary.read_text(encoding="utf-8")))
         out.print(f"run folder: {folder}", soft_wrap=True)
 
@@ -243,6 +251,8 @@ def main() -> None:
         app()
     except DudiError as error:
         line = " ".join(str(error).split())
+        if hand_over(line, error.status):
+            sys.exit(error.status)
         print(f"dudi: {line}", file=sys.stderr)
         sys.exit(error.status)
     except SystemExit as stop:

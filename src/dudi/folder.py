@@ -17,6 +17,7 @@ from accelerate import PartialState
 
 from dudi.config import Recipe, load_recipe
 from dudi.errors import DudiError
+from dudi.guards import Preempted
 
 
 def check_devices() -> None:
@@ -24,7 +25,7 @@ def check_devices() -> None:
     gpus = torch.cuda.device_count()
     if gpus > 1 and "WORLD_SIZE" not in os.environ:
         raise DudiError(
-            f"{gpus} GPUs are visible, but only one process was started: run"
+            f"{gpus} GPUs are visible, but only one process was started: use all with `dudi run ... --launch ddp` or"
             f" `torchrun --nproc-per-node {gpus} -m dudi run ...`, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
         )
 
@@ -35,7 +36,8 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         _check_same_recipe(folder, recipe)
         return
     try:
-        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        # what a kill left before the recipe was there is nobody's: `.recipe.toml.tmp`
+        occupied = folder.exists() and (not folder.is_dir() or any(f.suffix != ".tmp" for f in folder.iterdir()))
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:
         raise DudiError(f"output folder {str(folder)!r} cannot be used ({error.strerror})") from None
@@ -77,12 +79,15 @@ def _difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] |
 
 @contextmanager
 def whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
-    """A new run that fails before a stage has written anything leaves nothing; errors of the disk become one line."""
+    """A new run that fails before a stage has written anything leaves nothing; errors of the disk become one line.
+
+    One that was told to stop stays as it is: a scheduler will start it again, to go on.
+    """
     there = folder.exists()
     try:
         yield
     except (DudiError, OSError) as error:
-        begun = not new or any(file.is_file() for file in folder.glob("[0-9]*-*/**/*"))
+        begun = not new or isinstance(error, Preempted) or any(file.is_file() for file in folder.glob("[0-9]*-*/**/*"))
         if not begun:
             shutil.rmtree(folder, ignore_errors=True)
             if there:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from dudi.batch import Row, WindowBuilder
 from dudi.methods import Method
 from dudi.schema import Training
+from dudi.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def arguments(job: Job) -> TrainingArguments:
         save_strategy="steps",
         save_steps=t.save_every,
         save_total_limit=None,  # rotation is ours, by step
+        save_only_model=is_sharded(job.student),  # the Trainer knows no optimizer state of sharded weights: that is ours
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -11,13 +11,15 @@ The wrapper starts torch's own launcher with the environment that `accelerate la
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
+import json
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from dudi.errors import DudiError
@@ -57,8 +59,20 @@ class Launch(Enum):
         return {}
 
 
-def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """The mode that this process was started in, by whichever launcher; None: it is alone."""
+@cache
+def launched() -> Launch | None:
+    """The mode that this process was started in, by whichever launcher; None: it is alone.
+
+    Under FSDP2 Accelerate hears no more of it: the student is sharded as it is loaded, and must not be wrapped again.
+    """
+    mode = mode_of(os.environ)
+    if mode is Launch.FSDP2:
+        os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return mode
+
+
+def mode_of(environment: Mapping[str, str]) -> Launch | None:
+    """The mode that a process's environment tells."""
     if "WORLD_SIZE" not in environment:
         return None
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
@@ -66,31 +80,16 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         version = environment.get("FSDP_VERSION", "1")
         if version != "2":
-            raise DudiError(f"FSDP version {version} is not supported: set fsdp_version: 2, or use {Launch.FSDP2.config}")
+            raise DudiError(f"FSDP version {version} is not supported: set fsdp_version: 2 (see {Launch.FSDP2.config})")
         return Launch.FSDP2
     return Launch.DDP
 
 
 def _zero_stage(environment: Mapping[str, str]) -> int:
-    import json
-
     file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if file == "none":
         return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     return int(json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"])
-
-
-@contextlib.contextmanager
-def sharded_by_us(mode: Launch | None):  # type: ignore[no-untyped-def]
-    """Under FSDP2 the student is sharded as it is loaded: Accelerate must not wrap it once more."""
-    before = os.environ.get("ACCELERATE_USE_FSDP")
-    if mode is Launch.FSDP2:
-        os.environ["ACCELERATE_USE_FSDP"] = "false"
-    try:
-        yield
-    finally:
-        if mode is Launch.FSDP2 and before is not None:
-            os.environ["ACCELERATE_USE_FSDP"] = before
 
 
 def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int) -> None:
@@ -102,19 +101,17 @@ def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int)
     written = [s.name for s in plan(recipe) if isinstance(s, Generate) and s.writer == TEACHER]
     if written and recipe.models.teacher_sharding == "shard" and processes > 1:
         raise DudiError(
-            f"models.teacher_sharding = 'shard': in stage {written[0]!r} the teacher writes answers, which a sharded one"
-            " cannot; use 'replicate'"
+            f"models.teacher_sharding = 'shard': a sharded teacher cannot write answers, as stage {written[0]!r} needs"
+            " them; use 'replicate'"
         )
 
 
 def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
     """Start `dudi ARGUMENTS` in so many processes on this machine, and wait; returns the exit status.
 
-    0 when all went well, 2 after a `DudiError` in any of them (its line is printed once), 130 after Ctrl-C, else 1. One
-    process that fails makes torch's launcher stop the others.
+    0 when all went well, that of a `DudiError` in any of them (its line is printed once), 130 after Ctrl-C, else 1.
+    One process that fails makes torch's launcher stop the others.
     """
-    import logging
-
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -129,11 +126,11 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
         try:
             torchrun.run(torchrun.parse_args([*single, "--module", "dudi", *arguments]))
         except ChildFailedError as error:
-            lines = {file.read_text(encoding="utf-8"): file.name for file in sorted(Path(errors).iterdir())[::-1]}
-            for line, name in reversed(lines.items()):
-                print(f"dudi: {line}" if name == "0" else f"dudi: process {name}: {line}", file=sys.stderr)
-            if lines:
-                return 2
+            found = _reports(Path(errors))
+            for line, (rank, _) in found.items():
+                print(f"dudi: {line}" if rank == 0 else f"dudi: process {rank}: {line}", file=sys.stderr)
+            if found:
+                return max(status for _, status in found.values())
             rank, failure = error.get_first_failure()
             print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
             return 1
@@ -143,12 +140,21 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
     return 0
 
 
-def report(line: str) -> bool:
+def _reports(folder: Path) -> dict[str, tuple[int, int]]:
+    """Each line that processes left, once: the first process that left it, and its exit status."""
+    found: dict[str, tuple[int, int]] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: int(file.name)):
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(entry["line"], (int(file.name), entry["status"]))
+    return found
+
+
+def hand_over(line: str, status: int) -> bool:
     """Leave an error's line to the wrapper that started this process; False where there is none."""
     folder = os.environ.get(ERRORS)
     if folder is None or "RANK" not in os.environ or not Path(folder).is_dir():
         return False
-    (Path(folder) / os.environ["RANK"]).write_text(line, encoding="utf-8")
+    (Path(folder) / os.environ["RANK"]).write_text(json.dumps({"line": line, "status": status}), encoding="utf-8")
     return True
 
 
@@ -159,3 +165,21 @@ def processes_here(wanted: int | None, gpus: int) -> int:
     if wanted is None and not gpus:
         raise DudiError("--launch: no GPU is visible; say with --nproc how many processes to start on the CPU")
     return wanted or gpus
+
+
+def launch_run(
+    mode: Launch, wanted: int | None, name: str, recipe: Recipe, overrides: Sequence[str], resume: bool
+) -> int:
+    """`dudi run NAME` with these overrides, in several processes; returns the exit status.
+
+    Raises `DudiError` for what can be known beforehand.
+    """
+    if "WORLD_SIZE" in os.environ:
+        raise DudiError("--launch: this process was itself started by a launcher; leave one of the two out")
+    import torch
+
+    gpus = torch.cuda.device_count()
+    processes = processes_here(wanted, gpus)
+    check_launch(mode, recipe, processes, gpus)
+    settings = [argument for item in overrides for argument in ("--set", item)]
+    return launch(mode, processes, ["run", name, *settings, *(["--resume"] if resume else [])])

@@ -61,6 +61,9 @@ class Models(Section):
     """Arithmetic. `auto` is bfloat16 autocast on a GPU and float32 elsewhere; the student's own weights are float32
     (float64 under `float64`) in every case, since bfloat16 rounds most updates of a small learning rate away."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    teacher_sharding: Literal["replicate", "shard"] = "replicate"
+    """On several processes: a whole frozen teacher on each device, or its weights spread over them, for one that does
+    not fit."""
 
 
 class Chat(Section):

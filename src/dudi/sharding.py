@@ -36,7 +36,9 @@ def is_sharded(model: nn.Module) -> bool:
 
 def plain_type(module: nn.Module) -> type[nn.Module]:
     """A module's class as it was before sharding, which puts a subclass in its place."""
-    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    return next(
+        kind for kind in type(module).__mro__ if issubclass(kind, nn.Module) and not issubclass(kind, FSDPModule)
+    )
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -22,12 +22,14 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from dudi import checkpoints
+from dudi import checkpoints, guards
 from dudi.batch import WindowBuilder, needs_teacher
 from dudi.config import Recipe, dump_recipe
 from dudi.data.load import read_rows, write_rows
+from dudi.errors import DudiError
 from dudi.folder import check_devices, check_folder, environment, whole_or_absent
 from dudi.generate import generate, read_responses
+from dudi.launch import Launch, check_launch, launched
 from dudi.methods import Teacher
 from dudi.metrics import cut_back
 from dudi.models import arithmetic, check_head, load_model, write_generation_config
@@ -36,7 +38,7 @@ from dudi.rollouts import Rollout
 from dudi.rollouts.local import LocalSampler
 from dudi.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.summary import write_summary
-from dudi.trainer import DistillationTrainer, Job
+from dudi.trainer import METRICS, TIMES, DistillationTrainer, Job
 
 Watch = Callable[[DistillationTrainer, str], TrainerCallback]
 """Makes the callback that shows a training's progress, from its trainer and its title."""
@@ -45,15 +47,18 @@ Watch = Callable[[DistillationTrainer, str], TrainerCallback]
 def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: Callable[[str], None] = print) -> Path:
     """Run all stages of a recipe; returns the run's folder. `resume` goes on with one that was stopped."""
     check_devices()
+    mode = launched()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     state = PartialState(cpu=not torch.cuda.is_available())
+    check_launch(mode, recipe, state.num_processes, torch.cuda.device_count())
     folder = Path(recipe.output.format(name=recipe.name))
     check_folder(folder, recipe, resume)
     state.wait_for_everyone()  # no process looks at the folder after the first one has begun to write
     data = read_rows(folder / "data") if (folder / "data").is_dir() else None
     prepared = prepare(recipe, data)
-    with whole_or_absent(folder, new=state.is_main_process and not resume):
+    stop = guards.Stop()
+    with stop.listening(), whole_or_absent(folder, new=state.is_main_process and not resume):
         if state.is_main_process:
             if data is None:
                 checkpoints.write_text(folder / "recipe.toml", dump_recipe(recipe))
@@ -61,8 +66,12 @@ def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: C
                 write_rows(prepared.data, folder / "data")
             checkpoints.write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
         state.wait_for_everyone()
-        pipeline = Pipeline(prepared, plan(recipe), folder, state, watch, say if state.is_main_process else _silent)
+        pipeline = Pipeline(
+            prepared, plan(recipe), folder, state, watch, say if state.is_main_process else _silent, stop
+        )
         for stage in pipeline.stages:
+            if stop.due():
+                raise stop.preempted(f"before stage {stage.name}")
             pipeline.run(stage)
             state.wait_for_everyone()
             gc.collect()  # the stage's models, before the next one's
@@ -85,15 +94,30 @@ class Pipeline:
     state: PartialState
     watch: Watch | None
     say: Callable[[str], None]
+    stop: guards.Stop
 
     def run(self, stage: Stage) -> None:
         """One stage, or what is left of it."""
         title = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage.name}"
         if isinstance(stage, Generate):
             self._generate(stage, title)
-        elif not (self._of(stage.name) / "model").is_dir():
+        elif not guards.from_first(partial(self._trained, stage)):
             self.say(title)
             self._train(stage, title)
+
+    def _trained(self, stage: Train) -> bool:
+        """Whether a stage has its result. A damaged one is written again, from the last checkpoint, which must be."""
+        here = self._of(stage.name)
+        fault = checkpoints.damage(here / "model") if (here / "model").is_dir() else None
+        if fault is None:
+            return (here / "model").is_dir()
+        if checkpoints.newest(here, self.say) is None:
+            raise DudiError(
+                f"{here / 'model'}: {fault}, and there is no checkpoint to write it from: restore it from a copy, or"
+                " remove that folder to train the stage again"
+            )
+        self.say(f"{here / 'model'}: {fault}: it is made again from the last checkpoint")
+        return False
 
     def _of(self, name: str) -> Path:
         """A stage's folder."""
@@ -103,10 +127,12 @@ class Pipeline:
         """A training, from its newest complete checkpoint if there is one; `model/` appears when it is done."""
         p, here = self.prepared, self._of(stage.name)
         weights, frozen, autocast = arithmetic(p.recipe.models.precision)
-        student = self._load(stage.start, weights, frozen=False)
+        several = self.state.num_processes
+        student = self._load(stage.start, weights, frozen=False, over=several if launched() is Launch.FSDP2 else 1)
         # SeqKD's `nll` needs what the teacher wrote, not the teacher
         scores = stage.method.teacher is Teacher.LARGER and needs_teacher(stage.method.signals)
-        teacher = self._load(TEACHER, frozen) if scores else None
+        sharded = p.recipe.models.teacher_sharding == "shard"
+        teacher = self._load(TEACHER, frozen, over=several if sharded else 1) if scores else None
         reference = None if stage.reference is None else self._load(stage.reference, frozen)
         for what, model in (("student", student), ("teacher", teacher)):
             rows = 0 if model is None else model.get_output_embeddings().weight.shape[0]
@@ -130,15 +156,18 @@ class Pipeline:
             folder=here,
         )
         here.mkdir(parents=True, exist_ok=True)
-        trainer = DistillationTrainer(job)
+        trainer = DistillationTrainer(job, stop=self.stop, say=self.say)
         if self.watch:
             trainer.add_callback(self.watch(trainer, title))
         resume_stage(trainer)
-        if trainer.is_world_process_zero():
-            staged = here / checkpoints.STAGING
-            shutil.rmtree(staged, ignore_errors=True)
-            with checkpoints.writing(here / "model"):
-                trainer.save_model(str(staged), _internal_call=True)
+        staged = here / checkpoints.STAGING
+        with guards.together(), checkpoints.writing(here / "model"):
+            if self.state.is_main_process:
+                shutil.rmtree(staged, ignore_errors=True)
+        with guards.together(), checkpoints.writing(here / "model"):
+            trainer._save(str(staged))  # on all: a sharded one is gathered
+        with guards.together(), checkpoints.writing(here / "model"):
+            if self.state.is_main_process:
                 checkpoints.publish(staged, here / "model")
 
     def _generate(self, stage: Generate, title: str) -> None:
@@ -155,11 +184,14 @@ class Pipeline:
             key = (stage.response.value, split, p.recipe.seed, stage.number)
             rank, world = self.state.process_index, self.state.num_processes
 
-            def progress(done: int, batches: int, split: str = split) -> None:
+            def progress(done: int, batches: int, split: str = split, world: int = world) -> None:
                 if done % max(batches // 10, 1) == 0:
                     self.say(f"  {split}: {done}/{batches} batches")
+                if (done % world == 0 or done == batches) and self.stop.due():  # each process has written a batch
+                    raise self.stop.preempted(f"in stage {stage.name}: the finished batches are saved")
 
-            generate(model, self._sampler(), rows, key, p.recipe.limits, batch, here / split, rank, world, progress)
+            with guards.memory("generation"):
+                generate(model, self._sampler(), rows, key, p.recipe.limits, batch, here / split, rank, world, progress)
 
     def _responses(self, stage: Train, split: str) -> dict[int, Rollout]:
         """What the generation stage before this one wrote, by row; nothing where the method reads none."""
@@ -174,32 +206,40 @@ class Pipeline:
         chat = self.prepared.chat
         return LocalSampler(chat.stop_ids, chat.pad, chat.vocab, self.prepared.recipe.rollouts.temperature)
 
-    def _load(self, name: str, dtype: torch.dtype, frozen: bool = True) -> PreTrainedModel:
-        """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder."""
+    def _load(self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1) -> PreTrainedModel:
+        """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder; sharded `over`
+        so many processes."""
+        with guards.memory("loading"):
+            return self._loaded(name, dtype, frozen, over)
+
+    def _loaded(self, name: str, dtype: torch.dtype, frozen: bool, over: int) -> PreTrainedModel:
         models = self.prepared.recipe.models
         if name == STUDENT:
-            return load_model(models.student, "models.student", models, dtype, models.student_revision, frozen)
+            return load_model(models.student, "models.student", models, dtype, models.student_revision, frozen, over)
         if name == TEACHER:
             assert models.teacher is not None
-            return load_model(models.teacher, "models.teacher", models, dtype, models.teacher_revision, frozen)
+            return load_model(models.teacher, "models.teacher", models, dtype, models.teacher_revision, frozen, over)
         if name in [stage.name for stage in self.stages]:
-            return load_model(str(self._of(name) / "model"), name, models, dtype, None, frozen)
-        return load_model(name, "cold_start.checkpoint", models, dtype, None, frozen)
+            return load_model(str(self._of(name) / "model"), name, models, dtype, None, frozen, over)
+        return load_model(name, "cold_start.checkpoint", models, dtype, None, frozen, over)
 
 
 def resume_stage(trainer: DistillationTrainer) -> None:
-    """Train to the end, from the newest complete checkpoint; metrics are cut back to its step."""
-    here = trainer.job.folder
-    found = checkpoints.complete(here)
-    step = checkpoints.step_of(found[-1]) if found else 0
-    if trainer.is_world_process_zero():
-        for name in ("metrics.jsonl", "times.jsonl"):
+    """Train to the end, from the newest whole checkpoint; metrics are cut back to its step."""
+    here, first = trainer.job.folder, trainer.is_world_process_zero()
+    found = guards.from_first(partial(checkpoints.newest, here, trainer.say))
+    step = checkpoints.step_of(found) if found else 0
+    if first:
+        for name in (METRICS, TIMES):
             cut_back(here / name, step)
-    if not found:
-        trainer.train()
-        return
-    trainer.restore(found[-1])
-    if trainer.is_last(found[-1]):
-        trainer._load_from_checkpoint(str(found[-1]))  # the Trainer would do one more step before it looks
-    else:
-        trainer.train(resume_from_checkpoint=str(found[-1]))
+    with guards.memory("optimizer"):  # what is in no phase of its own
+        if found is None:
+            trainer.train()
+            return
+        trainer.restore(found)
+        if not trainer.is_last(found):
+            trainer.train(resume_from_checkpoint=str(found))
+            return
+        trainer._load_from_checkpoint(str(found))  # the Trainer would do one more step before it looks
+        if trainer.args.eval_on_start:
+            trainer.evaluate()

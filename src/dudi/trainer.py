@@ -11,59 +11,58 @@ its number and the weights alone, not on the number of processes, and a resumed 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers import PrinterCallback, TrainerCallback
 
-from dudi import checkpoints
+from dudi import guards
 from dudi.batch import Row, Window, collate, needs_reference, needs_teacher
-from dudi.errors import DudiError
+from dudi.collapse import Collapse
 from dudi.job import Job, arguments
 from dudi.languages import draw
 from dudi.methods import Signal, View, views
 from dudi.metrics import Meter, Phases, append_line, record
 from dudi.models import DecodingCopy, EmaTeacher, check_head, head_of, whole_head
 from dudi.objective import Objective, objective
+from dudi.saving import METRICS, TIMES, SavingTrainer
 from dudi.scores import Scores, hidden_states, sequence_log_probs
 from dudi.sharding import (
     frozen_states,
     idle,
     is_sharded,
-    load_optimizer_state,
-    load_weights,
     through,
     whole,
-    whole_optimizer_state,
 )
 
-EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 
-
-class DistillationTrainer(Trainer):
+class DistillationTrainer(SavingTrainer):
     """The one loop, for every method."""
 
-    def __init__(self, job: Job, callbacks: Sequence[TrainerCallback] = ()) -> None:
+    def __init__(
+        self,
+        job: Job,
+        callbacks: Sequence[TrainerCallback] = (),
+        stop: guards.Stop | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.job = job
+        self.stop = stop or guards.Stop()
+        self.say = say
         self.phases = Phases()
         self.meter = Meter(job.method, job.languages)
+        self.collapse = Collapse(views(job.method.signals), job.languages)
         self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
         self.frozen_teacher = self.ema.model if self.ema else job.teacher
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
-        self._staging: Path | None = None
         named = (("student", job.student), ("teacher", job.teacher), ("reference", job.reference))
         for what, model in named:
             if model is not None:
@@ -83,11 +82,6 @@ class DistillationTrainer(Trainer):
             processing_class=job.builder.chat.tokenizer,
         )
         self.remove_callback(PrinterCallback)
-
-    @property
-    def student(self) -> PreTrainedModel:
-        """The bare student, without its wrapper."""
-        return cast(PreTrainedModel, self.model)
 
     # ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
     @property
@@ -121,7 +115,7 @@ class DistillationTrainer(Trainer):
         self.last_lr = self._get_learning_rate()
         signals = job.method.active(job.seed, step)
         epoch, rows, weight = self.window_rows(step)
-        with self.phases("rollout"):
+        with self._phase("rollout"):
             window = job.builder.build(self.decoder.refreshed(), signals, rows, weight, epoch)
         self._meter_rollouts(window)
         counts = self._over_ranks(window.counts(signals))
@@ -129,16 +123,18 @@ class DistillationTrainer(Trainer):
         measure = bool(every) and (step + 1) % every == 0
         micro = self._micro_batches(window)
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        fault: guards.Fault | None = None
         for k, places in enumerate(micro):
             last = k == len(micro) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 result = self._micro_batch(model, window, places, signals, counts, measure)
-                with self.phases("backward"):
+                with self._phase("backward"):
                     # gradients are averaged over ranks, but each rank's loss is its share of the sum
                     self.accelerator.backward(result.loss * self.args.world_size)
             total += result.loss.detach()
-            self._check_finite(result, window, places, step)
+            fault = fault or guards.fault_of(result, window, places)
             self.meter.add_objective(result, [window.rows[p].example.l for p in places])
+        guards.stop_at_fault(fault, step + 1, job.folder)  # only now: a process that left its loop would be waited for
         self.meter.add("loss", float(total))
         self.meter.add("steps", 1 / self.args.world_size)
         return total
@@ -164,7 +160,7 @@ class DistillationTrainer(Trainer):
         """Teacher and reference score their views; then one student forward scores its own and gives the loss."""
         job, vocab = self.job, self.job.builder.chat.vocab
         blocks = collate(window, places, job.builder.chat.pad, self.args.device)
-        with self.phases("teacher"), torch.no_grad(), self._autocast():
+        with self._phase("teacher"), torch.no_grad(), self._autocast():
             teacher: dict[View, Tensor] = {}
             if self.frozen_teacher is not None:
                 judged = needs_teacher(signals)
@@ -189,8 +185,14 @@ class DistillationTrainer(Trainer):
                 found = objective(signals, scores, counts, job.training.head_chunk, measure)
                 return replace(found, loss=found.loss + zero) if missing else found
 
-        with self.phases("student"):
+        with self._phase("student"):
             return through(model, self.student, forward)
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """A phase of the step: its time is taken, and it is named where memory ends."""
+        with guards.memory(name), self.phases(name):
+            yield
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.autocast)
@@ -204,27 +206,25 @@ class DistillationTrainer(Trainer):
         return dict(zip(counts, total.tolist(), strict=True))
 
     def _meter_rollouts(self, window: Window) -> None:
+        chat = self.job.builder.chat
         for view, items in window.items.items():
             if view.response.sampled:
                 for row, item, weight in zip(window.rows, items, window.weight, strict=True):
                     length, finished = (None, False) if item is None else (len(item.response), item.finished)
                     self.meter.add_rollout(view, row.example.l, weight, length, finished)
-
-    def _check_finite(self, result: Objective, window: Window, places: list[int], step: int) -> None:
-        if bool(torch.isfinite(result.loss)):
-            return
-        bad = [name for name, (value, mask, _) in result.by_token.items() if not torch.isfinite(value[mask > 0]).all()]
-        bad += [name for name, (value, _, mask) in result.by_row.items() if not torch.isfinite(value[mask > 0]).all()]
-        ids = ", ".join(window.rows[p].example.id for p in places)
-        saved = checkpoints.complete(self.job.folder)
-        kept = f"{saved[-1].name} is kept" if saved else "there is no checkpoint yet"
-        raise DudiError(
-            f"the loss is not finite at step {step + 1} (signal {', '.join(bad) or 'total'}; rows {ids}):"
-            f" {kept}; lower training.lr or look at these rows"
-        )
+                    if item is not None and weight:
+                        l, ids = row.example.l, item.response
+                        text = (
+                            str(chat.tokenizer.decode([*ids], skip_special_tokens=True))
+                            if self.collapse.reads_text
+                            else ""
+                        )
+                        self.collapse.add(view, l, item.l_z or l, ids, finished, text)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = whole(super()._clip_grad_norm(model))
+        ids = [row.example.id for row in self.window_rows(self.state.global_step)[1]]
+        guards.stop_at_gradient(float(norm), ids, self.state.global_step + 1, self.job.folder)
         self.meter.add("grad_norm", float(norm) / self.args.world_size)
         return norm
 
@@ -245,12 +245,18 @@ class DistillationTrainer(Trainer):
         signals = job.method.expected()
         self.student.eval()
         for start in range(0, len(job.eval_rows), job.training.batch):
+            if self.stop.due():
+                self.evaluation_due = True
+                raise self.stop.preempted(f"in the evaluation of step {self.state.global_step}")
             rows, weight = self._share(list(job.eval_rows[start : start + job.training.batch]))
-            window = job.eval_builder.build(self.decoder.refreshed(), signals, rows, weight, 0)
+            with guards.memory("evaluation"):
+                window = job.eval_builder.build(self.decoder.refreshed(), signals, rows, weight, 0)
             for places in self._micro_batches(window):
                 ones = {s.name: 1.0 for s in signals}
-                result = self._micro_batch(self.student, window, places, signals, ones, False)
+                with guards.memory("evaluation"):
+                    result = self._micro_batch(self.student, window, places, signals, ones, False)
                 meter.add_objective(result, [window.rows[p].example.l for p in places])
+        self.evaluation_due = False
         meter.collapse()
         self.student.train()
         entry = record(meter.sums, signals)
@@ -258,96 +264,9 @@ class DistillationTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_loss": loss}
         if self.is_world_process_zero():
             line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
-            append_line(job.folder / "metrics.jsonl", line)
+            append_line(job.folder / METRICS, line)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────
-    def _get_output_dir(self, trial: Any = None) -> str:
-        return str(self._staging or self.job.folder)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """The Trainer's own files, and ours, written aside and then renamed into place."""
-        folder, name = self.job.folder, f"{checkpoints.PREFIX}{self.state.global_step}"
-        self._staging = folder / checkpoints.STAGING
-        if self.is_world_process_zero():
-            shutil.rmtree(self._staging, ignore_errors=True)
-            (self._staging / name).mkdir(parents=True)
-        self._barrier()
-        try:
-            with checkpoints.writing(folder / name):
-                super()._save_checkpoint(model, trial)
-                self.meter.collapse()
-                if self.is_world_process_zero():
-                    if self.ema:
-                        save_file(self.ema.state(), self._staging / name / EMA_FILE)
-                    state = json.dumps({"meter": self.meter.sums})
-                    (self._staging / name / STATE_FILE).write_text(state, encoding="utf-8")
-                self._barrier()
-                if self.is_world_process_zero():
-                    checkpoints.publish(self._staging / name, folder / name)
-                    checkpoints.rotate(folder, self.job.training.keep_checkpoints)
-                    shutil.rmtree(self._staging)
-                self._barrier()
-        finally:
-            self._staging = None
-
-    def restore(self, checkpoint: Path) -> None:
-        """What the Trainer does not know of: the moving average and the sums of the interval under way."""
-        if self.ema:
-            self.ema.load(load_file(checkpoint / EMA_FILE))
-        sums = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["meter"]
-        if self.is_world_process_zero():
-            self.meter.sums = {key: float(sums[key]) for key in self.meter.sums}
-
-    def is_last(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state."""
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if state.global_step < state.max_steps:
-            return False
-        self.state = state
-        return True
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
-        hub token in clear."""
-        assert output_dir is not None
-        if self.args.should_save or is_sharded(self.student):  # a sharded one is gathered by all, written by the first
-            self.student.save_pretrained(output_dir, self.args.should_save, state_dict)
-        if self.args.should_save:
-            self.job.builder.chat.save(output_dir)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As one process would write them, also where they are sharded."""
-        if not is_sharded(self.student):
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = whole_optimizer_state(cast(Any, self.optimizer))
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(self.student):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        state, schedule = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        load_optimizer_state(cast(Any, self.optimizer), state)
-        cast(Any, self.lr_scheduler).load_state_dict(schedule)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not is_sharded(self.student):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        files = sorted(Path(resume_from_checkpoint).glob("model*.safetensors"))
-        load_weights(self.student, {name: t for file in files for name, t in load_file(file).items()})
-
-    def _barrier(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
 
 
 class _Hooks(TrainerCallback):
@@ -364,15 +283,21 @@ class _Hooks(TrainerCallback):
         trainer, job = self.trainer, self.trainer.job
         if trainer.is_world_process_zero():
             seconds = {name: round(value, 4) for name, value in trainer.phases.take().items()}
-            append_line(job.folder / "times.jsonl", {"step": state.global_step, **seconds})
+            append_line(job.folder / TIMES, {"step": state.global_step, **seconds})
         if state.global_step % job.training.log_every and state.global_step != state.max_steps:
             return
         trainer.meter.collapse()
+        trainer.collapse.gather()
+        changes = trainer.collapse.judge(state.global_step)
         if trainer.is_world_process_zero():
+            for change in changes:
+                trainer.say(change)
             line = {
                 "step": state.global_step,
                 "epoch": state.global_step / trainer.steps_per_epoch,
                 "lr": trainer.last_lr,
             }
-            append_line(job.folder / "metrics.jsonl", line | record(trainer.meter.sums, job.method.signals))
+            append_line(
+                job.folder / METRICS, line | record(trainer.meter.sums, job.method.signals) | trainer.collapse.line()
+            )
         trainer.meter.clear()

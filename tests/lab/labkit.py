@@ -29,7 +29,9 @@ MICRO = Build(
 """A build of seconds: its models know nothing at all."""
 
 
-def build_micro(folder: Path, monkeypatch: pytest.MonkeyPatch, plan: Build = MICRO, seed: int = 0, **changes: Any) -> Path:
+def build_micro(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, plan: Build = MICRO, seed: int = 0, **changes: Any
+) -> Path:
     """`dudi lab build --tiny` with a smaller plan."""
     monkeypatch.setattr(lab_build, "TINY", plan)
     lab_build.build(folder, True, seed, changes.pop("say", lambda line: None), **changes)

@@ -126,7 +126,6 @@ max_steps = 2
     )
 
 
-@pytest.mark.slow
 def test_a_run_and_an_evaluation_of_folders_made_by_hand(tmp_path: Path) -> None:
     by_hand(tmp_path)
     runner = CliRunner()

@@ -12,9 +12,9 @@ from labkit import EIGHT, Asked, record
 from dudi.example import Example
 from dudi.lab.artefacts import write_benchmark, write_data
 from dudi.lab.rows import KNOWN, PRETRAINED, SHARES, TRAINED, instruction_rows, item, lesson, plain_text
-from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, fill_text, split, state
+from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, fill_text, split, state, tell, values_of
 from dudi.lab.truth import FACTS
-from dudi.lab.words import load
+from dudi.lab.words import READ, load
 from dudi.languages import ENGLISH
 from dudi.verbalizer import Verbalizer
 
@@ -164,8 +164,15 @@ def test_plain_text_holds_no_item(l: str, monkeypatch: pytest.MonkeyPatch) -> No
     keys = [one.key for one in asked if one.task == "grammar" and times[pairs[one.key[2]][0]] == 1]
     assert len(keys) >= 10
     right = {fill_text(load(l), ("pairs", key[2]), pairs[key[2]][0], key[3:]) for key in keys}
+    told = (
+        tell(load(l), relation, person, value, variant)  # grammar's own sentences may be told by chance
+        for relation in READ
+        for person in load(l).words["person"]
+        for value in values_of(relation, load(l))
+        for variant in (0, 1)
+    )
     sentences = [plain_text(rng, l, sentences=1) for _ in range(2000)]
-    assert right & set(sentences) == set()
+    assert right & set(sentences) <= set(told)
     text = "\n".join(sentences)
     assert [one for one in prompts if one in text] == []
     assert len(text.splitlines()) == 2000 and "{" not in text and "  " not in text

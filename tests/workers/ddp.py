@@ -1,6 +1,6 @@
 """Train small cases, in one process or as one of several ranks, and report what this rank did.
 
-`python -m torch.distributed.run --nproc-per-node 2 ddp.py FOLDER`, or `train(...)` in the tests' own process.
+`python -m torch.distributed.run --nproc-per-node 2 ddp.py FOLDER [more]`, or `train(...)` in the tests' own process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from workers import common
 
 from dudi import train as train_module
@@ -38,6 +38,7 @@ class Case:
     no_z: tuple[str, ...] = ()
     evals: int = 0
     forced: bool = True
+    tied: bool = True
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,12 +48,30 @@ CASES = {
     "dudi": Case({"name": "dudi"}, no_z=("id", "ms", "ta", "tl"), evals=3, training={"eval_every": 3}),
     "sdft": Case({"name": "sdft", "ema_rate": 0.3}, no_z=("id", "ms", "ta", "tl")),
 }
+MORE = {
+    "dft": Case({"name": "dft"}),
+    "spin": Case({"name": "spin", "variant": "online"}),
+    "seqkd": Case({"name": "seqkd", "variant": "jsd"}),
+    "sampled": Case({"name": "dudi"}, forced=False),
+}
+"""The other methods, and sampled responses, for the slow tests."""
+RESUME = Case({"name": "sdft", "ema_rate": 0.3}, training={"save_every": 2, "log_every": 3}, forced=False)
 STEPS = 6
 RECIPE = {"models": {"precision": "float64"}, "cold_start": {"method": {"name": "none"}}}
 
 
-def build(folder: Path, case: Case) -> DistillationTrainer:
-    """The trainer of a case, float64, its student away from the moving average."""
+def away(model: PreTrainedModel) -> None:
+    """Move a student away from what it was, and so from the moving average."""
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+
+
+def build(
+    folder: Path, case: Case, student: PreTrainedModel | None = None, teacher: PreTrainedModel | None = None
+) -> DistillationTrainer:
+    """The trainer of a case, float64, its student away from the moving average; not so a student that is given."""
     rows = common.rows(9 + case.evals)
     teacher_prompt = {"default": 2000} | dict.fromkeys(case.no_z, 10)
     made = kit.trainer(
@@ -61,13 +80,13 @@ def build(folder: Path, case: Case) -> DistillationTrainer:
         examples=rows[:9],
         evals=rows[9:],
         forced=case.forced,
+        student=student if student is not None else kit.model(1, rows=kit.VOCAB + 6, tied=case.tied),
+        teacher=teacher,
         limits=Limits(prompt=400, verbalizer=300, total=600, rollout=8, teacher_prompt=teacher_prompt),
         **{"batch": 4, "micro_batch": 1, "epochs": 2.0, "overlap_every": 2, "save_every": 100} | case.training,
     )
-    g = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in made.model.parameters():
-            p.add_(0.05 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    if student is None:
+        away(made.student)
     return made
 
 
@@ -128,29 +147,30 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-class _Stopped(BaseException):
-    pass
+class Stopped(BaseException):
+    """As good as a signal."""
 
 
-class _StopAt(TrainerCallback):
+class StopAt(TrainerCallback):
+    """Stops before the sixth step."""
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 5:
-            raise _Stopped
+            raise Stopped
 
 
 def stop_and_resume(folder: Path) -> None:
     """Stopped after step 5, resumed from the checkpoint of step 4, within an interval of the metrics, on all ranks."""
-    case = Case({"name": "sdft", "ema_rate": 0.3}, training={"save_every": 2, "log_every": 3}, forced=False)
-    straight = build(folder / "straight", case)
+    straight = build(folder / "straight", RESUME)
     resume_stage(straight)
-    stopped = build(folder / "stopped", case)
-    stopped.add_callback(_StopAt())
+    stopped = build(folder / "stopped", RESUME)
+    stopped.add_callback(StopAt())
     try:
         resume_stage(stopped)
         raise AssertionError("not stopped")
-    except _Stopped:
+    except Stopped:
         dist.barrier()
-    resumed = build(folder / "stopped", case)
+    resumed = build(folder / "stopped", RESUME)
     resume_stage(resumed)
     assert resumed.state.global_step == straight.state.global_step == STEPS
     assert common.identical(dict(straight.model.named_parameters()), dict(resumed.model.named_parameters()))
@@ -183,12 +203,14 @@ def pipelines(folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     folder = Path(arguments[0])
-    for name, case in CASES.items():
+    more = "more" in arguments[1:]
+    for name, case in (MORE if more else CASES).items():
         steps = train(folder / name, case)
         report = folder / f"{name}-{rank()}.json"
         report.write_text(json.dumps({"world": dist.get_world_size(), "backend": dist.get_backend(), "steps": steps}))
-    stop_and_resume(folder / "resume")
-    pipelines(folder)
+    if not more:
+        stop_and_resume(folder / "resume")
+        pipelines(folder)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -77,7 +77,7 @@ def both(outer: list[str], inner: list[str], fill: Callable[[str, str], str]) ->
     return Phrasings(train, tuple(fill(a, b) for a, b in product(outer[-o:], inner[-i:])))
 
 
-# -- sentences with slots: one key for all languages --------------------------------------------------------------------
+# -- sentences with slots: one key for all languages -------------------------------------------------------------------
 
 
 def sentence_text(words: Words, path: Key) -> str:
@@ -216,7 +216,7 @@ def _answer_in() -> Task:
     )
 
 
-# -- classification -----------------------------------------------------------------------------------------------------
+# -- classification ----------------------------------------------------------------------------------------------------
 
 
 def _labelled(competency: str, prompt: str, table: str, labels: tuple[str, str]) -> Task:
@@ -258,7 +258,7 @@ def _grammar() -> Task:
     )
 
 
-# -- reading and comparing ----------------------------------------------------------------------------------------------
+# -- reading and comparing ---------------------------------------------------------------------------------------------
 
 
 def people(rng: random.Random, words: Words, n: int) -> list[str]:
@@ -336,7 +336,7 @@ def _compare() -> Task:
     return Task("nlr", "exact", draw_key, ask, answer)
 
 
-# -- translation --------------------------------------------------------------------------------------------------------
+# -- translation -------------------------------------------------------------------------------------------------------
 
 
 def _translate(towards: bool) -> Task:
@@ -363,7 +363,7 @@ def _translate(towards: bool) -> Task:
     )
 
 
-# -- instructions -------------------------------------------------------------------------------------------------------
+# -- instructions ------------------------------------------------------------------------------------------------------
 
 
 def _repeat() -> Task:

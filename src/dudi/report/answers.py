@@ -187,7 +187,7 @@ def _merged(given: Sequence[Given]) -> tuple[Given, ...]:
 
 def shown(text: str, longest: int = LONGEST) -> str:
     """A text fit for a page: control characters, and marks that turn its direction, made visible; long ones cut."""
-    text = "".join(c if c == "\n" or not _hidden(c) else _visible(c) for c in text.strip())
+    text = "".join(c if c == "\n" or not _hidden(c) else _visible(c) for c in text.strip(" \t\r\n"))
     if len(text) <= longest:
         return text
     end = longest

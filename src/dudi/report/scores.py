@@ -148,8 +148,8 @@ def _bootstrap(
         f"Each item's value (right 1, wrong 0, translation its own chrF++ from 0 to 1) minus {baseline.name}'s on the"
         " same item; mean times 100, with a 95 % interval from a paired bootstrap (10,000 resamples of the items)."
         " ▲ the interval lies above 0, ▼ below 0, ○ it contains 0. The values are not normalised, so the mean differs"
-        " from the difference of scores. The interval says what other items of this kind might have shown for these very models;"
-        " it holds no noise of training."
+        " from the difference of scores. The interval says what other items of this kind might have shown for these"
+        " very models; it holds no noise of training."
     )
     if few:
         text += f" Under {FEW} items, and so too narrow to trust: {', '.join(few)}."

@@ -121,19 +121,20 @@ def _title(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
 
 def _lines(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     lines = []
+    names = ("dudi", "torch", "transformers")
     for run in runs:
-        method, models = run.recipe.build(), run.recipe.models
+        method, models, machine = run.recipe.build(), run.recipe.models, run.environment
         steps = ", ".join(f"{stage.name} {stage.steps} steps" for stage in run.stages) or "no step yet"
         rows = sum(one.rows for one in run.lengths.values())
         teacher = f", teacher {_short(models.teacher)}" if models.teacher else ""
         lines.append(
             f"{run.label}: recipe {run.recipe.name}, method {method.name} ({method.variant}), student"
-            f" {_short(models.student)}{teacher}; {rows} rows in {len(run.lengths)} languages; {steps};"
-            f" seed {run.recipe.seed}; {run.environment.device},"
-            f" {_count(run.environment.processes, 'process', 'processes')}; {_versions(run.environment.packages, ('dudi', 'torch', 'transformers'))}"
+            f" {_short(models.student)}{teacher}; {rows} rows in {len(run.lengths)} languages; {steps}; seed"
+            f" {run.recipe.seed}; {machine.device}, {_count(machine.processes, 'process', 'processes')};"
+            f" {_versions(machine.packages, names)}"
         )
     if evaluations:
-        versions = {_versions(e.about.versions, ("dudi", "torch", "transformers")) for e in evaluations}
+        versions = {_versions(e.about.versions, names) for e in evaluations}
         each = "; ".join(f"{e.name} = {_short(e.about.model.path)}, {e.about.decoding.dtype}" for e in evaluations)
         lines.append(
             f"Evaluated on {_count(len(evaluations[0].items), 'item', 'items')}: {each}; {' / '.join(sorted(versions))}"

@@ -1,0 +1,165 @@
+"""What a training saves and what it goes on from: all that the next step depends on, and nothing twice.
+
+The Trainer's own files (weights, optimizer, schedule, random state), SDFT's moving average, and the interval of the
+metrics under way. A signal makes a training stop here, with a checkpoint of the step that was finished.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from dudi import checkpoints, guards
+from dudi.collapse import Collapse
+from dudi.job import Job
+from dudi.metrics import Meter
+from dudi.models import EmaTeacher
+from dudi.sharding import is_sharded, load_optimizer_state, load_weights, whole_optimizer_state
+
+EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
+METRICS, TIMES = "metrics.jsonl", "times.jsonl"
+
+
+class SavingTrainer(Trainer):
+    """The Trainer with checkpoints that are whole or absent, and that resume bit for bit."""
+
+    job: Job
+    stop: guards.Stop
+    meter: Meter
+    collapse: Collapse
+    ema: EmaTeacher | None
+    evaluation_due = False  # a signal came in the middle of an evaluation
+    _staging: Path | None = None
+    _saved = -1  # the step of the last checkpoint
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The bare student, without its wrapper."""
+        return cast(PreTrainedModel, self.model)
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return str(self._staging or self.job.folder)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Tensor, grad_norm: Any, model: nn.Module, *rest: Any, **named: Any
+    ) -> None:
+        """What the Trainer does after a step. A signal stops here, on all processes, with a checkpoint of this step."""
+        stopped: guards.Preempted | None = None
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *rest, **named)
+        except guards.Preempted as error:
+            stopped = error
+        if stopped is None and not self.stop.due():
+            return
+        step = self.state.global_step
+        if self._saved != step:
+            self._save_checkpoint(model)
+        raise self.stop.preempted(f"after step {step}: {checkpoints.PREFIX}{step} is saved") from stopped
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """The Trainer's own files, and ours, written aside and then renamed into place."""
+        folder, step, first = self.job.folder, self.state.global_step, self.is_world_process_zero()
+        final, aside = folder / f"{checkpoints.PREFIX}{step}", folder / checkpoints.STAGING
+        staged = aside / final.name
+        with guards.together(), checkpoints.writing(final):
+            if first:
+                shutil.rmtree(aside, ignore_errors=True)
+                staged.mkdir(parents=True)
+        self._staging = aside
+        try:
+            with guards.together(), checkpoints.writing(final):
+                super()._save_checkpoint(model, trial)
+                if is_sharded(self.student):  # see `save_only_model` in `dudi.job`
+                    self._save_optimizer_and_scheduler(str(staged))
+                    self._save_rng_state(str(staged))
+        finally:
+            self._staging = None
+        self.collapse.gather()
+        average = self.ema.state() if self.ema else None
+        state = {
+            "meter": guards.gathered(self.meter.sums),  # by process: added up now, they would round otherwise
+            "collapse": self.collapse.state(),
+            "evaluation_due": self.evaluation_due,
+        }
+        with guards.together(), checkpoints.writing(final):
+            if first:
+                if average is not None:
+                    save_file(average, staged / EMA_FILE)
+                (staged / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+                for name in (METRICS, TIMES):
+                    if (folder / name).exists():
+                        checkpoints.flush(folder / name)
+                checkpoints.publish(staged, final)
+                checkpoints.rotate(folder, self.job.training.keep_checkpoints, final)
+                shutil.rmtree(aside)
+        self._saved = step
+
+    def restore(self, checkpoint: Path) -> None:
+        """What the Trainer does not know of: the moving average, the interval under way, an evaluation cut short."""
+        if self.ema:
+            self.ema.load(load_file(checkpoint / EMA_FILE))
+        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        if isinstance(state["meter"], dict):  # of a version that knew no warnings, and kept the sum over processes
+            state = {"meter": [state["meter"]], "collapse": self.collapse.state(), "evaluation_due": False}
+        sums: list[dict[str, float]] = state["meter"]
+        self.meter.clear()
+        if len(sums) == self.args.world_size:
+            self.meter.sums = {key: sums[self.args.process_index][key] for key in self.meter.sums}
+        elif self.is_world_process_zero():  # another number of processes
+            self.meter.sums = {key: sum(one[key] for one in sums) for key in self.meter.sums}
+        self.collapse.load(state["collapse"])
+        self.args.eval_on_start = self.evaluation_due = state["evaluation_due"]
+        self._saved = checkpoints.step_of(checkpoint)
+
+    def is_last(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < state.max_steps:
+            return False
+        self.state = state
+        return True
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
+        hub token in clear."""
+        assert output_dir is not None
+        if self.args.should_save or is_sharded(self.student):  # a sharded one is gathered by all, written by the first
+            self.student.save_pretrained(output_dir, self.args.should_save, state_dict)
+        if self.args.should_save:
+            self.job.builder.chat.save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As one process would write them, also where they are sharded."""
+        if not is_sharded(self.student):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_optimizer_state(cast(Any, self.optimizer))
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.student):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_optimizer_state(cast(Any, self.optimizer), state)
+        cast(Any, self.lr_scheduler).load_state_dict(schedule)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not is_sharded(self.student):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        files = sorted(Path(resume_from_checkpoint).glob("model*.safetensors"))
+        load_weights(self.student, {name: t for file in files for name, t in load_file(file).items()})
