@@ -125,7 +125,7 @@ def recipes(folder: Path) -> dict[str, Any]:
     training = {"save_every": 2, "log_every": 3, "keep_checkpoints": 2, "eval_every": 3}
     short = {"epochs": 1.0, "save_every": 2, "log_every": 2}
     none = {"cold_start": {"method": {"name": "none"}}}
-    data = {"data": {"eval_rows_per_language": 1}, "limits": {"rollout": 6}}
+    data = {"data": {"eval_rows_per_language": 1}, "number": 18}
     return {
         "dudi": ({"name": "dudi"}, {"training": training, **none, **data}),
         "sdft": ({"name": "sdft", "ema_rate": 0.3}, {"training": {**training, "eval_every": 0}, **none}),

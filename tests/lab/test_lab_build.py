@@ -204,7 +204,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DudiError, match="not empty, and no build"):
         build_micro(tmp_path, monkeypatch)
-    with pytest.raises(DudiError, match="not empty, and not an exported lab|no finished lab build"):
+    with pytest.raises(DudiError, match=r"not empty, and not an exported lab|no finished lab build"):
         export(tmp_path, tmp_path / "none")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -78,7 +78,7 @@ def parses(arguments: Sequence[str]) -> None:
 def test_every_command_is_one_that_can_be_typed(steps: dict[str, Step]) -> None:
     for step in steps.values():
         parses(step.arguments)
-    with pytest.raises(Exception, match="[Nn]o such option"):
+    with pytest.raises(Exception, match=r"[Nn]o such option"):
         parses((*steps["lab"].arguments, "--wait"))
 
 

@@ -51,7 +51,16 @@ def test_every_word_of_a_fact_has_a_name_and_every_such_word_a_fact(l: str) -> N
     words = load(l).words
     for kind, keys in used(*RELATIONS).items():
         assert keys == set(words[kind]), kind
-    assert set(used(*RELATIONS)) == set("country city continent currency animal class adjective number".split())
+    assert set(used(*RELATIONS)) == {
+        "country",
+        "city",
+        "continent",
+        "currency",
+        "animal",
+        "class",
+        "adjective",
+        "number",
+    }
     assert set(TAME) <= set(words["animal"]) and set(OF_THINGS) <= set(words["adjective"])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import reportkit
 import pytest
+import reportkit
 
 
 @pytest.fixture(scope="session")

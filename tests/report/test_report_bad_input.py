@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import reportkit
 import pytest
+import reportkit
 
 from dudi.errors import DudiError
 from dudi.report.write import write_report

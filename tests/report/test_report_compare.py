@@ -6,9 +6,9 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import reportkit
 import numpy as np
 import pytest
+import reportkit
 
 from dudi.report.compare import AVERAGE, RESAMPLES, gains, item_values, manners, resampled_means
 from dudi.report.evals import Evaluation, read_evals

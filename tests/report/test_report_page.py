@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import reportkit
 import pytest
+import reportkit
 from typer.testing import CliRunner
 
 from dudi.cli import app

@@ -1,9 +1,10 @@
-"""Run recipes by the command line, and kill them (SIGKILL), signal them or fail their writes at given places, in one
-process that forks one for each run: `crash.py PLAN RESULTS`. The places are patches put in here, none is in the package.
+"""Run recipes by the command line, and kill, signal or fail them at given places: `crash.py PLAN RESULTS`.
 
-PLAN (JSON): {"straight": {name: recipe}, "cases": {name: {"recipe": file, "of": name, "places": [place, ...],
-"damage": [[file, how], ...]}}}. Each straight recipe is run undisturbed. A case is run once for each of its places, with
---resume from the second on; then the damage is done; then it is resumed undisturbed. RESULTS: see `Report`.
+One process forks one for each run. The places are patches put in here; none of them is in the package.
+
+PLAN (JSON): {"straight": {name: recipe}, "cases": {name: {"recipe": file, "output": folder, "of": name, "places":
+[place, ...], "damage": [[file, how], ...]}}}. Each straight recipe is run undisturbed. A case is run once for each of
+its places, with --resume from the second on; then the damage is done; then it is resumed undisturbed. RESULTS: `Report`.
 
 A place is a list:
     ["step", N]                  in the middle of optimizer step N of the method's stage, after its backward pass
@@ -14,8 +15,8 @@ A place is a list:
     ["stage", NAME]              before a stage
     ["decode", N]                after the Nth batch of responses was sampled, in any stage
     ["moment", SHARE]            after that share of the time that the straight run took
-Before it may stand what happens there: ["kill", ...] (the default), ["SIGTERM", ...], ["SIGUSR1", ...] (and the run goes
-on), ["twice", ...] (SIGTERM, and later again), ["full", "write", ...] (the disk is full).
+Before it may stand what happens there: ["kill", ...] (the default), ["SIGTERM", ...], ["SIGUSR1", ...], ["twice", ...]
+(SIGTERM, and later again), ["full", "write", ...] (the disk is full).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from dudi.checkpoints import write_text
 from dudi.errors import DudiError, unknown
 from dudi.lab import words
 from dudi.lab.artefacts import write_benchmark, write_data
-from dudi.lab.models import FULL, TINY, Build, make_tokenizer, train
+from dudi.lab.models import FULL, TINY, Build, make_tokenizer, texts, train
 from dudi.verbalizer import TEMPLATES
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -63,6 +63,7 @@ def identity(plan: Build, seed: int) -> dict[str, Any]:
         "seed": seed,
         "world": hash_of(words.FOLDER, "*.toml"),
         "templates": hash_of(TEMPLATES, "*.toml"),
+        "text": hashlib.sha256("\n".join(texts(500, seed)).encode()).hexdigest(),
         "vocab": plan.vocab,
         "documents": plan.documents,
         "models": {name: vars(model) for name, model in plan.models.items()},

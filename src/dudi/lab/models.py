@@ -69,7 +69,7 @@ FULL = Build(
         "student-small": Plan("qwen2", 64, 4, 3000, 4e-3),
         "student-llama": Plan("llama", 64, 4, 3000, 4e-3),
         "student-large": Plan("qwen2", 96, 4, 3000, 4e-3),
-        "teacher": Plan("qwen2", 128, 5, 9000, 4e-3, teacher=True),
+        "teacher": Plan("qwen2", 128, 5, 7000, 4e-3, teacher=True),
     },
 )
 TINY = Build(
@@ -101,20 +101,21 @@ def make_tokenizer(build: Build, seed: int) -> PreTrainedTokenizerFast:
         max_token_length=30,  # of bytes: Burmese and Thai write without spaces, and whole sentences must not become one
         show_progress=False,
     )
-    bpe.train_from_iterator(_texts(build.documents, seed), trainer)
+    bpe.train_from_iterator(texts(build.documents, seed), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
     tokenizer.chat_template = CHATML
     return tokenizer
 
 
-def _texts(n: int, seed: int) -> Iterator[str]:
+def texts(n: int, seed: int) -> Iterator[str]:
+    """What the tokenizer is trained on: n documents, plain text and lessons by turns, of all languages alike."""
     verbalizer = Verbalizer(TRAINED)
     rng = random.Random(draw("tokenizer", seed))
     for number in range(n):
         if number % 2:
             yield plain_text(rng, rng.choice(list(LANGUAGES)))
         else:
-            x, y = lesson(rng, verbalizer)
+            x, y, _ = lesson(rng, verbalizer)
             yield f"{x[-1].content}\n{y}"
 
 
@@ -140,8 +141,6 @@ def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast, seed: int) -> Pre
     return Qwen2ForCausalLM(Qwen2Config(**values))
 
 
-PROMPT_WEIGHT = 0.0
-"""Loss weight of a lesson's prompt, beside 1 of its answer: prompts are mostly the verbalizer's fixed text."""
 POOL = 16
 """Documents are drawn for so many steps at once and sorted by length, so that little of a batch is padding."""
 
@@ -167,9 +166,9 @@ class Documents:
 
     def _document(self, rng: random.Random) -> tuple[list[int], list[float]]:
         if self.plan.teacher and rng.random() < 0.75:
-            x, y = lesson(rng, self.verbalizer)
+            x, y, shown = lesson(rng, self.verbalizer)
             prompt, response = self.chat.prompt(x), self.chat.response(x, y)
-            return prompt + response, [PROMPT_WEIGHT] * len(prompt) + [1.0] * len(response)
+            return prompt + response, self._shown(prompt, shown) + [1.0] * len(response)
         if self.plan.teacher:
             text = plain_text(rng, rng.choice(list(LANGUAGES)))
         else:
@@ -177,6 +176,17 @@ class Documents:
             text = plain_text(rng, l, KNOWN[l])
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.pad_token_id]
         return ids, [1.0] * len(ids)
+
+    def _shown(self, prompt: list[int], demonstration: str | None) -> list[float]:
+        """Weight 1 where a prompt shows the demonstration, an answer like any other; 0 for the rest of it."""
+        weights = [0.0] * len(prompt)
+        if demonstration is not None:
+            line = self.tokenizer(f"\n{demonstration}\n", add_special_tokens=False)["input_ids"]
+            for at in range(len(prompt) - len(line), -1, -1):
+                if prompt[at + 1 : at + len(line) - 1] == line[1:-1]:
+                    weights[at + 1 : at + len(line) - 1] = [1.0] * (len(line) - 2)
+                    break
+        return weights
 
 
 def train(
@@ -263,9 +273,8 @@ def loss_of(model: PreTrainedModel, batch: list[tuple[list[int], list[float]]], 
     width = max(len(ids) for ids, _ in batch)
     ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])
     weight = torch.tensor([w[1:] + [0.0] * (width - len(w)) for _, w in batch])
-    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i, _ in batch])
-    hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+    hidden = model.base_model(input_ids=ids).last_hidden_state[:, :-1]  # padding is on the right: nothing looks at it
     chosen = weight > 0
     logits = model.get_output_embeddings()(hidden[chosen])
     loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen], reduction="none")
-    return (loss * weight[chosen]).sum() / weight.sum(), int(mask.sum())
+    return (loss * weight[chosen]).sum() / weight.sum(), sum(len(ids) for ids, _ in batch)

@@ -55,7 +55,7 @@ SHARES = {
 }
 """Relative frequency of a task among instruction rows and lessons."""
 
-MODES = {"plain": 30, "p_z": 15, Mode.CROSSLINGUAL: 35, Mode.MULTILINGUAL: 10, Mode.ENGLISH: 10}
+MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mode.ENGLISH: 7}
 """Relative frequency of what the teacher reads in a lesson: x, the student's p_z, or z in a mode of the verbalizer."""
 
 PRETRAINED = {"en": 40, "id": 14, "vi": 13, "th": 12, "ms": 9, "ta": 4, "tl": 4, "my": 4}
@@ -104,8 +104,10 @@ def instruction_rows(l: str, part: Split, n: int, seed: int) -> Iterator[tuple[s
             made += 1
 
 
-def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, ...], str]:
-    """What the teacher learns from: a prompt in one of the modes, and the answer that an instruct model would give."""
+def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, ...], str, str | None]:
+    """What the teacher learns from: a prompt in one of the modes, the answer that an instruct model would give, and
+    the demonstration in the prompt, if it has one.
+    """
     l, task = rng.choice(list(LANGUAGES)), choose(rng, SHARES)
     part: Split = "train"
     if TASKS[task].competency == "knowledge":
@@ -121,12 +123,13 @@ def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, .
     text = rng.choice(TASKS[task].ask(load(l), key).train)
     row = Example((Message("user", text),), answer(task, key, l), l, "")
     if mode == "plain":
-        return row.x, row.y
+        return row.x, row.y, None
     crosslingual = mode in ("p_z", Mode.CROSSLINGUAL)
     l_z = rng.choice([code for code in LANGUAGES if code != l]) if crosslingual else None
     view = View(Response.Y_TILDE, Mode.CROSSLINGUAL if crosslingual else mode)
     read = verbalizer(view, row, 0, 0, l_z)
-    return read.student if mode == "p_z" else read.teacher, answer(task, key, l, read.l_z)
+    y = answer(task, key, l, read.l_z)
+    return (read.student, y, None) if mode == "p_z" else (read.teacher, y, row.y)
 
 
 def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 4) -> str:
