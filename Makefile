@@ -15,7 +15,7 @@ export HF_DATASETS_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all check format lint types layers gpu-check real-input clean
+.PHONY: help demo test test-all crash-test check format lint types layers gpu-check real-input clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -30,6 +30,10 @@ test: .venv/.installed-test  ## the fast tests (JOBS=2 processes)
 test-all: export OMP_NUM_THREADS := 1
 test-all: .venv/.installed-test .venv/.installed-peer  ## all tests but those that need a GPU, the comparison with TRL included
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu"
+
+crash-test: export OMP_NUM_THREADS := 1
+crash-test: .venv/.installed-test  ## kill -9 at named and at random moments, a full disk, signals: the same end, bit for bit
+	$(BIN)/python -m pytest -q tests/test_crash.py tests/test_guards.py
 
 check: lint types layers test  ## what CI runs: lint, types, layers, test
 

@@ -47,9 +47,9 @@ class Dudi:
         self.err = self._capsys.readouterr().err
         return int(stop.value.code or 0)
 
-    def refused(self, *argv: str) -> str:
+    def refused(self, *argv: str, status: int = 2) -> str:
         """The one line of a command that is refused."""
-        assert self(*argv) == 2, self.err
+        assert self(*argv) == status, self.err
         (line,) = self.err.splitlines()
         assert line.startswith("dudi: ") and line.isprintable()
         return line.removeprefix("dudi: ")
@@ -635,7 +635,7 @@ def test_nan_weights_stop_the_run_and_keep_the_last_checkpoint(
     argv = ("run", str(file), "--set", "cold_start.method.name=none")
     with monkeypatch.context() as patch:
         patch.setattr(train.DistillationTrainer, "training_step", broken)
-        line = dudi.refused(*argv)
+        line = dudi.refused(*argv, status=3)
     assert line.startswith(
         f"the loss is not finite at step 2 (signal {signals}; rows {', '.join(seen)}): checkpoint-1 is"
     )
@@ -650,5 +650,5 @@ def test_nan_weights_stop_the_run_and_keep_the_last_checkpoint(
 
 
 def test_a_learning_rate_far_too_large_stops_too(dudi: Dudi) -> None:
-    line = dudi.refused("run", str(dudi.file), "--set", "training.lr=1e30")
+    line = dudi.refused("run", str(dudi.file), "--set", "training.lr=1e30", status=3)
     assert "the loss is not finite at step 2 (signal off_policy; rows " in line

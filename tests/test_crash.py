@@ -70,7 +70,7 @@ FAST = {
     "disk full": at("dudi", "full", "write", SAVED + "model.safetensors", "inside", status=2, left=(2,)),
     "newest truncated": at("dudi", "step", 5, left=(2, 4), damage=(("1-dudi/checkpoint-4/optimizer.pt", "truncate"),)),
     "SIGTERM in a step": at("dudi", "SIGTERM", "step", 3, status=STOPPED, left=(2, 3)),
-    "SIGTERM in an evaluation": at("dudi", "SIGTERM", "evaluation", 1, status=STOPPED, left=(3,)),
+    "SIGTERM in an evaluation": at("dudi", "SIGTERM", "evaluation", 1, status=STOPPED, left=(2, 3)),
     "SIGTERM in a generation": at("seqkd", "SIGTERM", "decode", 2, status=STOPPED),
 }
 SLOW = {
@@ -81,7 +81,7 @@ SLOW = {
     },
     **{f"{when} the rename of the result": at("sdft", "rename", "/model", when) for when in ("before", "after")},
     **{f"rotation, {when}": at("dudi", "remove", "checkpoint-2", when) for when in ("before", "inside", "after")},
-    **{f"{when} the staging folder goes": at("dudi", "remove", "staging", when, 1) for when in ("before", "after")},
+    **{f"{when} the staging folder is cleared": at("dudi", "remove", "staging", when) for when in ("before", "after")},
     **{f"step {n}": at("dudi", "step", n) for n in (1, 2, 4, 6)},
     **{f"in evaluation {n}": at("dudi", "evaluation", n) for n in (1, 2)},
     **{f"recipe.toml, {when}": at("dudi", "rename", "recipe.toml", when) for when in ("before", "after")},
@@ -121,13 +121,13 @@ SLOW = {
 
 
 def recipes(folder: Path) -> dict[str, Any]:
-    """Six steps; checkpoints at 2, 4 and 6, metrics at 3 and 6, as is the evaluation; two generations for SPIN."""
+    """Six steps, the last not at the end of an epoch; checkpoints at 2, 4, 6, metrics and evaluation at 3, 6."""
     training = {"save_every": 2, "log_every": 3, "keep_checkpoints": 2, "eval_every": 3}
     short = {"epochs": 1.0, "save_every": 2, "log_every": 2}
     none = {"cold_start": {"method": {"name": "none"}}}
-    data = {"data": {"eval_rows_per_language": 1}, "number": 18}
+    data = {"data": {"eval_rows_per_language": 1}, "number": 22}
     return {
-        "dudi": ({"name": "dudi"}, {"training": training, **none, **data}),
+        "dudi": ({"name": "dudi"}, {"training": {**training, "max_steps": 6}, **none, **data}),
         "sdft": ({"name": "sdft", "ema_rate": 0.3}, {"training": {**training, "eval_every": 0}, **none}),
         "seqkd": ({"name": "seqkd"}, {"training": short, "cold_start": {"training": short}}),
         "spin": ({"name": "spin", "iterations": 2}, {"training": short, "cold_start": {"training": short}}),
@@ -198,8 +198,8 @@ def check(name: str, case: Case, ran: Ran) -> None:
         (line,) = (line for line in text.splitlines() if line.startswith("dudi: ") and "stopping after" not in line)
         assert "--resume" in line and "Traceback" not in text
     for file, _ in case.damage:
-        folder = Path(file).parent.name
-        assert re.search(rf"{folder} is damaged \({Path(file).name}|{folder}: {Path(file).name}", report["said"][-1])
+        folder, text = Path(file).parent.name, re.sub(r"\s", "", report["said"][-1])  # lines are wrapped anywhere
+        assert f"{folder}isdamaged({Path(file).name}" in text or f"{folder}:{Path(file).name}" in text
     left = ran.output(name)
     common.assert_same_end(ran.output(f"straight {case.of}"), left)
     assert not list(left.rglob("staging")), "nothing half-written is left in a stage"

@@ -143,7 +143,10 @@ def test_two_halves_are_one(case: str, shards: Path, alone: Callable[[str], Path
 @pytest.mark.slow
 @pytest.mark.parametrize("case", fsdp.CASES)
 def test_really_two_halves(case: str, shards: Path) -> None:
-    """Student and teacher: DTensor parameters, about half the bytes on each rank, and all of a copy that decodes."""
+    """Student and teacher: DTensor parameters, about half the bytes on each rank, and all of a copy that decodes.
+
+    (TRL's GKD, GOLD and Distillation neither place nor shard their teacher under FSDP.)
+    """
     for report in reports(shards, case):
         assert report["world"] == 2 and report["backend"] == "gloo" and len(report["steps"]) == ddp.STEPS
         judged = case not in ("sft", "dft", "spin", "sdft", "checkpointing")
@@ -173,9 +176,11 @@ def test_a_checkpoint_of_halves_is_an_ordinary_one(shards: Path, tmp_path: Path)
     resumed = ddp.build(tmp_path / "run", ddp.RESUME)
     resume_stage(resumed)
     assert resumed.state.global_step == ddp.STEPS
+    written = (load_file(run / "checkpoint-6" / "model.safetensors").keys() for run in (straight, tmp_path / "run"))
+    assert len({tuple(sorted(names)) for names in written}) == 1, "tied weights once"
     end = AutoModelForCausalLM.from_pretrained(straight / "checkpoint-6", dtype=torch.float64)
     assert type(end).__name__ == "Qwen2ForCausalLM" and "distributed_config" not in end.config.to_dict()
-    assert common.furthest(dict(end.named_parameters()), dict(resumed.student.named_parameters())) < 1e-9
+    assert common.furthest(end.state_dict(), resumed.student.state_dict()) < 1e-9
     state, other = (
         torch.load(run / "checkpoint-6/optimizer.pt", weights_only=True)["state"]
         for run in (straight, tmp_path / "run")
@@ -251,6 +256,26 @@ def test_resume_on_two_processes(two: Path) -> None:
     """Weights and moving average are compared by the worker; the metrics here."""
     straight, stopped = ((two / "resume" / name / "metrics.jsonl").read_bytes() for name in ("straight", "stopped"))
     assert straight == stopped and len(straight.splitlines()) == 2
+
+
+def test_resume_on_another_number_of_processes(two: Path, tmp_path: Path) -> None:
+    """Stopped on two processes, resumed in one from the checkpoint of step 4: the end of the straight run."""
+    shutil.copytree(two / "resume" / "stopped", tmp_path / "run")
+    for step in (5, 6):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}", ignore_errors=True)
+    assert (tmp_path / "run" / "checkpoint-4").is_dir()
+    resumed = ddp.build(tmp_path / "run", ddp.RESUME)
+    resume_stage(resumed)
+    assert resumed.state.global_step == ddp.STEPS
+    here, there = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "run", two / "resume" / "straight")
+    )
+    assert len(here) == len(there) == 2
+    for mine, theirs in zip(here, there, strict=True):
+        assert_close(mine, theirs)
+    end = load_file(two / "resume" / "straight" / "checkpoint-6" / "model.safetensors")
+    assert common.furthest(end, {name: resumed.student.get_parameter(name).detach() for name in end}) < 1e-6
 
 
 def test_coin_is_a_function_of_seed_and_step() -> None:

@@ -495,7 +495,7 @@ class World:
         jobs: list[Job] = []
         loads: list[dict[str, Any]] = []
 
-        def stop(job: Job) -> Any:
+        def stop(job: Job, **_: Any) -> Any:
             jobs.append(job)
             raise _Started
 

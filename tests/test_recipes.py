@@ -10,7 +10,7 @@ from dudi.config import load_recipe, shipped_recipes
 from dudi.methods import Loss, Mode, SequenceSignal, Teacher, TokenSignal
 
 LANGUAGES = ("id", "vi", "th", "ta", "tl", "ms", "my")
-PAPER = [name for name in shipped_recipes() if name != "tiny"]
+PAPER = [name for name in shipped_recipes() if name != "tiny" and not name.startswith("lab/")]
 PAIRS = {
     "qwen2.5-0.5b": ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-3B-Instruct"),
     "qwen2.5-1.5b": ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-3B-Instruct"),

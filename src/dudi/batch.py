@@ -21,6 +21,7 @@ from dudi.example import Example
 from dudi.methods import LossOn, SequenceSignal, Signal, TokenSignal, View, views
 from dudi.rollouts import Request, Rollout, Sampler
 from dudi.scores import Block, Reading
+from dudi.specials import SpecialTextError
 from dudi.verbalizer import Verbalizer
 
 
@@ -45,6 +46,8 @@ class Rows:
     cut: Counter[str]  # y cut at limits.total
     tokens: Counter[str]
     characters: Counter[str]
+    special: Counter[str] = field(default_factory=Counter)  # with a special token in their text, read as text
+    refused: Counter[str] = field(default_factory=Counter)  # with one that the tokenizer cannot read as text: left out
 
 
 def encode_rows(examples: Sequence[Example], chat: Chat, limits: Limits) -> Rows:
@@ -52,8 +55,14 @@ def encode_rows(examples: Sequence[Example], chat: Chat, limits: Limits) -> Rows
     A question is never cut."""
     rows = []
     left_out, cut, tokens, characters = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    special, refused = Counter[str](), Counter[str]()
     for index, example in enumerate(examples):
-        x, y = chat.prompt(example.x), chat.response(example.x, example.y)
+        special[example.l] += chat.special_text(example) is not None
+        try:
+            x, y = chat.prompt(example.x), chat.response(example.x, example.y)
+        except SpecialTextError:
+            refused[example.l] += 1
+            continue
         tokens[example.l] += len(y) - 1
         characters[example.l] += len(example.y)
         if len(x) > limits.of("prompt", example.l):
@@ -62,7 +71,7 @@ def encode_rows(examples: Sequence[Example], chat: Chat, limits: Limits) -> Rows
         room = max(limits.of("total", example.l) - len(x), 1)
         cut[example.l] += len(y) > room
         rows.append(Row(index, example, tuple(x), tuple(y[:room]), len(y) > room))
-    return Rows(tuple(rows), left_out, cut, tokens, characters)
+    return Rows(tuple(rows), left_out, cut, tokens, characters, special, refused)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dudi.errors import DudiError
-from dudi.example import Message
+from dudi.example import Example, Message
+from dudi.rendering import read_template_file, render
+from dudi.specials import Specials
 
 _PROBE = (Message("user", "?"),)
 
@@ -31,6 +32,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.template = template or tokenizer.chat_template
         self.kwargs = dict(kwargs)
+        self.specials = Specials(tokenizer)
         if not isinstance(self.template, str):
             raise DudiError(
                 'the tokenizer has no chat template (base models have none): set chat.template to "teacher" with a'
@@ -42,13 +44,12 @@ class Chat:
                 ' chat.kwargs = { date_string = "26 Jul 2024" }'
             )
         self.vocab = max(tokenizer.get_vocab().values()) + 1
-        prompt, full = self._render(_PROBE, True), self._render((*_PROBE, Message("assistant", "0")), False)
+        prompt = self._render(_PROBE, True, trial=True)
+        full = self._render((*_PROBE, Message("assistant", "0")), False, trial=True)
         if not full.startswith(prompt) or "0" not in full[len(prompt) :]:
             raise DudiError("the chat template does not continue its own generation prompt: it cannot be trained with")
         self.tail = full[len(prompt) :].rpartition("0")[2]
-        special = set(tokenizer.all_special_ids)
-        special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        ends = [i for i in self._ids(self.tail) if i in special] or [tokenizer.eos_token_id]
+        ends = [i for i in self._ids(self.tail) if i in self.specials.ids] or [tokenizer.eos_token_id]
         if ends[0] is None:
             raise DudiError("neither the chat template nor the tokenizer has a token that ends an answer (eos_token)")
         self.turn_end: int = ends[0]
@@ -69,7 +70,7 @@ class Chat:
             return [*whole[len(before) :], self.turn_end]
         # A token would span the border. A model that answers starts a new token there, so the border is kept.
         ids = self._ids(content)
-        if self.decode(before + ids) != prompt + content:
+        if self.decode(before + ids) != self.specials.unmark(prompt + content):
             raise DudiError(
                 "the tokenizer cannot tokenize an answer apart from its prompt: token borders do not line up"
             )
@@ -100,6 +101,11 @@ class Chat:
             done = len(prompt + content) + len(self.decode([self.turn_end]))
         return ids, targets
 
+    def special_text(self, example: Example) -> str | None:
+        """The first special token that stands in a row's text, where it is read as text."""
+        texts = (*(message.content for message in example.x), example.y)
+        return next((found for text in texts if (found := self.specials.inside(text))), None)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included: for people to read, never to be tokenized again."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -115,24 +121,14 @@ class Chat:
             raise DudiError("the chat template does not continue its own generation prompt for this conversation")
         return full[len(prompt) : len(full) - len(self.tail)]
 
-    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [m.as_dict() for m in messages],
-                    tokenize=False,
-                    add_generation_prompt=prompt,
-                    chat_template=self.template,
-                    **self.kwargs,
-                )
-            )
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # a template is a program: it may refuse turns on purpose, or fail; chat.kwargs may be wrong for it
-            roles = ", ".join(m.role for m in messages)
-            raise DudiError(f"the chat template refuses a conversation of turns ({roles}): {error}") from None
+    def _render(self, messages: Sequence[Message], prompt: bool, trial: bool = False) -> str:
+        """The template's text; special tokens that stand in messages are marked in it (see `dudi.specials`)."""
+        marked = [{"role": m.role, "content": self.specials.mark(m.content)} for m in messages]
+        assert self.template is not None
+        return render(self.tokenizer, self.template, marked, prompt, self.kwargs, trial)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.specials.encode(text)
 
 
 def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> str | None:
@@ -143,8 +139,8 @@ def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTra
         assert teacher is not None
         return teacher.chat_template
     try:
-        return Path(choice).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_template_file(Path(choice))
+    except (OSError, ValueError):
         raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
 
 

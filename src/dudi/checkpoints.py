@@ -87,7 +87,7 @@ def newest(folder: Path, say: Callable[[str], None] = print) -> Path | None:
         fault = damage(checkpoint)
         if fault is None:
             return checkpoint
-        say(f"  {checkpoint.name} is damaged ({fault}): going on from the one before")
+        say(f"  {checkpoint.name} is damaged ({fault}): passed over")
     if found:
         raise DudiError(
             f"{folder}: no checkpoint is whole ({found[0].name}: {damage(found[0])}): restore one from a copy, or"

@@ -138,9 +138,16 @@ def verbalize(
         out.print(text.text, soft_wrap=True)
 
 
-def default_benchmark() -> str:
-    """The benchmark folder that `eval` takes where none is given."""
-    raise DudiError("--benchmark is missing: give a benchmark folder (benchmark.json and items/*.jsonl)")
+def lab_benchmark(model: str) -> Path:
+    """The benchmark folder that `eval` takes where none is given: the lab's, laid out beside the model's evaluations."""
+    from dudi.evals.evaluate import default_output
+    from dudi.lab.artefacts import write_benchmark
+
+    if not Path(model).expanduser().is_dir():
+        raise DudiError(f"model: no folder {model!r}")
+    folder = default_output(model, "lab-benchmark")
+    write_benchmark(folder)
+    return folder
 
 
 @contextmanager
@@ -157,7 +164,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
-    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="The benchmark folder.")] = None,
+    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="A benchmark folder; by default the lab's.")] = None,
     output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 0.0,
@@ -172,7 +179,7 @@ def evaluate(
     """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
     from dudi.evals.bench import read_benchmark
 
-    folder = Path(benchmark or default_benchmark())
+    folder = Path(benchmark) if benchmark else lab_benchmark(model)
     bench = read_benchmark(folder)
     from dudi.evals.evaluate import default_output, evaluate, keywords
     from dudi.evals.tables import summary
@@ -247,6 +254,7 @@ def _options(
 
 def main() -> None:
     """Entry point: a `DudiError` is one line on standard error and its exit status (2: bad input), no traceback."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the hub's client is imported, which is later
     try:
         app()
     except DudiError as error:

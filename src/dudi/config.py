@@ -26,6 +26,7 @@ from dudi.schema import (
     Training,
     shown,
 )
+from dudi.tomlfile import read_toml
 
 __all__ = [
     "Chat",
@@ -46,7 +47,12 @@ __all__ = [
 ]
 
 RECIPES = Path(__file__).parent / "recipes"
+MAX_FILES = 64
+"""Read for one recipe through `extends`, each time a file is named: bases of bases may multiply."""
+MAX_DEPTH = 16
+"""Tables within tables."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -63,6 +69,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from an already merged table; `where` names its origin in errors."""
+    _check_texts(table, where)
     table = dict(table)
     cold = dict(table.get("cold_start") or {}) if isinstance(table.get("cold_start", {}), dict) else None
     if cold is not None and isinstance(table.get("training", {}), dict):
@@ -112,19 +119,46 @@ def shipped_recipes() -> list[str]:
     return [f.relative_to(RECIPES).with_suffix("").as_posix() for f in files if not f.name.startswith("_")]
 
 
-def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _check_texts(table: Mapping[str, Any], where: str) -> None:
+    """What no value of a recipe may be, whatever its key: nested without end, no text, or a token of the hub, since a
+    run's folder holds its recipe."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), table)]
+    while waiting:
+        path, value = waiting.pop()
+        key = ".".join(path)
+        if len(path) > MAX_DEPTH:
+            raise DudiError(f"{where}: {key[:60]}...: tables nested too deeply (more than {MAX_DEPTH})")
+        if isinstance(value, Mapping):
+            waiting += [((*path, str(name)), inner) for name, inner in value.items()]
+            waiting += [((*path, "a key"), name) for name in value]
+        elif isinstance(value, list | tuple):
+            waiting += [((*path, str(number)), inner) for number, inner in enumerate(value)]
+        elif isinstance(value, str):
+            if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+                raise DudiError(f"{where}: {key}: expected text, found {shown(value)}")
+            if _SECRET.search(value):
+                raise DudiError(
+                    f"{where}: {key}: looks like a token of the hub, and a run's folder holds its recipe: give tokens"
+                    " with `hf auth login` or HF_TOKEN only, and have this one replaced"
+                )
+
+
+def _read(file: Path, seen: tuple[Path, ...], files: list[Path] | None = None) -> dict[str, Any]:
+    """A file merged over its bases. seen: the way to it; files: all that were read so far."""
+    files = [] if files is None else files
+    files.append(file)
+    if len(files) > MAX_FILES:
+        raise DudiError(f"{files[0]}: `extends` reads more than {MAX_FILES} files")
     if file.resolve() in seen:
         raise DudiError(f"{file}: `extends` goes in a circle ({' -> '.join(p.name for p in (*seen, file))})")
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        table = read_toml(file)
     except OSError as error:
         raise DudiError(f"{file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise DudiError(f"{file}: not UTF-8 text; save the recipe as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise DudiError(f"{file}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise DudiError(f"{file}: not a recipe: brackets nested too deeply") from None
     bases = table.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -134,18 +168,20 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         parent = file.parent / base
         if not parent.is_file():
             raise DudiError(f"{file}: extends: no file {base!r} beside it")
-        merged = _merge(merged, _read(parent, (*seen, file.resolve())))
+        merged = _merge(merged, _read(parent, (*seen, file.resolve()), files))
     return _merge(merged, table)
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Tables are merged key by key; a `method` table of another name replaces the base's whole."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
+            if depth > MAX_DEPTH:
+                raise DudiError(f"{key[:60]!r}: tables nested too deeply (more than {MAX_DEPTH})")
             renamed = key == "method" and value.get("name", old.get("name")) != old.get("name")
-            value = value if renamed else _merge(old, value)
+            value = value if renamed else _merge(old, value, depth + 1)
         result[key] = value
     return result
 
@@ -157,7 +193,7 @@ def _set(table: dict[str, Any], item: str) -> None:
         raise DudiError(f"--set {item!r}: expected key=value, such as --set training.lr=1e-5")
     try:
         value = tomllib.loads(f"value = {text.strip()}".replace("\n", " "))["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string: --set method.verbalizer=mix
     for part in parts[:-1]:
         if not isinstance(table.get(part, {}), dict):

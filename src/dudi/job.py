@@ -59,7 +59,7 @@ def arguments(job: Job) -> TrainingArguments:
         save_strategy="steps",
         save_steps=t.save_every,
         save_total_limit=None,  # rotation is ours, by step
-        save_only_model=is_sharded(job.student),  # the Trainer knows no optimizer state of sharded weights: that is ours
+        save_only_model=is_sharded(job.student),  # the optimizer state of sharded weights is saved by `dudi.saving`
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -6,7 +6,7 @@ The wrapper starts torch's own launcher with the environment that `accelerate la
     ddp      every process holds all weights, gradients are averaged
     fsdp2    the student's weights, gradients and optimizer state are spread over the processes
     zero2    DeepSpeed: gradients and optimizer state are spread
-    zero3    DeepSpeed: weights too
+    zero3    DeepSpeed: weights too (its configuration ships; running it is refused)
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ def _zero_stage(environment: Mapping[str, str]) -> int:
 
 def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int) -> None:
     """Refuse, with `DudiError`, what a mode cannot do, before anything is written."""
+    if mode is Launch.ZERO3:  # rollouts, head and moving average would need its weights gathered: nobody could try it
+        raise DudiError("--launch zero3 is not supported yet: use fsdp2, which spreads the same things")
     if mode is not None and mode.zero:
         missing = "a GPU for each process" if not gpus else "the package deepspeed (`pip install deepspeed`)"
         if not gpus or importlib.util.find_spec("deepspeed") is None:
@@ -109,8 +111,8 @@ def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int)
 def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
     """Start `dudi ARGUMENTS` in so many processes on this machine, and wait; returns the exit status.
 
-    0 when all went well, that of a `DudiError` in any of them (its line is printed once), 130 after Ctrl-C, else 1.
-    One process that fails makes torch's launcher stop the others.
+    0 when all went well, that of a `DudiError` in any of them (its line is printed once), 128 + its number after a
+    signal (130 after Ctrl-C), else 1. One process that fails makes torch's launcher stop the others.
     """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -126,27 +128,27 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
         try:
             torchrun.run(torchrun.parse_args([*single, "--module", "dudi", *arguments]))
         except ChildFailedError as error:
-            found = _reports(Path(errors))
-            for line, (rank, _) in found.items():
-                print(f"dudi: {line}" if rank == 0 else f"dudi: process {rank}: {line}", file=sys.stderr)
-            if found:
-                return max(status for _, status in found.values())
-            rank, failure = error.get_first_failure()
-            print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
-            return 1
-        except (KeyboardInterrupt, SignalException):
-            print("dudi: stopped; go on with --resume", file=sys.stderr)
-            return 130
+            status = _show(Path(errors))
+            if status is None:
+                rank, failure = error.get_first_failure()
+                print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
+            return status or 1
+        except SignalException as stopped:
+            if _show(Path(errors)) is None:
+                print("dudi: stopped; go on with --resume", file=sys.stderr)
+            return 128 + int(stopped.sigval)
     return 0
 
 
-def _reports(folder: Path) -> dict[str, tuple[int, int]]:
-    """Each line that processes left, once: the first process that left it, and its exit status."""
-    found: dict[str, tuple[int, int]] = {}
+def _show(folder: Path) -> int | None:
+    """Print each line that processes left, once; their exit status, or None where none left one."""
+    found: dict[str, int] = {}
     for file in sorted(folder.iterdir(), key=lambda file: int(file.name)):
         entry = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault(entry["line"], (int(file.name), entry["status"]))
-    return found
+        if entry["line"] not in found:
+            print("dudi:" + (f" process {file.name}:" if file.name != "0" else ""), entry["line"], file=sys.stderr)
+        found[entry["line"]] = entry["status"]
+    return max(found.values(), default=None)
 
 
 def hand_over(line: str, status: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dudi.batch import Rows, encode_rows
 from dudi.chat import Chat, check_same_tokenizer, read_template
@@ -13,6 +14,7 @@ from dudi.errors import DudiError
 from dudi.methods import views
 from dudi.models import check_model, load_tokenizer
 from dudi.verbalizer import Verbalizer
+from dudi.weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Prepared:
     verbalizer: Verbalizer
 
     def lengths(self) -> dict[str, dict[str, float]]:
-        """Per language: rows that train, rows left out (x too long), answers cut, characters per token."""
+        """Per language: rows that train, rows left out (x too long), answers cut, characters per token; and, where
+        there are any, rows with a special token in their text, which is read as text, and those left out as it cannot.
+        """
         rows = [row.example.l for row in self.train.rows]
         return {
             l: {
@@ -36,6 +40,8 @@ class Prepared:
                 "left_out": self.train.left_out[l],
                 "cut": self.train.cut[l],
                 "characters_per_token": round(self.train.characters[l] / max(self.train.tokens[l], 1), 3),
+                **({"special_tokens_in_text": n} if (n := self.train.special[l]) else {}),
+                **({"special_tokens_refused": n} if (n := self.train.refused[l]) else {}),
             }
             for l in self.languages
         }
@@ -53,6 +59,11 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     for view in views(recipe.build().signals):
         verbalizer.check(view, languages)
     train, held_out = (encode_rows(examples, chat, recipe.limits) for examples in (data.train, data.eval))
+    if not train.rows and (refused := train.refused.total()):
+        raise DudiError(
+            f"no row is left: {refused} of {len(data.train)} hold special tokens that the tokenizer cannot read as text,"
+            " the others are longer than limits.prompt"
+        )
     if not train.rows:
         limit = recipe.limits.prompt
         raise DudiError(f"no row is left: all {len(data.train)} prompts are longer than limits.prompt = {limit} tokens")
@@ -68,9 +79,13 @@ def load_chat(recipe: Recipe) -> Chat:
         teacher = load_tokenizer(models.teacher, "models.teacher", models, models.teacher_revision)
         check_same_tokenizer(student, teacher)
     chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
-    check_model(models.student, "models.student", models, models.student_revision, chat.vocab)
+    checked = [(models.student, "models.student", models.student_revision)]
     if models.teacher is not None:
-        check_model(models.teacher, "models.teacher", models, models.teacher_revision, chat.vocab)
+        checked.append((models.teacher, "models.teacher", models.teacher_revision))
     if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
-        check_model(recipe.cold_start.checkpoint, "cold_start.checkpoint", models, None, chat.vocab)
+        checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
+    for path, what, revision in checked:
+        check_model(path, what, models, revision, chat.vocab)
+        if (folder := Path(path).expanduser()).is_dir():
+            check_weights(folder, what, models.trust_remote_code)
     return chat

@@ -22,7 +22,7 @@ from dudi.collapse import Collapse
 from dudi.job import Job
 from dudi.metrics import Meter
 from dudi.models import EmaTeacher
-from dudi.sharding import is_sharded, load_optimizer_state, load_weights, whole_optimizer_state
+from dudi.sharding import is_sharded, load_optimizer_state, load_weights, save_whole, whole_optimizer_state
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 METRICS, TIMES = "metrics.jsonl", "times.jsonl"
@@ -131,8 +131,10 @@ class SavingTrainer(Trainer):
         """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
         hub token in clear."""
         assert output_dir is not None
-        if self.args.should_save or is_sharded(self.student):  # a sharded one is gathered by all, written by the first
-            self.student.save_pretrained(output_dir, self.args.should_save, state_dict)
+        if is_sharded(self.student):
+            save_whole(self.student, output_dir, self.args.should_save)
+        elif self.args.should_save:
+            self.student.save_pretrained(output_dir, state_dict=state_dict)
         if self.args.should_save:
             self.job.builder.chat.save(output_dir)
 

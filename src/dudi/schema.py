@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -221,12 +222,22 @@ class Recipe(Section):
     generation: Generation = Generation()
     paper: Paper | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, name: str) -> str:
+        """The name becomes a folder in `output`, so it must not lead out of it."""
+        if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            raise ValueError(f"expected a name that can be a folder's, without / and \\, found {shown(name)}")
+        return name
+
     @field_validator("output")
     @classmethod
     def _fillable(cls, output: str) -> str:
-        try:
-            output.format(name="name")
-        except (LookupError, ValueError, AttributeError):
+        try:  # not by trial: `format` would also look up attributes, and pad to any width
+            fields = [(field, spec, how) for _, field, spec, how in Formatter().parse(output) if field is not None]
+        except ValueError:
+            fields = [("", "", None)]
+        if any(field != ("name", "", None) for field in fields):
             raise ValueError(f"the only placeholder is {{name}}, found {shown(output)}") from None
         return output
 

@@ -131,6 +131,28 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         p.copy_(_like(p, state[name]))
 
 
+@torch.no_grad()
+def save_whole(model: PreTrainedModel, folder: str, first: bool) -> None:
+    """Write a sharded model as one process would: gathered by all, one tensor at a time, written by the `first`.
+
+    By itself transformers writes a tied head a second time, under its other name.
+    """
+    names = model.state_dict().keys()
+    kept = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in names}
+    state: dict[str, Tensor] = {}
+    for name, tensor in kept.items():
+        full = whole(tensor.detach())
+        if first:
+            state[name] = full.cpu()
+    if first:
+        plan = model.config.distributed_config
+        del model.config.distributed_config
+        try:
+            model.save_pretrained(folder, state_dict=state)
+        finally:
+            model.config.distributed_config = plan
+
+
 def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     """The optimizer's state as one process would have it: readable on any number of processes, sharded or not."""
     state = optimizer.state_dict()  # its inner tables are the optimizer's own

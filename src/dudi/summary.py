@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dudi.checkpoints import write_text
+from dudi.collapse import SAID, spans
 from dudi.metrics import read_lines
 
 
@@ -18,7 +19,7 @@ def write_summary(folder: Path) -> None:
 
 
 def summarize(folder: Path) -> dict[str, Any]:
-    """{data: report by language with lengths, stages: by name, first and last means of each signal}."""
+    """{data: report by language with lengths, stages: by name, first and last means of each signal, warnings}."""
     report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))["languages"]
     lengths = json.loads((folder / "lengths.json").read_text(encoding="utf-8"))
     stages = {}
@@ -31,6 +32,7 @@ def summarize(folder: Path) -> dict[str, Any]:
                 "signals": {name: _moved(train, name) for name in _names(train)},
                 "eval": [{"step": line["step"], "loss": line["eval"]["loss"]} for line in lines if "eval" in line],
                 "rollouts": _rollouts(train),
+                "collapse": spans(train),
             }
     return {"run": folder.name, "data": report, "lengths": lengths, "stages": stages}
 
@@ -82,6 +84,12 @@ def markdown(summary: dict[str, Any]) -> str:
         out += ["", f"## Stage {name} ({stage['steps']} steps)", "", _line(["signal", "first fifth", "last fifth"])]
         out.append(_line(["---"] * 3))
         out += [_line([s, f"{m['first']:.4f}", f"{m['last']:.4f}"]) for s, m in stage["signals"].items()]
+        out += [""] if stage["collapse"] else []
+        out += [
+            f"- Warning, steps {w['from']} to {w['to']}: up to {w['largest']:.0%} of rollouts {w['view']} in"
+            f" {w['language']} {SAID[w['what']]}"
+            for w in stage["collapse"]
+        ]
         for view, languages in stage["rollouts"].items():
             out += [
                 "",

@@ -165,7 +165,7 @@ class Pipeline:
             if self.state.is_main_process:
                 shutil.rmtree(staged, ignore_errors=True)
         with guards.together(), checkpoints.writing(here / "model"):
-            trainer._save(str(staged))  # on all: a sharded one is gathered
+            trainer.save_model(str(staged), _internal_call=True)  # on all: a sharded one is gathered
         with guards.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
                 checkpoints.publish(staged, here / "model")
@@ -241,5 +241,7 @@ def resume_stage(trainer: DistillationTrainer) -> None:
             trainer.train(resume_from_checkpoint=str(found))
             return
         trainer._load_from_checkpoint(str(found))  # the Trainer would do one more step before it looks
+        if first:
+            checkpoints.rotate(here, trainer.job.training.keep_checkpoints, found)  # a kill may have come before
         if trainer.args.eval_on_start:
             trainer.evaluate()

@@ -126,7 +126,7 @@ class DistillationTrainer(SavingTrainer):
         fault: guards.Fault | None = None
         for k, places in enumerate(micro):
             last = k == len(micro) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            with self._reduced(model, last):
                 result = self._micro_batch(model, window, places, signals, counts, measure)
                 with self._phase("backward"):
                     # gradients are averaged over ranks, but each rank's loss is its share of the sum
@@ -138,6 +138,14 @@ class DistillationTrainer(SavingTrainer):
         self.meter.add("loss", float(total))
         self.meter.add("steps", 1 / self.args.world_size)
         return total
+
+    def _reduced(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are added up over micro-batches, and over processes at the last. A sharded student's are spread
+        at each: whole ones are what does not fit."""
+        if self.is_deepspeed_enabled:  # its engine steps where this says so; nothing may be deferred under ZeRO
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            return contextlib.nullcontext()
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
     def _micro_batches(self, window: Window) -> list[list[int]]:
         """Row numbers of each micro-batch; where a model is sharded, all processes have the same number of them."""

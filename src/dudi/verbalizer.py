@@ -16,7 +16,6 @@ system turn and earlier turns stay where they are. Nothing here needs torch.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from dudi.errors import DudiError
 from dudi.example import Example, Message
 from dudi.languages import ENGLISH, choose_l_z, draw
 from dudi.methods import Mode, View
+from dudi.tomlfile import read_toml
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLACEHOLDERS = {
@@ -128,8 +128,8 @@ class Verbalizer:
 def read_template(file: Path) -> Template:
     """Read and check one language's file. Raises `DudiError` with the file, the key and what was wanted."""
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(file)
+    except (OSError, ValueError) as error:
         raise DudiError(f"{file}: not a readable TOML file: {error}") from None
     names = table.pop("names", None)
     if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()):
@@ -139,7 +139,7 @@ def read_template(file: Path) -> Template:
             raise DudiError(f"{file}: unknown key {key!r}; choices: {', '.join(_PLACEHOLDERS)}, names")
         text = table.get(key)
         if not isinstance(text, str):
-            raise DudiError(f"{file}: {key}: expected a text, found {text!r}")
+            raise DudiError(f"{file}: {key}: expected a text, found {text!r:.80}")
         found = _PLACEHOLDER.findall(text)
         for placeholder in _PLACEHOLDERS[key]:
             if placeholder not in found:

@@ -16,13 +16,10 @@ import reportkit
 from typer.testing import CliRunner
 
 from dudi.cli import app
-from dudi.report.answers import benchmark_hash, choose, shown
-from dudi.report.blocks import number, percent, signed
+from dudi.report.answers import benchmark_hash, choose
+from dudi.report.blocks import signed
 from dudi.report.evals import find_evals, read_evals
-from dudi.report.figures import smoothed
 from dudi.report.runs import read_runs
-from dudi.report.scores import training_seeds
-from dudi.report.training import run_warnings
 from dudi.report.write import write_report
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
@@ -99,13 +96,6 @@ def test_seeds_and_their_limits_are_said(both: Path) -> None:
     assert "base: greedy" in markdown and "drawn: temperature 0.7, decoding seeds 3, 5" in markdown
     assert "not how much another training would" in markdown and "several training runs" in markdown
     assert "shown, not averaged" in markdown and "| English (en), not averaged |" in markdown
-
-
-def test_runs_of_several_training_seeds_are_named(tmp_path: Path) -> None:
-    runs = read_runs([reportkit.run(tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 1))])
-    assert training_seeds(runs) == [(("a", "b"), (0, 1))]
-    other = read_runs([tmp_path / "a", reportkit.run(tmp_path / "c", name="x")])
-    assert training_seeds(other) == []
 
 
 def test_refused_averages_are_a_dash_with_the_reason(bench: Path, tmp_path: Path) -> None:
@@ -265,39 +255,6 @@ def test_pictures_of_an_earlier_report_go_and_other_files_stay(run: Path, evals:
     assert [f.name for f in (out / "figures").iterdir()] == ["mine.png"]
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"cut": 0.9}, "y_tilde 90\u00a0% (EOS rate 10\u00a0%)"),
-        (
-            {"losses": (1.0, float("nan"), float("nan"), 1.0, 1.0)},
-            "signal off_policy is not a finite number at step 20, 2 times",
-        ),
-    ],
-)
-def test_what_should_worry_is_said(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
-    page = write_report([reportkit.run(tmp_path / "r", **change)], output=tmp_path / "out")
-    assert any(expected in line for line in numbers(page)["warnings"])
-    assert "To look at first" in text(page)
-
-
-def test_a_run_that_goes_on_can_be_looked_at(tmp_path: Path) -> None:
-    folder = reportkit.run(tmp_path / "r")
-    (folder / "summary.json").unlink()
-    with (folder / "1-dudi" / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 60, "lo')
-    (one,) = read_runs([folder])
-    assert one.stages[0].steps == 50 and run_warnings(one) == [
-        "r: the run is not finished; the figures end at step 50."
-    ]
-    shutil.rmtree(folder / "1-dudi")
-    assert "no training step" in text(write_report([folder]))
-
-
-def test_nothing_worries_in_a_sound_run(run: Path) -> None:
-    assert run_warnings(read_runs([run])[0]) == []
-
-
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     runs = read_runs([reportkit.run(tmp_path / n / "0") for n in ("a", "b")])
     assert [run.label for run in runs] == ["a/0", "b/0"]
@@ -321,36 +278,3 @@ def test_the_command(run: Path, evals: Path, tmp_path: Path) -> None:
     arguments = ["report", str(run), "--eval", f"base={evals / 'base'}", "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and "report.html" in done.output
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (signed(-0.04), "0.0"),
-        (signed(0.04), "0.0"),
-        (signed(-1.26), "−1.3"),
-        (signed(2), "+2.0"),
-        (signed(None), "-"),
-        (number(-3), "−3.0"),
-        (number(None), "-"),
-        (percent(0.5), "50\u00a0%"),
-        (percent(None), "-"),
-    ],
-)
-def test_numbers_as_text(found: str, expected: str) -> None:
-    assert found == expected
-
-
-def test_long_texts_are_cut_between_letters() -> None:
-    cut = shown("กำ้" * 400, 100)
-    assert cut.startswith("กำ้") and "more characters" in cut
-    assert shown("กิ" * 3, 3) == "กิ … (4 more characters)"
-    assert shown(" a\tb\x1f ") == "a b⟨1F⟩"
-
-
-def test_smoothing_keeps_a_line_and_leaves_gaps() -> None:
-    line = [float(n) for n in range(40)]
-    assert smoothed(line)[2:-2] == pytest.approx(line[2:-2])
-    assert smoothed([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
-    gap = [*line[:20], float("nan"), *line[21:]]
-    assert [n for n, v in enumerate(smoothed(gap)) if v != v] == [20]

@@ -4,7 +4,7 @@ One process forks one for each run. The places are patches put in here; none of 
 
 PLAN (JSON): {"straight": {name: recipe}, "cases": {name: {"recipe": file, "output": folder, "of": name, "places":
 [place, ...], "damage": [[file, how], ...]}}}. Each straight recipe is run undisturbed. A case is run once for each of
-its places, with --resume from the second on; then the damage is done; then it is resumed undisturbed. RESULTS: `Report`.
+its places, with --resume from the second on; then the damage is done; then it is resumed. RESULTS: a `Report` each.
 
 A place is a list:
     ["step", N]                  in the middle of optimizer step N of the method's stage, after its backward pass

@@ -74,6 +74,8 @@ def build(
     """The trainer of a case, float64, its student away from the moving average; not so a student that is given."""
     rows = common.rows(9 + case.evals)
     teacher_prompt = {"default": 2000} | dict.fromkeys(case.no_z, 10)
+    if teacher is None and not case.tied:
+        teacher = kit.model(2, hidden=64, rows=kit.VOCAB + 20, tied=False).requires_grad_(False).eval()
     made = kit.trainer(
         folder,
         case.method,

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from workers import ddp
 
 from dudi.config import Models
+from dudi.methods import build_method
 from dudi.models import load_model
 from dudi.sharding import bytes_here, load_weights, whole
 from dudi.train import resume_stage
@@ -52,7 +53,8 @@ def build(folder: Path, case: ddp.Case) -> DistillationTrainer:
     base = kit.model(1, rows=kit.VOCAB + 6, tied=case.tied)
     teacher = kit.model(2, hidden=64, rows=kit.VOCAB + 20, tied=case.tied)
     student = sharded(folder / "student", base, frozen=False)
-    made = ddp.build(folder, case, student, sharded(folder / "teacher", teacher, frozen=True))
+    judged = build_method(case.method).needs_larger_teacher
+    made = ddp.build(folder, case, student, sharded(folder / "teacher", teacher, frozen=True) if judged else None)
     ddp.away(base)
     load_weights(student, dict(base.named_parameters()))
     return made

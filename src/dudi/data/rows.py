@@ -103,7 +103,10 @@ def read_rows(folder: str | Path) -> Rows:
             raise DudiError(
                 f"{folder / name}: changed since it was prepared: sha256 {found}, wanted {wanted} (manifest.json)"
             )
-        parts[part] = [_row(line) for line in texts[name].splitlines()]
+        try:
+            parts[part] = [_row(line) for line in texts[name].splitlines()]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DudiError(f"{folder / name}: not rows that `dudi data prepare` wrote") from None
     try:
         return Rows(parts["train"], parts["eval"], DataReport.from_json(report), manifest)
     except (KeyError, TypeError, AttributeError):
@@ -113,7 +116,7 @@ def read_rows(folder: str | Path) -> Rows:
 def _parsed(folder: Path, name: str, texts: dict[str, bytes]) -> dict[str, Any]:
     try:
         value = json.loads(texts[name])
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise DudiError(f"{folder / name}: not a JSON object; prepare the data again")

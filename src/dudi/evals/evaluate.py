@@ -226,7 +226,7 @@ def _read_answers(file: Path, items: Sequence[Item]) -> list[Answer] | None:
     try:
         lines = [json.loads(line) for line in read_text(file).split("\n") if line]
         found = [Answer(line["response"], line["tokens"], line["finished"], line.get("error")) for line in lines]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if [line["id"] for line in lines] == [item.id for item in items] else None
 
@@ -242,7 +242,7 @@ def _write_table(output: Path, scores: Sequence[Score], bench: Benchmark) -> Tab
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(read_text(file))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

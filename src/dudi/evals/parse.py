@@ -28,10 +28,20 @@ _WANTED = {
 }
 
 
+MAX_BYTES = 1 << 28
+"""Of one file of a benchmark or evaluation."""
+
+
 def read_text(file: Path) -> str:
-    """A file of UTF-8 text, with or without a byte order mark."""
+    """A file of UTF-8 text, with or without a byte order mark; a device or pipe, which may have no end, is none."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise DudiError(f"{file}: not a file")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise DudiError(f"{file}: larger than {MAX_BYTES:,} bytes")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DudiError(f"{file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -141,7 +141,7 @@ def fingerprint(folder: Path) -> dict[str, Any]:
     recorded = folder / "generation_config.json"
     try:
         generation = json.loads(read_text(recorded)) if recorded.is_file() else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DudiError(f"{recorded}: not valid JSON: {error}") from None
     return {
         "weights_sha256": _sha256(weight_files(folder)),

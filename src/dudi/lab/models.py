@@ -165,7 +165,7 @@ class Documents:
         return self.pool[1][number % POOL]
 
     def _document(self, rng: random.Random) -> tuple[list[int], list[float]]:
-        if self.plan.teacher and rng.random() < 0.75:
+        if self.plan.teacher and rng.random() < 0.7:
             x, y, shown = lesson(rng, self.verbalizer)
             prompt, response = self.chat.prompt(x), self.chat.response(x, y)
             return prompt + response, self._shown(prompt, shown) + [1.0] * len(response)

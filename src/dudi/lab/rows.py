@@ -8,7 +8,7 @@ the facts of `knowledge`, which it may ask of everything it has read.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +17,7 @@ from dudi.lab.tasks import (
     TASKS,
     Key,
     Split,
+    ask_fact,
     draw_sentence,
     fill_text,
     say,
@@ -60,6 +61,21 @@ MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mo
 
 PRETRAINED = {"en": 40, "id": 14, "vi": 13, "th": 12, "ms": 9, "ta": 4, "tl": 4, "my": 4}
 """Percent of the base students' plain text: uneven, as in life."""
+
+DOCUMENTS = {"prose": 45, "echo": 22, "quiz": 13, "story": 10, "bitext": 10}
+"""Relative frequency of kinds of plain text."""
+
+LISTED = ("animal", "food", "thing", "place", "color", "country", "city", "number", "person", "adjective")
+
+TASK_OF = {
+    "plus": "arithmetic",
+    "minus": "arithmetic",
+    "capital": "capital",
+    "located": "continent",
+    "money": "currency",
+    "kind": "kind",
+    "opposite": "opposite",
+}
 
 SENTENCES = ("sentence", "review.positive", "review.negative", "request.harmful", "request.harmless")
 
@@ -133,18 +149,47 @@ def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, .
 
 
 def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 4) -> str:
-    """A few sentences of one language: facts, small stories, opinions, lists. `known`: the share of facts it tells."""
+    """A document of one language. `known`: the share of the facts that its texts tell.
+
+    Prose, word lists said again, questions with their answers, small stories, and lines with their translation: the
+    last four, as the web has them too, are where a model learns to look back at what it has read.
+    """
     words = load(l)
+    kind = choose(rng, DOCUMENTS)
+    if kind == "echo":
+        names = [(kind, key) for kind in LISTED for key in words.words[kind]]
+        line = words.separator.join(words.name(*one) for one in rng.sample(names, rng.randint(3, 9)))
+        return "\n".join([line] * rng.randint(2, 3))
+    if kind == "quiz":
+        relation, facts = _known_facts(rng, words, known, lambda task, key: split(task, key, l) == "train")
+        if facts:
+            fact = rng.choice(facts)
+            return f"{rng.choice(ask_fact(words, relation, fact).train)}\n{state(words, relation, fact)}"
+    if kind == "story":
+        key = item(rng, "reading", l, "train")
+        assert key is not None
+        return f"{TASKS['reading'].ask(words, key).train[0]}\n{answer('reading', key, l)}"
+    if kind == "bitext":
+        other = rng.choice(TRAINED) if l == ENGLISH else ENGLISH
+        key = draw_sentence(rng, sentence_paths(*SENTENCES))
+        return f"{say(words, key)}\n{say(load(other), key)}"
     return " ".join(_sentence(rng, words, known) for _ in range(rng.randint(1, sentences)))
+
+
+def _known_facts(
+    rng: random.Random, words: Words, known: float, wanted: Callable[[str, Key], bool] = lambda task, key: True
+) -> tuple[str, list[Key]]:
+    """A relation, and the facts of it that texts of this language tell."""
+    relation = choose(rng, {"plus": 2, "minus": 2, "capital": 1, "located": 1, "money": 1, "kind": 1, "opposite": 1})
+    task = TASK_OF[relation]
+    facts = [f for f in FACTS[relation] if draw("known", relation, *f, words.code) % 1000 < known * 1000]
+    return relation, [fact for fact in facts if wanted(task, (relation, *fact))]
 
 
 def _sentence(rng: random.Random, words: Words, known: float) -> str:
     kind = choose(rng, {"fact": 35, "sentence": 25, "told": 15, "compare": 6, "pair": 8, "list": 6, "question": 5})
     if kind == "fact":
-        relation = choose(
-            rng, {"plus": 2, "minus": 2, "capital": 1, "located": 1, "money": 1, "kind": 1, "opposite": 1}
-        )
-        facts = [f for f in FACTS[relation] if draw("known", relation, *f, words.code) % 1000 < known * 1000]
+        relation, facts = _known_facts(rng, words, known)
         if facts:
             return state(words, relation, rng.choice(facts), rng.randrange(2))
     if kind in ("fact", "sentence"):
@@ -160,8 +205,6 @@ def _sentence(rng: random.Random, words: Words, known: float) -> str:
         key = item(rng, "grammar", words.code, "train")
         assert key is not None
         return fill_text(words, ("pairs", key[2]), words.table["pairs"][key[2]][0], key[3:])
-    names = rng.choice(
-        ("animal", "food", "thing", "place", "color", "country", "city", "number", "person", "adjective")
-    )
+    names = rng.choice(LISTED)
     chosen: Sequence[str] = rng.sample(sorted(words.words[names]), rng.randint(2, 5))
     return words.separator.join(words.name(names, one) for one in chosen) + "."

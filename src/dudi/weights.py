@@ -1,0 +1,97 @@
+"""A model folder's weights, looked at without loading them: whole files, and the shapes that config.json asks for.
+
+A teacher is loaded after hours of cold start; what is wrong with its files is found here in a second, before a run
+begins. Values (NaN) are not looked at, nor files that are on the hub only.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from dudi.errors import DudiError
+
+INDEX = "model.safetensors.index.json"
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header; the format's own limit."""
+
+
+def check_weights(folder: Path, what: str, trust_remote_code: bool = False) -> None:
+    """Raises `DudiError` where a local model folder's weights are cut, unreadable, or of other shapes than its config.
+
+    The config itself is known to be readable (`models.check_model`). Checkpoints that another version of the library named in another way are left for the loader to judge.
+    """
+    files = _files(folder, what)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if file.suffix == ".bin":
+            if not zipfile.is_zipfile(file):  # torch's files have had their table of contents at the end since 1.6
+                raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: {file.name} is cut or no file of weights")
+        else:
+            shapes |= _header(file, f"{what}: {str(folder)!r} cannot be loaded: {file.name}")
+    if shapes:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        _compare(shapes, config, trust_remote_code, f"{what}: {str(folder)!r}: the weights do not fit its config.json")
+
+
+def _files(folder: Path, what: str) -> list[Path]:
+    """The files that the loader would take."""
+    one, index = folder / "model.safetensors", folder / INDEX
+    if one.is_file():
+        return [one]
+    if not index.is_file():
+        return sorted(folder.glob("pytorch_model*.bin"))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if "/" in name or not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: {INDEX} is not readable") from None
+    if missing:
+        raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: {missing[0]!r}, named in {INDEX}, is not there")
+    return [folder / name for name in names]
+
+
+def _header(file: Path, where: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of each tensor; the file is as long as its header says."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > min(MAX_HEADER, size - 8):
+                raise ValueError
+            header: dict[str, Any] = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
+        raise DudiError(f"{where} is no safetensors file, or it is cut within its header") from None
+    wanted = 8 + length + max(ends, default=0)
+    if size != wanted:
+        raise DudiError(f"{where} has {size:,} bytes instead of {wanted:,}: it is cut or damaged")
+    return shapes
+
+
+def _compare(found: dict[str, tuple[int, ...]], config: Any, trust_remote_code: bool, where: str) -> None:
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > len(found):
+        raise DudiError(f"{where}: {layers} layers, but only {len(found)} tensors")
+    if getattr(config, "quantization_config", None) is not None:
+        return  # stored in other shapes than the model's own
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:
+        return  # the loader says it better, or knows this model's code
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    other = [name for name, shape in found.items() if name in wanted and wanted[name] != shape]
+    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    missing = [] if found.keys() - wanted.keys() else sorted(wanted.keys() - found.keys() - tied)
+    faults = sorted({*missing, *other})
+    if faults:
+        raise DudiError(f"{where}: {faults[0]!r} is missing or of another shape ({len(faults)} such)")

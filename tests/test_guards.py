@@ -1,0 +1,422 @@
+"""What stops a run, and what warns: in one process, in two, and the warnings' numbers by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kit
+import pytest
+import torch
+from test_distributed import free_port
+from transformers import TrainerCallback
+from workers import common
+
+from dudi import checkpoints, collapse, guards
+from dudi.collapse import ENDS, ENOUGH, THRESHOLDS, Collapse, repeats, script, spans
+from dudi.config import Recipe
+from dudi.errors import DudiError
+from dudi.guards import LOWER, Diverged, OutOfMemory, Stop, memory
+from dudi.methods import build_method, views
+from dudi.metrics import read_lines
+from dudi.rollouts import Rollout
+from dudi.summary import markdown, summarize
+from dudi.train import resume_stage
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("number", guards.SIGNALS)
+def test_a_signal_is_noted_while_it_listens_and_not_after(number: signal.Signals) -> None:
+    before, stop = signal.getsignal(number), Stop()
+    with stop.listening():
+        assert not stop.due()
+        os.kill(os.getpid(), number)
+        assert stop.due() and stop.name == number.name
+        os.kill(os.getpid(), signal.SIGTERM)  # an echo of it, or the first one after SIGUSR1: still here
+    assert signal.getsignal(number) is before
+    error = stop.preempted("here")
+    assert error.status == 143 and str(error) == f"stopped by {number.name} here; go on with --resume"
+
+
+def test_a_second_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the echo's time it gets its own meaning back, and is sent again."""
+    sent: list[tuple[int, Any]] = []
+    now = [100.0]
+    monkeypatch.setattr("dudi.guards.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dudi.guards.os.kill", lambda pid, number: sent.append((number, signal.getsignal(number))))
+    stop = Stop()
+    with stop.listening():
+        stop._note(signal.SIGTERM, None)
+        now[0] += guards.ECHO
+        stop._note(signal.SIGTERM, None)
+        stop._note(signal.SIGUSR1, None)
+        assert not sent
+        now[0] += 1.0
+        stop._note(signal.SIGTERM, None)
+    assert sent == [(signal.SIGTERM, signal.SIG_DFL)]
+
+
+def test_in_another_thread_nothing_changes() -> None:
+    found = []
+
+    def work() -> None:
+        with Stop().listening():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+# ── two processes ────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    common.recipe(folder, {"name": "sft"})  # models and rows are made once
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    status, text = common.start(
+        "guards.py", str(folder), launcher=[*launcher, "--master-port", str(free_port())], timeout=900
+    )
+    assert status == 0, text[-6000:]
+    return folder
+
+
+def ends(two: Path, case: str) -> tuple[str, int, str]:
+    """The error that ended both processes."""
+    one, other = (json.loads((two / f"{case}-{rank}.json").read_text()) for rank in range(2))
+    assert one["class"] == other["class"] and one["status"] == other["status"]
+    assert one["text"].replace("a signal to another process", "SIG") == re.sub("SIG(TERM|USR1)", "SIG", other["text"])
+    return one["class"], one["status"], other["text"]
+
+
+def test_nan_on_one_process_stops_both(two: Path) -> None:
+    kind, status, text = ends(two, "nan")
+    assert (kind, status) == ("Diverged", 3)
+    assert (
+        text.startswith("the loss is not finite at step 5 (signal on_policy; rows ") and "checkpoint-4 is kept" in text
+    )
+    assert [c.name for c in checkpoints.complete(two / "nan")] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize(("case", "step", "name"), [("step", 5, "SIGTERM"), ("evaluation", 3, "SIGUSR1")])
+def test_a_signal_to_one_process_stops_both_and_changes_no_number(case: str, step: int, name: str, two: Path) -> None:
+    """Within an interval of the metrics, so that its sums on each process are kept apart; weights: by the worker."""
+    assert ends(two, case) == (
+        "Preempted",
+        143,
+        f"stopped by {name} after step {step}: checkpoint-{step} is saved; go on with --resume",
+    )
+    here, there = ((two / f / "metrics.jsonl").read_bytes() for f in (case, f"{case}-straight"))
+    assert here == there and len(here.splitlines()) == (4 if case == "evaluation" else 2)
+
+
+def test_a_full_disk_of_one_process_stops_both(two: Path) -> None:
+    kind, status, text = ends(two, "full")
+    assert (kind, status) == ("DudiError", 2)
+    assert "checkpoint-4: cannot be written (" in text and "No space left on device" in text
+    assert checkpoints.complete(two / "full") == []
+
+
+def test_a_signal_in_a_generation_stops_both_after_their_batch(two: Path) -> None:
+    kind, status, text = ends(two, "generating")
+    assert (kind, status) == ("Preempted", 143) and "in stage seqkd-responses: the finished batches are saved" in text
+    assert json.loads((two / "left.json").read_text()) == ["batch-000000.jsonl", "batch-000001.jsonl"]
+    assert (two / "generating" / "summary.json").is_file()
+
+
+# ── a loss or a gradient that is not finite ──────────────────────────────────────────────────────────────────────────
+def test_only_the_rows_at_fault_are_named(tmp_path: Path) -> None:
+    made = kit.trainer(tmp_path, {"name": "sft"})
+    bad = made.window_rows(0)[1][3]
+    inner = made._micro_batch
+
+    def micro_batch(model: Any, window: Any, places: Any, *rest: Any) -> Any:
+        found = inner(model, window, places, *rest)
+        value, mask, block = found.by_token["off_policy"]
+        at = places.index(window.rows.index(bad))
+        value[(block.row == at) & (mask > 0)] = float("inf")
+        return type(found)(found.loss + float("inf"), found.by_token, found.by_row, found.measures)
+
+    made._micro_batch = micro_batch  # type: ignore[method-assign]
+    before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
+    with pytest.raises(Diverged, match=rf"step 1 \(signal off_policy; rows {re.escape(bad.example.id)}\): there is no"):
+        resume_stage(made)
+    assert common.identical(before, {n: p.detach() for n, p in made.model.named_parameters()})
+
+
+def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
+    """The loss is: so no signal is to blame, all rows of the step are."""
+    made = kit.trainer(tmp_path, {"name": "sft"})
+    weight = made.model.get_output_embeddings().weight
+    weight.register_hook(lambda grad: grad * float("nan"))
+    before = weight.detach().clone()
+    with pytest.raises(Diverged, match="the gradient is not finite at step 1, though the loss is"):
+        resume_stage(made)
+    assert torch.equal(weight, before)
+
+
+def test_many_rows_are_counted() -> None:
+    assert guards._some([str(k) for k in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+CUDA = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free."
+    " Including non-PyTorch memory, this process has 77.90 GiB memory in use."
+)
+ERRORS: list[tuple[BaseException, str]] = [
+    (
+        torch.OutOfMemoryError(CUDA),
+        " (2.50 GiB more were asked for; GPU 0 has 79.11 GiB, 1.20 GiB of it free)",
+    ),
+    (
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."
+        ),
+        " (4.00 GiB more were asked for)",
+    ),
+    (MemoryError(), ""),
+]
+
+
+@pytest.mark.parametrize(("error", "amount"), ERRORS, ids=["cuda", "cpu", "python"])
+@pytest.mark.parametrize("phase", LOWER)
+def test_out_of_memory_says_phase_amount_and_setting(phase: str, error: BaseException, amount: str) -> None:
+    with pytest.raises(OutOfMemory) as found, memory("optimizer"), memory(phase):
+        raise error
+    assert str(found.value) == f"out of memory in phase {phase}{amount}: {LOWER[phase]}"
+    assert found.value.status == 4
+
+
+def test_real_memory_that_is_not_there() -> None:
+    with (
+        pytest.raises(OutOfMemory, match=r"in phase backward \(\d+\.\d\d GiB more were asked for\)"),
+        memory("backward"),
+    ):
+        torch.empty(2**50)
+
+
+def test_another_error_is_left_alone() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes$"), memory("student"):
+        raise RuntimeError("shapes")
+
+
+def test_the_settings_to_lower_exist() -> None:
+    tables = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    named = re.findall(r"([a-z_]+)\.([a-z_]+)", " ".join(LOWER.values()))
+    assert len(named) > 10
+    for table, key in named:
+        assert key in tables[table].model_fields, f"{table}.{key}"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("phase", ["rollout", "teacher", "student", "backward"])
+def test_a_step_names_its_phase(phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = kit.trainer(tmp_path, {"name": "dudi"})
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError(CUDA)
+
+    if phase == "rollout":
+        monkeypatch.setattr("dudi.batch.WindowBuilder.build", fail)
+    elif phase == "teacher":
+        monkeypatch.setattr("dudi.trainer.frozen_states", fail)
+    elif phase == "student":
+        monkeypatch.setattr("dudi.trainer.objective", fail)
+    else:
+        monkeypatch.setattr(made.accelerator, "backward", fail)
+    with pytest.raises(OutOfMemory, match=f"in phase {phase} "):
+        resume_stage(made)
+
+
+# ── rollouts that collapse ───────────────────────────────────────────────────────────────────────────────────────────
+TEXTS = {"th": "สวัสดีครับ วันนี้อากาศดี", "my": "မင်္ဂလာပါ ခင်ဗျာ ကောင်းပါသလား", "en": "Good morning to all of you", "": "12, 3!"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (TEXTS["th"], "THAI"),
+        (TEXTS["my"], "MYANMAR"),
+        (TEXTS["en"], "LATIN"),
+        ("Xin chào các bạn", "LATIN"),
+        (TEXTS[""], None),
+        ("ก" * 9 + " 1234 .", None),
+        ("ก" * 10, "THAI"),
+        ("python ภาษาสำหรับทุกคน", "THAI"),
+        ("\u0301" * 20, None),
+    ],
+)
+def test_script(text: str, found: str | None) -> None:
+    assert script(text) == found
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7, 8] + [9] * 8, True),
+        ([1, 2, 3, 4, 5, 6, 7, 8] + [9, 10] * 4, True),
+        ([1] * 24 + [7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9], True),
+        ([1, 2, 3, 4, 5, 6, 7, 8] + [9, 10, 11] * 2 + [9, 10], False),  # not four times
+        ([9] * 14, False),  # too short
+        ([9] * 16, True),
+        (list(range(40)), False),
+        ([9] * 30 + list(range(30)), False),  # it has come out of it
+        ([5] * 20 + [9] * 19 + [8], False),
+        ([], False),
+    ],
+)
+def test_repeats(ids: list[int], found: bool) -> None:
+    assert repeats(ids) is found
+
+
+Y_TILDE = next(v for v in views(build_method({"name": "gkd", "variant": "sum"}).signals) if v.response.sampled)
+
+
+def counted(
+    rows: int, of: Callable[[int], tuple[list[int], bool, str]], made: Collapse, l: str = "th", asked: str = ""
+) -> None:
+    for k in range(rows):
+        ids, finished, text = of(k)
+        made.add(Y_TILDE, l, asked or l, ids, finished, text)
+    made.gather()
+
+
+def test_a_warning_begins_and_ends_once() -> None:
+    """Nine of ten at the limit; then eight, which neither begins nor ends one; then few."""
+    made = Collapse([Y_TILDE], ("id", "th"))
+    told = []
+    for step, cut in enumerate((20, 18, 16, 14, 20), 1):
+        counted(20, lambda k, cut=cut: ([k, 1], k >= cut, TEXTS["th"]), made)  # type: ignore[misc]
+        told.append((made.judge(step), made.line()))
+    name = Y_TILDE.name
+    begun, kept, wavers, over, again = told
+    assert begun[0] == [f"  step 1: warning: 100% of 20 rollouts {name} in th run into limits.rollout"]
+    assert begun[1] == {"collapse": {name: {"th": {"cut": 1.0}}}}
+    assert kept == ([], {"collapse": {name: {"th": {"cut": 0.9}}}})
+    assert ENDS * THRESHOLDS["cut"] < 0.8 and wavers == ([], {"collapse": {name: {"th": {"cut": 0.8}}}})
+    assert over == ([f"  step 4: over: rollouts {name} in th run into limits.rollout (70% of 20 now)"], {})
+    assert again[0] == [f"  step 5: warning: 100% of 20 rollouts {name} in th run into limits.rollout"]
+
+
+@pytest.mark.parametrize("kind", ["empty", "repeating"])
+def test_each_kind_from_its_threshold_on(kind: str) -> None:
+    bad = {"empty": [2], "repeating": [9] * 30}[kind]
+    for share, warned in ((THRESHOLDS[kind], True), (THRESHOLDS[kind] - 0.1, False)):
+        made = Collapse([Y_TILDE], ("th",))
+        number = round(20 * share)
+        counted(20, lambda k, n=number: (bad if k < n else [5, 6, 7], True, TEXTS["th"]), made)  # type: ignore[misc]
+        assert len(made.judge(1)) == warned
+        assert set(made.on) == ({f"{Y_TILDE.name}/th/{kind}"} if warned else set())
+
+
+def test_the_script_is_that_of_the_language_asked_for() -> None:
+    """Rows in Indonesian, asked to answer in Thai, get Latin letters; asked for Vietnamese, nobody knows."""
+    made = Collapse([Y_TILDE], ("id", "th", "vi"))
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, "id", "th")
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, "id", "vi")
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS[""]), made, "id", "en")
+    made.judge(1)
+    assert made.on == {f"{Y_TILDE.name}/th/script": 1.0}
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["th"]), made, "th", "vi")
+    made.judge(2)
+    assert made.on == {f"{Y_TILDE.name}/th/script": 1.0, f"{Y_TILDE.name}/vi/script": 1.0}
+
+
+def test_few_rows_wait_for_more() -> None:
+    made = Collapse([Y_TILDE], ("th",))
+    counted(ENOUGH - 1, lambda k: ([2], True, ""), made)
+    assert made.judge(1) == [] and not made.on
+    counted(1, lambda k: ([2], True, ""), made)
+    state = json.loads(json.dumps(made.state()))
+    resumed = Collapse([Y_TILDE], ("th",))
+    resumed.load(state)
+    assert resumed.judge(2) == made.judge(2) != []
+    assert resumed.on == made.on == {f"{Y_TILDE.name}/th/empty": 1.0}
+
+
+def test_latin_languages_alone_need_no_text() -> None:
+    assert not Collapse([Y_TILDE], ("id", "vi")).reads_text and Collapse([Y_TILDE], ("id", "ta")).reads_text
+
+
+def test_spans() -> None:
+    def line(step: int, **on: float) -> dict[str, Any]:
+        return {"step": step} | ({"collapse": {"y_tilde": {"th": on}}} if on else {})
+
+    found = spans(
+        [line(1), line(2, cut=0.9), line(3, cut=1.0, empty=0.5), line(4, empty=0.6), line(5), line(6, cut=0.9)]
+    )
+    assert [(s["what"], s["from"], s["to"], s["largest"]) for s in found] == [
+        ("cut", 2, 3, 1.0),
+        ("empty", 3, 4, 0.6),
+        ("cut", 6, 6, 0.9),
+    ]
+
+
+class Stopped(BaseException):
+    pass
+
+
+class StopAt(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise Stopped
+
+
+def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(tmp_path: Path) -> None:
+    """Responses of one token over and over: from the second step on there are enough of them."""
+    examples = [e for e in kit.builtin() if e.l == "id"][:8]
+    said: list[str] = []
+
+    class Same:
+        def __call__(self, model: Any, requests: Any) -> list[Rollout]:
+            return [Rollout((7,) * 20, False) for _ in requests]
+
+    def made(name: str) -> Any:
+        found = kit.trainer(
+            tmp_path / name, {"name": "gkd", "variant": "sum"}, examples=examples, epochs=4.0, save_every=1
+        )
+        object.__setattr__(found.job.builder, "sampler", Same())
+        found.say = said.append
+        return found
+
+    resume_stage(made("run"))
+    name = Y_TILDE.name
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line.get("collapse") for line in lines] == [None] + [{name: {"id": {"cut": 1.0, "repeating": 1.0}}}] * 3
+    assert [line.partition(": ")[0] for line in said] == ["  step 2"] * 2
+    stopped = made("stopped")
+    stopped.add_callback(StopAt())
+    with pytest.raises(Stopped):
+        resume_stage(stopped)
+    said.clear()
+    resume_stage(made("stopped"))
+    assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert said == [], "a warning that is on is not said again"
+
+
+def test_the_summary_says_when_and_how_much(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "report.json").write_text('{"languages": {}}')
+    (tmp_path / "lengths.json").write_text("{}")
+    (tmp_path / "1-dudi").mkdir()
+    signal_ = {"s": {"loss": 1.0, "count": 1}}
+    on = {"collapse": {"y_tilde": {"th": {"cut": 0.95}}}}
+    lines = [{"step": k, "signal": signal_} | (on if k in (20, 30) else {}) for k in (10, 20, 30, 40)]
+    (tmp_path / "1-dudi" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = summarize(tmp_path)
+    (entry,) = found["stages"]["1-dudi"]["collapse"]
+    assert entry == {"view": "y_tilde", "language": "th", "what": "cut", "from": 20, "to": 30, "largest": 0.95}
+    assert f"- Warning, steps 20 to 30: up to 95% of rollouts y_tilde in th {collapse.SAID['cut']}" in markdown(found)
+
+
+def test_every_status_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "crash-safety.md").read_text(encoding="utf-8")
+    for kind in (DudiError, Diverged, OutOfMemory, guards.Preempted):
+        assert f"| {kind.status} |" in text
