@@ -71,17 +71,33 @@ REAL: list[tuple[list[str], str]] = [
     (["run", "nowhere.toml"], "no recipe 'nowhere.toml'"),
     (["check", "tiny", "--set", "method.name=dudy"], "unknown method: 'dudy'; did you mean 'dudi'?"),
     (["run", "tiny", "--set", "models.student=none/none/none", "--output", "{out}"], "models.student: no folder"),
+    (["run", "tiny", "--output", "{out}", "--nproc", "2"], "--nproc says how many processes --launch starts"),
+    (["check", "{folder}/deep.toml"], "deep.toml: not valid TOML: brackets nested too deeply"),
+    (["check", "tiny", "--set", "chat.kwargs.token=hf_" + "a1" * 20], "looks like a token of the hub"),
+    (["verbalize", "tiny", "--set", "training.lrr=1"], "unknown key in [training]: 'lrr'; did you mean 'lr'?"),
+    (["data", "check", "{folder}/rows.jsonl"], "rows.jsonl: line 1: line: not JSON"),
+    (["data", "check", "{folder}/nowhere.jsonl"], "data.source: no file or folder"),
+    (["data", "prepare", "builtin", "--out", "{folder}"], "already holds something"),
+    (["data", "prepare", "builtin", "--out", "{out}", "--format", "xml"], "--format: "),
+    (["eval", "{folder}", "--benchmark", "{folder}", "--output", "{out}"], "no benchmark in "),
+    (["report", "{folder}", "--output", "{out}"], "is not the folder of a run"),
+    (["lab", "export", "{folder}"], "{folder}"),
 ]
 
 
 @pytest.mark.parametrize("argv, said", REAL, ids=lambda case: str(case)[:40])
 def test_one_line_and_status_2_by_the_real_command(tmp_path: Path, argv: list[str], said: str) -> None:
-    out = tmp_path / "out"
-    done = command(*(part.format(out=out) for part in argv))
-    assert (done.returncode, done.stdout) == (2, "")
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    (folder / "deep.toml").write_text("a = " + "[" * 5000)
+    (folder / "rows.jsonl").write_text("{\n")
+    before = digests(folder)
+    done = command(*(part.replace("{out}", str(out)).replace("{folder}", str(folder)) for part in argv))
+    assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("dudi: ") and said in line
-    assert not out.exists()
+    assert line.startswith("dudi: ") and said.replace("{folder}", str(folder)) in line
+    assert done.stdout == "" or argv[:2] == ["data", "check"]  # which shows its table first
+    assert not out.exists() and digests(folder) == before
 
 
 # ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -426,7 +442,7 @@ def test_no_space_when_a_run_begins(dudi: Dudi, monkeypatch: pytest.MonkeyPatch,
     elif call == "open":
         monkeypatch.setattr(Path, "write_text", full_for(name, Path.write_text))
     else:
-        monkeypatch.setattr(checkpoints, "_fsync", full_for(name, checkpoints._fsync))
+        monkeypatch.setattr(checkpoints, "flush", full_for(name, checkpoints.flush))
     assert "No space left on device; nothing was left there" in dudi.run_refused()
 
 
@@ -503,15 +519,15 @@ def test_no_space_for_the_result_keeps_the_checkpoints(dudi: Dudi, monkeypatch: 
         "torch": RuntimeError("PytorchStreamWriter failed writing file data/0: No space left on device\nmore"),
     }
 
-    whole = train.DistillationTrainer.save_model
+    whole = train.DistillationTrainer._save
 
-    def fail(self: Any, folder: str, **kwargs: Any) -> None:
+    def fail(self: Any, folder: str, *args: Any, **kwargs: Any) -> None:
         if Path(folder).name == checkpoints.STAGING:  # checkpoints are staged one folder deeper
             raise errors[error]
-        whole(self, folder, **kwargs)
+        whole(self, folder, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.DistillationTrainer, "save_model", fail)
+        patch.setattr(train.DistillationTrainer, "_save", fail)
         line = dudi.refused("run", str(dudi.file))
     assert "1-cold-start/model: cannot be written" in line and "No space left on device" in line
     stage = dudi.out / "1-cold-start"

@@ -112,7 +112,7 @@ def run(
 
     folder = run_recipe(loaded, resume, lambda trainer, title: Watcher(trainer, title, out), out.print)
     summary = folder / "summary.md"
-    if os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
+    if summary.exists() and os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
         out.print(Markdown(summary.read_text(encoding="utf-8")))
         out.print(f"run folder: {folder}", soft_wrap=True)
 
@@ -217,7 +217,8 @@ def demo(
     from dudi.lab.demo import demo as run_demo
 
     page = run_demo(output, seed, student, tuple(set_ or ()), weights, out, jobs)
-    out.print(Markdown((page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")[0]))
+    sections = (page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")
+    out.print(Markdown("\n## ".join(s for s in sections if s.startswith(("# ", "Scores")))))
     out.print(f"report: {page}", soft_wrap=True)
 
 

@@ -61,8 +61,8 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     train, held_out = (encode_rows(examples, chat, recipe.limits) for examples in (data.train, data.eval))
     if not train.rows and (refused := train.refused.total()):
         raise DudiError(
-            f"no row is left: {refused} of {len(data.train)} hold special tokens that the tokenizer cannot read as text,"
-            " the others are longer than limits.prompt"
+            f"no row is left: {refused} of {len(data.train)} hold special tokens that the tokenizer cannot read as"
+            " text, the others are longer than limits.prompt"
         )
     if not train.rows:
         limit = recipe.limits.prompt

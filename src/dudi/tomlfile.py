@@ -11,11 +11,11 @@ MAX_BYTES = 1 << 20
 """Of one file."""
 MAX_KEYS = 32
 """Parts of a dotted key: reading one takes the square of their number."""
-_LONG_KEY = re.compile(r"""(?:\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')\s*){%d}""" % MAX_KEYS)
+_LONG_KEY = re.compile(r"""(?:\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')\s*){""" + f"{MAX_KEYS}}}")
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The table in a file of UTF-8 text. Raises `OSError` or `ValueError` (`UnicodeDecodeError`: no UTF-8), no other."""
+    """The table in a file of UTF-8 text. Raises `OSError` or `ValueError`, of which `UnicodeDecodeError` is one."""
     with file.open("rb") as opened:
         data = opened.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -25,7 +25,8 @@ MAX_HEADER = 100_000_000
 def check_weights(folder: Path, what: str, trust_remote_code: bool = False) -> None:
     """Raises `DudiError` where a local model folder's weights are cut, unreadable, or of other shapes than its config.
 
-    The config itself is known to be readable (`models.check_model`). Checkpoints that another version of the library named in another way are left for the loader to judge.
+    The config itself is known to be readable (`models.check_model`). A checkpoint whose tensors another version of the
+    library named in another way is left for the loader to judge.
     """
     files = _files(folder, what)
     shapes: dict[str, tuple[int, ...]] = {}

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from labkit import EIGHT
 
-from dudi.lab.tasks import state
+from dudi.lab.sentences import state
 from dudi.lab.truth import ANIMALS, COUNTRIES, FACTS, OF_THINGS, OPPOSITES, TAME
 from dudi.lab.words import RELATIONS, load, slot_kind
 

@@ -19,7 +19,8 @@ from dudi.evals.score import Answer, score_cells, score_item
 from dudi.lab.artefacts import vocabulary, write_benchmark
 from dudi.lab.build import ROWS
 from dudi.lab.rows import TRAINED, answer, instruction_rows
-from dudi.lab.tasks import TASKS, state
+from dudi.lab.sentences import state
+from dudi.lab.tasks import TASKS
 from dudi.lab.truth import FACTS
 from dudi.lab.words import load
 from dudi.languages import ENGLISH, LANGUAGES

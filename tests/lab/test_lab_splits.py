@@ -12,7 +12,8 @@ from labkit import EIGHT, Asked, record
 from dudi.example import Example
 from dudi.lab.artefacts import write_benchmark, write_data
 from dudi.lab.rows import KNOWN, PRETRAINED, SHARES, TRAINED, instruction_rows, item, lesson, plain_text
-from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, fill_text, split, state, tell, values_of
+from dudi.lab.sentences import fill_text, state, tell, values_of
+from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, load
 from dudi.languages import ENGLISH

@@ -18,7 +18,8 @@ from labkit import EIGHT, toml
 
 from dudi.evals.scoring import normalise
 from dudi.lab import words as lab_words
-from dudi.lab.tasks import TASKS, draw_sentence, draw_slots, fill_text, say, sentence_paths, state, tell, values_of
+from dudi.lab.sentences import draw_sentence, draw_slots, fill_text, say, sentence_paths, state, tell, values_of
+from dudi.lab.tasks import TASKS
 from dudi.lab.truth import FACTS
 from dudi.lab.words import (
     FOLDER,

@@ -13,20 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 from dudi.example import Example, Message
-from dudi.lab.tasks import (
-    TASKS,
-    Key,
-    Split,
-    ask_fact,
-    draw_sentence,
-    fill_text,
-    say,
-    sentence_paths,
-    split,
-    state,
-    tell,
-    values_of,
-)
+from dudi.lab.sentences import draw_sentence, fill_text, say, sentence_paths, state, tell, values_of
+from dudi.lab.tasks import TASKS, Key, Split, ask_fact, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, Words, load
 from dudi.languages import ENGLISH, LANGUAGES, draw
@@ -157,8 +145,7 @@ def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 
     words = load(l)
     kind = choose(rng, DOCUMENTS)
     if kind == "echo":
-        names = [(kind, key) for kind in LISTED for key in words.words[kind]]
-        line = words.separator.join(words.name(*one) for one in rng.sample(names, rng.randint(3, 9)))
+        line = word_list(rng, words)
         return "\n".join([line] * rng.randint(2, 3))
     if kind == "quiz":
         relation, facts = _known_facts(rng, words, known, lambda task, key: split(task, key, l) == "train")
@@ -174,6 +161,12 @@ def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 
         key = draw_sentence(rng, sentence_paths(*SENTENCES))
         return f"{say(words, key)}\n{say(load(other), key)}"
     return " ".join(_sentence(rng, words, known) for _ in range(rng.randint(1, sentences)))
+
+
+def word_list(rng: random.Random, words: Words) -> str:
+    """Three to eight words of all kinds."""
+    names = [(kind, key) for kind in LISTED for key in words.words[kind]]
+    return words.separator.join(words.name(*one) for one in rng.sample(names, rng.randint(3, 8)))
 
 
 def _known_facts(

@@ -10,19 +10,30 @@ the training rows of at least four languages out of eight, so that what is asked
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from dudi.lab.truth import ANIMALS, FACTS, OF_THINGS, OPPOSITES, TAME
-from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots, slots_within
+from dudi.lab.sentences import (
+    Key,
+    draw_sentence,
+    draw_slots,
+    fact_slots,
+    fill_text,
+    people,
+    say,
+    sentence_paths,
+    state,
+    tell,
+    values_of,
+)
+from dudi.lab.truth import ANIMALS, FACTS, OPPOSITES
+from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots
 from dudi.languages import ENGLISH, LANGUAGES, draw
 
-Key = tuple[str, ...]
 Split = Literal["train", "valid", "test"]
 _SPLITS: tuple[Split, ...] = ("test", "test", "valid", *("train",) * 7)
-_FEW = {"animal": TAME, "adjective": OF_THINGS}
 
 
 def split(task: str, key: Key, l: str) -> Split:
@@ -77,87 +88,7 @@ def both(outer: list[str], inner: list[str], fill: Callable[[str, str], str]) ->
     return Phrasings(train, tuple(fill(a, b) for a, b in product(outer[-o:], inner[-i:])))
 
 
-# -- sentences with slots: one key for all languages -------------------------------------------------------------------
-
-
-def sentence_text(words: Words, path: Key) -> str:
-    """The sentence at a path of the language file."""
-    found: Any = words.table
-    for part in path:
-        found = found[part]
-    return str(found)
-
-
-def draw_slots(rng: random.Random, path: Key, words: Words, texts: tuple[str, ...]) -> Key:
-    """Words for all slots of `texts`, those inside forms included, as `slot=key` in alphabetical order."""
-    names: dict[str, str] = {}
-    for text in texts:
-        for slot, form in slots(text):
-            kind = names[slot] = slot_kind(path, slot)
-            names |= {name: slot_kind(path, name) for name in slots_within(words, kind, form)}
-    chosen: dict[str, str] = {}
-    for slot, kind in sorted(names.items()):
-        keys = _FEW.get(kind) or sorted(words.words[kind])
-        if kind == "number":
-            keys = [str(n) for n in (range(5, 11) if path[-1] == "close" else range(2, 11))]
-        if slot == "adjective":
-            keys = OF_THINGS
-        chosen[slot] = rng.choice([key for key in keys if key not in chosen.values()])
-    return tuple(f"{slot}={key}" for slot, key in chosen.items())
-
-
-def filled(words: Words, path: Key, chosen: Key, capital: bool = True) -> str:
-    """The sentence at `path` with its words."""
-    return fill_text(words, path, sentence_text(words, path), chosen, capital)
-
-
-def fill_text(words: Words, path: Key, text: str, chosen: Key, capital: bool = True) -> str:
-    """A text of the language file with its words."""
-    values: dict[str, Word | str] = {}
-    for one in chosen:
-        slot, _, key = one.partition("=")
-        values[slot] = words.words[slot_kind(path, slot)][key]
-    return words.fill(text, values, capital)
-
-
-def draw_sentence(rng: random.Random, paths: list[Key]) -> Key:
-    """A path and its words: `sentence.sleep_tree`, `animal=cat`."""
-    english = load(ENGLISH)
-    path = rng.choice(paths)
-    return (".".join(path), *draw_slots(rng, path, english, (sentence_text(english, path),)))
-
-
-def say(words: Words, key: Key) -> str:
-    """The sentence of a key from `draw_sentence`."""
-    return filled(words, tuple(key[0].split(".")), key[1:])
-
-
-def sentence_paths(*tables: str) -> list[Key]:
-    """Paths of all sentences of the given tables, such as `review.positive`."""
-    english = load(ENGLISH).table
-    found: list[Key] = []
-    for name in tables:
-        path = tuple(name.split("."))
-        table: Mapping[str, Any] = english
-        for part in path:
-            table = table[part]
-        found += [(*path, key) for key in table]
-    return found
-
-
 # -- facts -------------------------------------------------------------------------------------------------------------
-
-
-def fact_slots(words: Words, relation: str, fact: Key) -> dict[str, Word | str]:
-    """The words of a fact, by the relation's slots."""
-    names = RELATIONS[relation]
-    return {name: words.words[slot_kind((relation,), name)][key] for name, key in zip(names, fact, strict=True)}
-
-
-def state(words: Words, relation: str, fact: Key, variant: int = 0) -> str:
-    """A fact told."""
-    statements = words.table[relation]["statement"]
-    return words.fill(statements[variant % len(statements)], fact_slots(words, relation, fact))
 
 
 def ask_fact(words: Words, relation: str, fact: Key) -> Phrasings:
@@ -259,24 +190,6 @@ def _grammar() -> Task:
 
 
 # -- reading and comparing ---------------------------------------------------------------------------------------------
-
-
-def people(rng: random.Random, words: Words, n: int) -> list[str]:
-    """n different people."""
-    return rng.sample(sorted(words.words["person"]), n)
-
-
-def values_of(relation: str, words: Words) -> list[str]:
-    """What a passage of this kind may say of somebody."""
-    return _FEW.get(READ[relation]) or sorted(words.words[READ[relation]])
-
-
-def tell(words: Words, relation: str, person: str, value: str, variant: int) -> str:
-    """One sentence of a passage."""
-    told = words.table["read"][relation]["told"]
-    kind = READ[relation]
-    filling = {"person": words.words["person"][person], kind: words.words[kind][value]}
-    return words.fill(told[variant % len(told)], filling)
 
 
 def _reading() -> Task:

@@ -1,0 +1,63 @@
+"""config.json, tokenizer and generation files of a model that are not what they should be: one line, nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_bad_input import Dudi
+from test_cli import save_models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def dudi(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dudi:
+    return Dudi(tmp_path, models, monkeypatch, capsys)
+
+
+CONFIGS: list[Any] = [
+    "[]", "3", '"x"', "null", "", "{", "[" * 5000, "{}", b"\xff\xfe",
+    {"model_type": 3}, {"model_type": None}, {"vocab_size": "many"}, {"vocab_size": -1}, {"vocab_size": 0},
+    {"hidden_size": "x"}, {"hidden_size": 0}, {"hidden_size": 33}, {"num_hidden_layers": -1},
+    {"num_hidden_layers": 10**9}, {"num_hidden_layers": "two"}, {"num_attention_heads": 0},
+    {"num_attention_heads": 5}, {"intermediate_size": None}, {"hidden_act": "nothing"}, {"layer_types": ["x", "y"]},
+    {"rope_parameters": {"rope_type": "nothing"}}, {"quantization_config": {"quant_method": "nothing"}},
+    {"max_position_embeddings": "long"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", CONFIGS, ids=lambda case: str(case)[:40])
+def test_a_config_that_cannot_be_used(dudi: Dudi, given: Any) -> None:
+    path = dudi.folder / "broken"
+    shutil.copytree(dudi.models / "teacher", path)
+    file = path / "config.json"
+    if isinstance(given, dict):
+        file.write_text(json.dumps(json.loads(file.read_text()) | given))
+    else:
+        file.write_bytes(given if isinstance(given, bytes) else given.encode())
+    line = dudi.run_refused(f"models.teacher='{path}'")
+    assert line.startswith("models.teacher: ") and len(line) < 700
+
+
+TOKENIZERS: list[tuple[str, str | bytes]] = [
+    ("tokenizer.json", "[]"), ("tokenizer.json", "{}"), ("tokenizer.json", "{"), ("tokenizer.json", b"\xff"),
+    ("tokenizer.json", "[" * 5000), ("tokenizer.json", '{"version": "1.0", "model": {"type": "None"}}'),
+    ("tokenizer_config.json", "[]"), ("tokenizer_config.json", "{"), ("tokenizer_config.json", b"\xff"),
+    ("tokenizer_config.json", '{"tokenizer_class": 3}'), ("tokenizer_config.json", "[" * 5000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, text", TOKENIZERS, ids=lambda case: str(case)[:30])
+def test_a_tokenizer_that_cannot_be_used(dudi: Dudi, name: str, text: str | bytes) -> None:
+    path = dudi.folder / "broken"
+    shutil.copytree(dudi.models / "student", path)
+    (path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = dudi.run_refused(f"models.student='{path}'")
+    assert line.startswith("models.student: ") and len(line) < 700
