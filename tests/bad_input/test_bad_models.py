@@ -1,4 +1,4 @@
-"""config.json, tokenizer and generation files of a model that are not what they should be: one line, nothing written."""
+"""Files of a model (config, tokenizer) that are not what they should be: one line, nothing written."""
 
 from __future__ import annotations
 

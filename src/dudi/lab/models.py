@@ -67,9 +67,9 @@ FULL = Build(
     vocab=3072,
     documents=60_000,
     models={
-        "student-small": Plan("qwen2", 64, 4, 3000, 4e-3),
-        "student-llama": Plan("llama", 64, 4, 3000, 4e-3),
-        "student-large": Plan("qwen2", 96, 4, 3000, 4e-3),
+        "student-small": Plan("qwen2", 64, 4, 2500, 4e-3),
+        "student-llama": Plan("llama", 64, 4, 2500, 4e-3),
+        "student-large": Plan("qwen2", 96, 4, 2500, 4e-3),
         "teacher": Plan("qwen2", 128, 5, 6000, 4e-3, teacher=True),
     },
 )
@@ -162,7 +162,7 @@ class Documents:
         """The documents of one step, of similar lengths."""
         if self.pool[0] != number // POOL:
             rng = random.Random(draw(*self.key, number // POOL))
-            document = self._echo if number < ECHO else self._document
+            document = self._echo if number // POOL < min(ECHO, self.plan.steps // 8) // POOL else self._document
             drawn = sorted((document(rng) for _ in range(POOL * self.plan.rows)), key=lambda d: len(d[0]))
             batches = [drawn[i : i + self.plan.rows] for i in range(0, len(drawn), self.plan.rows)]
             rng.shuffle(batches)
