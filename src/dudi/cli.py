@@ -139,7 +139,7 @@ def verbalize(
 
 
 def lab_benchmark(model: str) -> Path:
-    """The benchmark folder that `eval` takes where none is given: the lab's, laid out beside the model's evaluations."""
+    """The benchmark that `eval` takes where none is given: the lab's, laid out beside the model's evaluations."""
     from dudi.evals.evaluate import default_output
     from dudi.lab.artefacts import write_benchmark
 
@@ -164,7 +164,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
-    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="A benchmark folder; by default the lab's.")] = None,
+    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="By default the lab's benchmark.")] = None,
     output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 0.0,
