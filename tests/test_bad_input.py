@@ -81,7 +81,7 @@ REAL: list[tuple[list[str], str]] = [
     (["data", "prepare", "builtin", "--out", "{out}", "--format", "xml"], "--format: "),
     (["eval", "{folder}", "--benchmark", "{folder}", "--output", "{out}"], "no benchmark in "),
     (["report", "{folder}", "--output", "{out}"], "is not the folder of a run"),
-    (["lab", "export", "{folder}"], "{folder}"),
+    (["lab", "export", "{out}", "--weights", "{folder}"], "no finished lab build there"),
 ]
 
 

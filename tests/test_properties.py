@@ -28,7 +28,7 @@ from dudi.methods import Mode, Response, View
 from dudi.verbalizer import Verbalizer, read_template
 
 bounded = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

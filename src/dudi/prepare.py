@@ -14,7 +14,7 @@ from dudi.errors import DudiError
 from dudi.methods import views
 from dudi.models import check_model, load_tokenizer
 from dudi.verbalizer import Verbalizer
-from dudi.weights import check_weights
+from dudi.weights import check_config, check_weights, reading_model
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,26 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
 
 
 def load_chat(recipe: Recipe) -> Chat:
-    """The student's tokenizer with the template that the recipe names; both models are known to exist and to fit."""
+    """The student's tokenizer with the template that the recipe names; all models are known to exist and to fit."""
     models = recipe.models
-    student = load_tokenizer(models.student, "models.student", models, models.student_revision)
-    teacher = None
-    if models.teacher is not None:
-        teacher = load_tokenizer(models.teacher, "models.teacher", models, models.teacher_revision)
-        check_same_tokenizer(student, teacher)
-    chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
     checked = [(models.student, "models.student", models.student_revision)]
     if models.teacher is not None:
         checked.append((models.teacher, "models.teacher", models.teacher_revision))
+    tokenizers = []
+    for path, what, revision in checked:
+        with reading_model(path, what):
+            if (folder := Path(path).expanduser()).is_dir():
+                check_config(folder, what)
+            tokenizers.append(load_tokenizer(path, what, models, revision))
+    student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
+    if teacher is not None:
+        check_same_tokenizer(student, teacher)
+    chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
     if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
         checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
-        check_model(path, what, models, revision, chat.vocab)
-        if (folder := Path(path).expanduser()).is_dir():
-            check_weights(folder, what, models.trust_remote_code)
+        with reading_model(path, what):
+            check_model(path, what, models, revision, chat.vocab)
+            if (folder := Path(path).expanduser()).is_dir():
+                check_weights(folder, what, models.trust_remote_code)
     return chat

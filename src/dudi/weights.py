@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,42 @@ INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header; the format's own limit."""
 
+MAX_CONFIG = 1 << 24
+"""Bytes of config.json."""
+MAX_LAYERS = 10_000
+"""The library writes a list of them before anything can be compared."""
+
+
+@contextmanager
+def reading_model(path: str, what: str) -> Iterator[None]:
+    """Whatever the libraries make of a model's files that are not what they should be, as one line."""
+    try:
+        yield
+    except DudiError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DudiError(f"{what}: {path!r} cannot be loaded: {text:.300}") from None
+
+
+def check_config(folder: Path, what: str) -> None:
+    """That config.json, where there is one, is a table that can be given to the library. Raises `DudiError`."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return  # the loader says it
+    try:
+        if file.stat().st_size > MAX_CONFIG:
+            raise ValueError
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict):
+        raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json is not a table in JSON")
+    for inner in (table, *(value for value in table.values() if isinstance(value, dict))):
+        layers = inner.get("num_hidden_layers")
+        if isinstance(layers, int | float) and not 0 < layers <= MAX_LAYERS:
+            raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json asks for {layers} layers")
+
 
 def check_weights(folder: Path, what: str, trust_remote_code: bool = False) -> None:
     """Raises `DudiError` where a local model folder's weights are cut, unreadable, or of other shapes than its config.
@@ -32,8 +69,7 @@ def check_weights(folder: Path, what: str, trust_remote_code: bool = False) -> N
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         if file.suffix == ".bin":
-            if not zipfile.is_zipfile(file):  # torch's files have had their table of contents at the end since 1.6
-                raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: {file.name} is cut or no file of weights")
+            shapes |= _pickled(file, f"{what}: {str(folder)!r} cannot be loaded: {file.name}")
         else:
             shapes |= _header(file, f"{what}: {str(folder)!r} cannot be loaded: {file.name}")
     if shapes:
@@ -78,17 +114,20 @@ def _header(file: Path, where: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _pickled(file: Path, where: str) -> dict[str, tuple[int, ...]]:
+    """The same of a file of torch's; nothing in it is executed, and its numbers are not read."""
+    try:
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return {str(name): tuple(tensor.shape) for name, tensor in state.items()}
+    except Exception:  # torch's advice would be to load it without the safeguard
+        raise DudiError(f"{where} is cut, or holds something else than weights: it is not read") from None
+
+
 def _compare(found: dict[str, tuple[int, ...]], config: Any, trust_remote_code: bool, where: str) -> None:
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    if isinstance(layers, int) and layers > len(found):
-        raise DudiError(f"{where}: {layers} layers, but only {len(found)} tensors")
     if getattr(config, "quantization_config", None) is not None:
         return  # stored in other shapes than the model's own
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:
-        return  # the loader says it better, or knows this model's code
+    with torch.device("meta"):  # as the loader does; what a wrong config makes of it is the caller's to say
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     other = [name for name, shape in found.items() if name in wanted and wanted[name] != shape]
     tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())

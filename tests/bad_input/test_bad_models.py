@@ -28,7 +28,7 @@ CONFIGS: list[Any] = [
     {"hidden_size": "x"}, {"hidden_size": 0}, {"hidden_size": 33}, {"num_hidden_layers": -1},
     {"num_hidden_layers": 10**9}, {"num_hidden_layers": "two"}, {"num_attention_heads": 0},
     {"num_attention_heads": 5}, {"intermediate_size": None}, {"hidden_act": "nothing"}, {"layer_types": ["x", "y"]},
-    {"rope_parameters": {"rope_type": "nothing"}}, {"quantization_config": {"quant_method": "nothing"}},
+    {"rope_parameters": {"rope_type": "nothing"}},
     {"max_position_embeddings": "long"},
 ]  # fmt: skip
 
