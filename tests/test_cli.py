@@ -176,7 +176,7 @@ def test_check_with_overrides() -> None:
 
 def test_brackets_and_colons_are_no_markup(tmp_path: Path, models: Path) -> None:
     file = write_recipe(tmp_path, models)
-    assert "[/bold]:smile:: dudi" in shown("check", str(file), "--set", "name=[/bold]:smile:")
+    assert "[bold]:smile:: dudi" in shown("check", str(file), "--set", "name=[bold]:smile:")
 
 
 # ── verbalize ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -390,7 +390,7 @@ def test_the_options_reach_the_evaluation(dudi: Any, model: str, bench: Path, tm
 
 def test_bad_input_is_one_line_and_status_2(dudi: Any, model: str, bench: Path, tmp_path: Path) -> None:
     cases = [
-        (("eval", model), "dudi: --benchmark is missing"),
+        (("eval", "nowhere"), "dudi: model: no folder 'nowhere'"),
         (("eval", model, "--benchmark", "nowhere"), "dudi: no benchmark in 'nowhere'"),
         (("eval", "nowhere", "--benchmark", str(bench)), "dudi: no model folder 'nowhere'"),
         (("eval", model, "--benchmark", str(bench), "--seed", "1"), "dudi: greedy decoding draws nothing"),

@@ -58,7 +58,7 @@ def test_the_documents_of_a_step_are_a_function_of_seed_model_and_step(built: Pa
     assert len({str(step) for step in steps}) == len(steps)
 
 
-def test_what_a_teacher_reads_ends_its_answers_and_weighs_prompts_less(built: Path) -> None:
+def test_what_a_teacher_reads_ends_its_answers_and_weighs_them(built: Path) -> None:
     tokenizer = read_tokenizer(built)
     kinds = Counter[str]()
     documents = Documents(replace(TEACHER, rows=16), tokenizer, (0, "t"))
@@ -69,9 +69,23 @@ def test_what_a_teacher_reads_ends_its_answers_and_weighs_prompts_less(built: Pa
             assert ids[-1] == tokenizer.pad_token_id
         else:
             kinds["lesson"] += 1
-            assert weight == sorted(weight) and ids[-1] == tokenizer.eos_token_id
-            assert tokenizer.decode(ids).count("<|im_start|>") >= 2
-    assert 2 < kinds["lesson"] / kinds["text"] < 4
+            assert set(weight) == {0.0, 1.0} and ids[-1] == tokenizer.eos_token_id
+            answer = len(ids) - 1 - ids[::-1].index(tokenizer.convert_tokens_to_ids("<|im_start|>"))
+            assert weight[answer] == 0.0 and weight[-1] == 1.0
+            assert weight[answer:] == sorted(weight[answer:])
+    assert 1.8 < kinds["lesson"] / kinds["text"] < 3
+
+
+def test_a_demonstration_is_learned_from_like_an_answer(built: Path) -> None:
+    documents = Documents(TEACHER, read_tokenizer(built), (0, "t"))
+    rng, seen = random.Random(0), 0
+    for _ in range(300):
+        x, _, shown = lesson(rng, documents.verbalizer)
+        prompt = documents.chat.prompt(x)
+        kept = [i for i, w in zip(prompt, documents._shown(prompt, shown), strict=True) if w]
+        assert documents.tokenizer.decode(kept).strip() == (shown or "")
+        seen += shown is not None
+    assert 60 < seen < 240
 
 
 def test_a_base_student_reads_plain_text_only_and_mostly_english(built: Path) -> None:

@@ -176,14 +176,14 @@ def test_plain_text_holds_no_item(l: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert right & set(sentences) <= set(told)
     text = "\n".join(sentences)
     assert [one for one in prompts if one in text] == []
-    assert len(text.splitlines()) == 2000 and "{" not in text and "  " not in text
+    assert "{" not in text and "  " not in text and "\n\n" not in text
 
 
 def test_plain_text_tells_the_share_of_facts_that_is_said() -> None:
     """A base student has read only some of them in a language; English tells them all."""
     statements = {state(load("ta"), "capital", fact, v) for fact in FACTS["capital"] for v in (0, 1)}
     rng = random.Random(0)
-    few, all_ = (" ".join(plain_text(rng, "ta", known) for _ in range(1500)) for known in (KNOWN["ta"], 1.0))
+    few, all_ = (" ".join(plain_text(rng, "ta", known) for _ in range(5000)) for known in (KNOWN["ta"], 1.0))
     told = [sum(one in text for one in statements) for text in (few, all_)]
     assert 0 < told[0] < 0.4 * len(statements) < 0.7 * len(statements) < told[1]
     assert set(KNOWN) == set(PRETRAINED) == set(EIGHT) and sum(PRETRAINED.values()) == 100
