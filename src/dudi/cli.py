@@ -218,7 +218,8 @@ def demo(
 
     page = run_demo(output, seed, student, tuple(set_ or ()), weights, out, jobs)
     sections = (page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")
-    out.print(Markdown("\n## ".join(s for s in sections if s.startswith(("# ", "Scores")))))
+    scores = next(text for text in sections if text.startswith("Scores"))
+    out.print(Markdown("## " + scores.split("\n### ")[0]))  # models by language; the rest is on the page
     out.print(f"report: {page}", soft_wrap=True)
 
 
