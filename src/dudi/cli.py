@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -265,6 +266,12 @@ def main() -> None:
             sys.exit(error.status)
         print(f"dudi: {line}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter tries again at its end
+        print("dudi: standard output cannot be written: no space left", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # how typer ends on Ctrl-C, without a word
             print("dudi: stopped; go on with --resume", file=sys.stderr)
