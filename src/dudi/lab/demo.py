@@ -163,10 +163,10 @@ class Runner:
             if name not in self.done and name not in self.running and set(step.after) <= self.done:
                 if not self.console.is_terminal:
                     self.console.print(f"  {name}: dudi {' '.join(step.arguments[:2])} ...", soft_wrap=True)
-                log = (self.logs / f"{name}.log").open("ab")
                 environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
                 command = [sys.executable, "-m", "dudi", *step.arguments]
-                self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                with (self.logs / f"{name}.log").open("ab") as log:
+                    self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 self.began[name] = time.monotonic()
 
     def _collect(self) -> None:

@@ -34,8 +34,6 @@ def draw_slots(rng: random.Random, path: Key, words: Words, texts: tuple[str, ..
         keys = _FEW.get(kind) or sorted(words.words[kind])
         if kind == "number":
             keys = [str(n) for n in (range(5, 11) if path[-1] == "close" else range(2, 11))]
-        if slot == "adjective":
-            keys = OF_THINGS
         chosen[slot] = rng.choice([key for key in keys if key not in chosen.values()])
     return tuple(f"{slot}={key}" for slot, key in chosen.items())
 
