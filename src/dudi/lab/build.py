@@ -59,7 +59,7 @@ def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only:
 
 def identity(plan: Build, seed: int) -> dict[str, Any]:
     """What decides the weights: the world's text, the templates, the plan, the seed."""
-    return {
+    decides = {
         "seed": seed,
         "world": hash_of(words.FOLDER, "*.toml"),
         "templates": hash_of(TEMPLATES, "*.toml"),
@@ -68,6 +68,7 @@ def identity(plan: Build, seed: int) -> dict[str, Any]:
         "documents": plan.documents,
         "models": {name: vars(model) for name, model in plan.models.items()},
     }
+    return dict(json.loads(json.dumps(decides)))  # as it is read again: lists for tuples
 
 
 def manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,10 +26,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from dudi.chat import Chat
-from dudi.lab.rows import KNOWN, PRETRAINED, TRAINED, choose, lesson, plain_text, word_list
+from dudi.lab.rows import KNOWN, MODES, PRETRAINED, TAUGHT, TRAINED, choose, lesson, plain_text, word_list
 from dudi.lab.words import load
 from dudi.languages import ENGLISH, LANGUAGES, draw
 from dudi.verbalizer import Verbalizer
@@ -50,8 +54,11 @@ class Plan:
     layers: int
     steps: int
     lr: float
+    """AdamW's, for embeddings, norms, biases."""
+    muon: tuple[float, float]
+    """Muon's rate and weight decay, for the layers' matrices."""
     teacher: bool = False
-    rows: int = 32
+    rows: int = 64
 
 
 @dataclass(frozen=True)
@@ -67,20 +74,20 @@ FULL = Build(
     vocab=3072,
     documents=60_000,
     models={
-        "student-small": Plan("qwen2", 64, 4, 2500, 4e-3),
-        "student-llama": Plan("llama", 64, 4, 2500, 4e-3),
-        "student-large": Plan("qwen2", 96, 4, 2500, 4e-3),
-        "teacher": Plan("qwen2", 128, 5, 6000, 4e-3, teacher=True),
+        "student-small": Plan("qwen2", 96, 4, 4000, 2e-3, (0.01, 0.02)),
+        "student-llama": Plan("llama", 96, 4, 2000, 2e-3, (0.01, 0.02)),
+        "student-large": Plan("qwen2", 128, 4, 2600, 2e-3, (0.01, 0.02)),
+        "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
     },
 )
 TINY = Build(
     vocab=1536,
     documents=4_000,
     models={
-        "student-small": Plan("qwen2", 32, 2, 60, 5e-3),
-        "student-large": Plan("qwen2", 48, 2, 60, 5e-3),
-        "student-llama": Plan("llama", 32, 2, 60, 5e-3),
-        "teacher": Plan("qwen2", 64, 2, 120, 5e-3, teacher=True),
+        "student-small": Plan("qwen2", 32, 2, 60, 5e-3, (0.02, 0.02), rows=32),
+        "student-large": Plan("qwen2", 48, 2, 60, 5e-3, (0.02, 0.02), rows=32),
+        "student-llama": Plan("llama", 32, 2, 60, 5e-3, (0.02, 0.02), rows=32),
+        "teacher": Plan("qwen3", 64, 2, 120, 5e-3, (0.02, 0.02), teacher=True, rows=32),
     },
 )
 
@@ -139,14 +146,63 @@ def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast, seed: int) -> Pre
     )
     if plan.family == "llama":
         return LlamaForCausalLM(LlamaConfig(**values))
+    if plan.family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**values, head_dim=32))
     return Qwen2ForCausalLM(Qwen2Config(**values))
+
+
+class Product(torch.autograd.Function):
+    """x W^T with factors in bfloat16, sums and everything else in float32: x (..., I), W (O, I) -> (..., O).
+
+    A CPU with bfloat16 multiplies two to three times as fast; casting whole activations (autocast) lost that again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """X W^T, (..., O)."""
+        rows, weight = x.reshape(-1, x.shape[-1]).bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(rows, weight)
+        return (rows @ weight.t()).float().view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of x and W."""
+        rows, weight = ctx.saved_tensors
+        above = gradient.reshape(-1, gradient.shape[-1]).bfloat16()
+        return (above @ weight).float().view(*gradient.shape[:-1], -1), (above.t() @ rows).float()
+
+
+def multiply_in_bfloat16(model: torch.nn.Module) -> None:
+    """Let every linear layer of a model in float32 use `Product`; its weights stay as they are."""
+
+    def forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        y = Product.apply(x, layer.weight)
+        return y if layer.bias is None else y + layer.bias
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.forward = partial(forward, layer)  # type: ignore[method-assign]
 
 
 ECHO = 20 * 16
 """The first steps (whole pools) read word lists said three times. Where looking back is all that there is to learn, it
 is learned within these steps; in the whole mixture models of this size had not begun to after thousands."""
+ORDER = ("en", "id", "my", "th", "ta", "vi", "tl", "ms")
+ALONE = 0.035
+"""The teacher's languages come one after the other, each for this share of the steps (English for twice as long) as
+frequent as all before it together. English alone, and then Burmese beside it, were learned in a hundred steps; in two
+thousand steps of all languages at once, labels were still at chance (docs/log.md)."""
+WITHOUT_Z = 0.45
+"""Share of the teacher's steps whose lessons have no z: they are a third as long, and teach the tasks themselves."""
+SHORT = {mode: share for mode, share in MODES.items() if mode in ("plain", "p_z")}
+PROMPT = 0.15
+"""Weight of a prompt that has no demonstration, beside its answer's 1."""
 POOL = 16
 """Documents are drawn for so many steps at once and sorted by length, so that little of a batch is padding."""
+
+
+Document = tuple[list[int], list[float]]
+"""Ids, and the weight of each in the loss."""
 
 
 class Documents:
@@ -156,47 +212,62 @@ class Documents:
         self.plan, self.tokenizer, self.key = plan, tokenizer, key
         self.chat = Chat(tokenizer, None, {})
         self.verbalizer = Verbalizer((*TRAINED, ENGLISH))
-        self.pool: tuple[int, list[list[tuple[list[int], list[float]]]]] = (-1, [])
+        self.pool: tuple[int, list[list[Document]]] = (-1, [])
 
-    def step(self, number: int) -> list[tuple[list[int], list[float]]]:
+    def step(self, number: int) -> list[Document]:
         """The documents of one step, of similar lengths."""
         if self.pool[0] != number // POOL:
             rng = random.Random(draw(*self.key, number // POOL))
-            document = self._echo if number // POOL < min(ECHO, self.plan.steps // 8) // POOL else self._document
+            document = self._kind(number // POOL * POOL)
             drawn = sorted((document(rng) for _ in range(POOL * self.plan.rows)), key=lambda d: len(d[0]))
             batches = [drawn[i : i + self.plan.rows] for i in range(0, len(drawn), self.plan.rows)]
             rng.shuffle(batches)
             self.pool = (number // POOL, batches)
         return self.pool[1][number % POOL]
 
-    def _echo(self, rng: random.Random) -> tuple[list[int], list[float]]:
+    def _kind(self, number: int) -> Callable[[random.Random], Document]:
+        """What is read from this step on."""
+        begun = number - min(ECHO, self.plan.steps // 8) // POOL * POOL
+        if begun < 0:
+            return self._echo
+        if not self.plan.teacher:
+            return lambda rng: self._text(rng, str(choose(rng, PRETRAINED)))
+        taught, known = TAUGHT, max(int(begun / (ALONE * self.plan.steps)), 1)
+        if known <= len(ORDER):
+            taught = dict.fromkeys(ORDER[:known], 1) | {ORDER[known - 1]: max(known - 1, 1)}
+        modes = SHORT if number < WITHOUT_Z * self.plan.steps else MODES
+        return partial(self._lesson, modes, taught)
+
+    def _echo(self, rng: random.Random) -> Document:
         """A list of words, said three times."""
-        line = word_list(rng, load(self._language(rng)))
+        l = choose(rng, TAUGHT if self.plan.teacher else PRETRAINED)
+        line = word_list(rng, load(l))
         ids = self.tokenizer(f"{line}\n", add_special_tokens=False)["input_ids"]
         return ids * 3, [0.2] * len(ids) + [1.0] * (2 * len(ids))
 
-    def _language(self, rng: random.Random) -> str:
-        return rng.choice(list(LANGUAGES)) if self.plan.teacher else str(choose(rng, PRETRAINED))
+    def _lesson(self, modes: Mapping[Any, float], taught: Mapping[str, float], rng: random.Random) -> Document:
+        """A lesson, or one time in five plain text. Every document counts alike: a label as much as a sentence."""
+        if rng.random() < 0.2:
+            ids, _ = self._text(rng, str(choose(rng, taught)))
+            return ids, [1.0 / len(ids)] * len(ids)
+        x, y, shown = lesson(rng, self.verbalizer, modes, taught)
+        prompt, response = self.chat.prompt(x), self.chat.response(x, y)
+        read = self._shown(prompt, shown) if shown else [PROMPT / len(prompt)] * len(prompt)
+        return prompt + response, read + [1.0 / len(response)] * len(response)
 
-    def _document(self, rng: random.Random) -> tuple[list[int], list[float]]:
-        if self.plan.teacher and rng.random() < 0.7:
-            x, y, shown = lesson(rng, self.verbalizer)
-            prompt, response = self.chat.prompt(x), self.chat.response(x, y)
-            return prompt + response, self._shown(prompt, shown) + [1.0] * len(response)
-        l = self._language(rng)
+    def _text(self, rng: random.Random, l: str) -> Document:
         text = plain_text(rng, l, 1.0 if self.plan.teacher else KNOWN[l])
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.pad_token_id]
         return ids, [1.0] * len(ids)
 
-    def _shown(self, prompt: list[int], demonstration: str | None) -> list[float]:
-        """Weight 1 where a prompt shows the demonstration, an answer like any other; 0 for the rest of it."""
+    def _shown(self, prompt: list[int], demonstration: str) -> list[float]:
+        """Weight 1 in all where a prompt shows the demonstration, an answer like any other; 0 for the rest of it."""
         weights = [0.0] * len(prompt)
-        if demonstration is not None:
-            line = self.tokenizer(f"\n{demonstration}\n", add_special_tokens=False)["input_ids"]
-            for at in range(len(prompt) - len(line), -1, -1):
-                if prompt[at + 1 : at + len(line) - 1] == line[1:-1]:
-                    weights[at + 1 : at + len(line) - 1] = [1.0] * (len(line) - 2)
-                    break
+        line = self.tokenizer(f"\n{demonstration}\n", add_special_tokens=False)["input_ids"]
+        for at in range(len(prompt) - len(line), -1, -1):
+            if prompt[at + 1 : at + len(line) - 1] == line[1:-1]:
+                weights[at + 1 : at + len(line) - 1] = [1.0 / (len(line) - 2)] * (len(line) - 2)
+                break
         return weights
 
 
@@ -213,7 +284,8 @@ def train(
     torch.set_num_threads(1)  # so small models gain little from more, and sums would change with their number
     state = folder.with_name(f"{folder.name}.part")
     model = make_model(plan, tokenizer, draw("weights", name, seed) % 2**31)
-    optimizers = make_optimizers(model, plan.lr)
+    multiply_in_bfloat16(model)
+    optimizers = make_optimizers(model, plan)
     done = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -229,7 +301,7 @@ def train(
     for step in range(done, plan.steps):
         loss, read = loss_of(model, documents.step(step), tokenizer.pad_token_id)
         loss.backward()
-        for optimizer, lr in zip(optimizers, (MATRIX_LR, plan.lr), strict=True):
+        for optimizer, lr in zip(optimizers, (plan.muon[0], plan.lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule(step, plan.steps)
             optimizer.step()
@@ -259,27 +331,25 @@ def train(
     state.unlink(missing_ok=True)
 
 
-MATRIX_LR = 0.02
-
-
-def make_optimizers(model: PreTrainedModel, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def make_optimizers(model: PreTrainedModel, plan: Plan) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embeddings, norms and biases.
 
-    Muon took less than half of AdamW's steps to the same loss here (docs/lab.md), and minutes are what a build costs.
+    Muon took less than half of AdamW's steps to the same loss here (docs/log.md), and minutes are what a build costs.
+    Its decay holds the matrices' norms down: without it, attention looked at one token only after some thousand steps.
     """
     embeddings = model.get_input_embeddings().weight
     matrices = [p for p in model.parameters() if p.dim() == 2 and p is not embeddings]
     others = [p for p in model.parameters() if p.dim() != 2 or p is embeddings]
-    muon = torch.optim.Muon(matrices, lr=MATRIX_LR, weight_decay=0.01, momentum=0.95)
-    return muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    muon = torch.optim.Muon(matrices, lr=plan.muon[0], weight_decay=plan.muon[1], momentum=0.95)
+    return muon, torch.optim.AdamW(others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 
 def schedule(step: int, steps: int) -> float:
-    """Warm-up over 2 % of the steps, full rate, and a straight way down to nothing over the last 40 %."""
-    return min(1.0, (step + 1) / max(0.02 * steps, 1), (steps - step) / (0.4 * steps))
+    """Warm-up over 2 % of the steps, and a straight way down to nothing."""
+    return min((step + 1) / max(0.02 * steps, 1), 1 - step / steps)
 
 
-def loss_of(model: PreTrainedModel, batch: list[tuple[list[int], list[float]]], pad: int) -> tuple[torch.Tensor, int]:
+def loss_of(model: PreTrainedModel, batch: list[Document], pad: int) -> tuple[torch.Tensor, int]:
     """Weighted mean cross-entropy of next tokens, and how many tokens were read."""
     width = max(len(ids) for ids, _ in batch)
     ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])

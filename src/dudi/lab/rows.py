@@ -47,11 +47,14 @@ SHARES = {
 MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mode.ENGLISH: 7}
 """Relative frequency of what the teacher reads in a lesson: x, the student's p_z, or z in a mode of the verbalizer."""
 
+TAUGHT = {"en": 10, "id": 10, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 16}
+"""Relative frequency of a language in what the teacher reads: the five of Latin script help each other."""
+
 PRETRAINED = {"en": 40, "id": 14, "vi": 13, "th": 12, "ms": 9, "ta": 4, "tl": 4, "my": 4}
 """Percent of the base students' plain text: uneven, as in life."""
 
-DOCUMENTS = {"prose": 45, "echo": 22, "quiz": 13, "story": 10, "bitext": 10}
-"""Relative frequency of kinds of plain text."""
+DOCUMENTS = {"prose": 40, "echo": 18, "quiz": 12, "story": 10, "bitext": 10, "exercise": 10}
+"""Relative frequency of kinds of plain text. Exercises are in English only, prose in the other languages."""
 
 LISTED = ("animal", "food", "thing", "place", "color", "country", "city", "number", "person", "adjective")
 
@@ -108,28 +111,33 @@ def instruction_rows(l: str, part: Split, n: int, seed: int) -> Iterator[tuple[s
             made += 1
 
 
-def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, ...], str, str | None]:
+def lesson(
+    rng: random.Random,
+    verbalizer: Verbalizer,
+    modes: Mapping[Any, float] = MODES,
+    taught: Mapping[str, float] = TAUGHT,
+) -> tuple[tuple[Message, ...], str, str | None]:
     """What the teacher learns from: a prompt in one of the modes, the answer that an instruct model would give, and
-    the demonstration in the prompt, if it has one.
+    the demonstration in the prompt, if it has one. `taught`: the languages, with their relative frequencies.
     """
-    l, task = rng.choice(list(LANGUAGES)), choose(rng, SHARES)
+    l, task = str(choose(rng, taught)), choose(rng, SHARES)
     part: Split = "train"
     if TASKS[task].competency == "knowledge":
         part = rng.choices(("train", "valid", "test"), (7, 1, 2))[0]
     key = item(rng, task, l, part)
-    if key is None:
-        return lesson(rng, verbalizer)
-    if task.startswith("translate") and rng.random() < 0.3:
-        other = rng.choice([code for code in LANGUAGES if code not in (l, key[0])])
+    if key is None or (task.startswith("translate") and key[0] not in taught):
+        return lesson(rng, verbalizer, modes, taught)
+    if task.startswith("translate") and len(taught) > 2 and rng.random() < 0.3:
+        other = rng.choice([code for code in taught if code not in (l, key[0])])
         if split(task, (other, *key[1:]), l) == "train":  # English is tested with all the others
             key = (other, *key[1:])
-    mode = choose(rng, MODES)
+    mode = choose(rng, modes)
     text = rng.choice(TASKS[task].ask(load(l), key).train)
     row = Example((Message("user", text),), answer(task, key, l), l, "")
-    if mode == "plain":
+    if mode == "plain" or len(taught) == 1:
         return row.x, row.y, None
     crosslingual = mode in ("p_z", Mode.CROSSLINGUAL)
-    l_z = rng.choice([code for code in LANGUAGES if code != l]) if crosslingual else None
+    l_z = rng.choice([code for code in taught if code != l]) if crosslingual else None
     view = View(Response.Y_TILDE, Mode.CROSSLINGUAL if crosslingual else mode)
     read = verbalizer(view, row, 0, 0, l_z)
     y = answer(task, key, l, read.l_z)
@@ -139,8 +147,9 @@ def lesson(rng: random.Random, verbalizer: Verbalizer) -> tuple[tuple[Message, .
 def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 4) -> str:
     """A document of one language. `known`: the share of the facts that its texts tell.
 
-    Prose, word lists said again, questions with their answers, small stories, and lines with their translation: the
-    last four, as the web has them too, are where a model learns to look back at what it has read.
+    Prose, word lists said again, questions with their answers, small stories, lines with their translation and, in
+    English, exercises with their solutions: all but prose, as the web has them too, are where a model learns to look
+    back at what it has read.
     """
     words = load(l)
     kind = choose(rng, DOCUMENTS)
@@ -152,6 +161,11 @@ def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 
         if facts:
             fact = rng.choice(facts)
             return f"{rng.choice(ask_fact(words, relation, fact).train)}\n{state(words, relation, fact)}"
+    if kind == "exercise" and l == ENGLISH:
+        task = choose(rng, SHARES)
+        key = item(rng, task, l, "train")
+        if key is not None:
+            return f"{rng.choice(TASKS[task].ask(words, key).train)}\n{answer(task, key, l)}"
     if kind == "story":
         key = item(rng, "reading", l, "train")
         assert key is not None
