@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -11,6 +12,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+if TYPE_CHECKING:
+    from test_bad_input import Dudi
 
 
 @pytest.fixture
@@ -20,3 +24,19 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("DUDI_DATA_DIR is not set: real text is not at hand")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny student and a tiny teacher."""
+    from test_cli import save_models
+
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def dudi(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dudi:
+    """`dudi`, called in this process, with a recipe for these models."""
+    from test_bad_input import Dudi
+
+    return Dudi(tmp_path, models, monkeypatch, capsys)

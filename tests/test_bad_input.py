@@ -15,7 +15,7 @@ import kit
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from test_cli import command, digests, save_models, write_recipe
+from test_cli import command, digests, write_recipe
 
 from dudi import checkpoints, cli, train
 from dudi import models as dudi_models
@@ -23,11 +23,6 @@ from dudi.config import load_recipe
 from dudi.data import hub, rows
 from dudi.folder import check_devices
 from dudi.metrics import read_lines
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_models(tmp_path_factory.mktemp("models"))
 
 
 class Dudi:
@@ -39,12 +34,12 @@ class Dudi:
         self.file = write_recipe(folder, models)
 
     def __call__(self, *argv: str) -> int:
-        """The exit status; standard error is in `err`."""
+        """The exit status; standard output is in `text`, standard error in `err`."""
         self._monkeypatch.setattr(sys, "argv", ["dudi", *argv])
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.main()
-        self.err = self._capsys.readouterr().err
+        self.text, self.err = self._capsys.readouterr()
         return int(stop.value.code or 0)
 
     def refused(self, *argv: str, status: int = 2) -> str:
@@ -59,11 +54,6 @@ class Dudi:
         line = self.refused("run", str(self.file), *(part for one in sets for part in ("--set", one)))
         assert not self.out.exists(), sorted(self.out.rglob("*"))
         return line
-
-
-@pytest.fixture
-def dudi(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dudi:
-    return Dudi(tmp_path, models, monkeypatch, capsys)
 
 
 # ── by the real command ──────────────────────────────────────────────────────────────────────────────────────────────

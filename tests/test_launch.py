@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +17,11 @@ import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from test_distributed import assert_close
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
 from workers import common
 
-from dudi import launch
+from dudi import checkpoints, guards, launch
 from dudi.config import Recipe, dump_recipe, parse_recipe
 from dudi.errors import DudiError
 from dudi.launch import CONFIGS, Launch, check_launch, launch_run, mode_of, processes_here
@@ -117,6 +119,71 @@ def test_a_launcher_in_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DudiError, match="itself started by a launcher"):
         launch_run(Launch.DDP, 2, "tiny", tiny(), (), False)
+
+
+# ── signals to the wrapper ───────────────────────────────────────────────────────────────────────────────────────────
+CHILD = "import os, signal, sys\nsignal.sigwait([signal.SIGTERM, signal.SIGUSR1])\n"
+SAVED = 'open(os.environ["DUDI_ERRORS"] + "/0", "w").write(\'{"line": "saved", "status": 143}\')\nsys.exit(143)'
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("started", ["listens", "does not listen yet", "not there yet"])
+def test_a_signal_to_the_wrapper(
+    number: signal.Signals, started: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes on to the started process, whose line is shown; the status is 143, as without a launcher."""
+    before = signal.getsignal(number)
+
+    def start(arguments: Any) -> None:
+        assert arguments.signals_to_handle == "SIGINT,SIGHUP,SIGQUIT", "torch's launcher would kill after 30 seconds"
+        if started == "not there yet":
+            os.kill(os.getpid(), number)
+            pytest.fail("it would be lost")
+        block = f"signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])"
+        text = CHILD.replace("\n", f"\n{block}\nprint(flush=True)\n", 1) + SAVED
+        if started == "does not listen yet":
+            text = "import time\nprint(flush=True)\ntime.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, env=dict(os.environ))
+        assert child.stdout is not None and child.stdout.readline()
+        os.kill(os.getpid(), number)
+        try:
+            status = child.wait(timeout=60)
+        finally:
+            child.kill()
+        assert status == (143 if started == "listens" else -number)
+        raise ChildFailedError("dudi", {0: ProcessFailure(0, child.pid, status, "")})
+
+    for name in (launch.ERRORS, "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "1")  # so that they are put back
+    monkeypatch.setattr("torch.distributed.run.run", start)
+    if started == "not there yet":
+        with pytest.raises(SystemExit) as end:
+            launch.launch(Launch.DDP, 2, ["run", "tiny"])
+        assert end.value.code == 143
+    else:
+        assert launch.launch(Launch.DDP, 2, ["run", "tiny"]) == 143 == guards.Preempted.status
+        said = "saved" if started == "listens" else "stopped; go on with --resume"
+        assert capsys.readouterr().err == f"dudi: {said}\n"
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGUSR1, os.kill), (signal.SIGTERM, os.killpg)])
+def test_a_signal_to_a_real_wrapper_saves(number: signal.Signals, send: Any, tmp_path: Path) -> None:
+    """To the wrapper alone or to its process group: both processes end after their step, which is saved."""
+    recipe = common.recipe(tmp_path, {"name": "sft"}, output="run", training={"epochs": 400.0, "save_every": 2})
+    env = {k: v for k, v in common.environment().items() if k != "GLOO_SOCKET_IFNAME"}
+    command = [sys.executable, "-m", "dudi", "run", written(tmp_path, recipe), "--launch", "ddp", "--nproc", "2"]
+    with open(tmp_path / "err", "w") as err:
+        started = subprocess.Popen(command, env=env, stdout=err, stderr=err, start_new_session=True)
+        while not list((tmp_path / "run").glob("1-sft/checkpoint-*")):
+            assert started.poll() is None, (tmp_path / "err").read_text()
+            time.sleep(0.2)
+        send(started.pid, number)
+        assert started.wait(timeout=300) == 143
+    last = (tmp_path / "err").read_text().splitlines()[-1]
+    step = checkpoints.step_of(checkpoints.complete(tmp_path / "run" / "1-sft")[-1])
+    assert last.endswith(f"after step {step}: checkpoint-{step} is saved; go on with --resume") and number.name in last
 
 
 # ── real launches ────────────────────────────────────────────────────────────────────────────────────────────────────

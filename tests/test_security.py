@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import json
 import os
@@ -18,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import kit
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from test_bad_input import Dudi
-from test_cli import save_models, write_recipe
+from test_cli import write_recipe
 
 import dudi as package
 from dudi import checkpoints, prepare, rendering
 from dudi.batch import encode_rows
 from dudi.chat import Chat
-from dudi.config import MAX_FILES, Limits, load_recipe, shipped_recipes
+from dudi.config import MAX_FILES, Limits, Models, load_recipe, shipped_recipes
 from dudi.data.conversation import MAX_CHARS, RowError, parse_conversations
 from dudi.errors import DudiError
 from dudi.example import Example, Message
@@ -35,16 +38,6 @@ from dudi.specials import SpecialTextError
 
 SOURCE = Path(package.__file__).parent
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.rglob("*.py"))}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def dudi(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dudi:
-    return Dudi(tmp_path, models, monkeypatch, capsys)
 
 
 # ── the source ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -308,6 +301,37 @@ def test_such_rows_are_in_the_runs_record(models: Path, tmp_path: Path) -> None:
     assert counts["rows"] == 2 and counts["special_tokens_in_text"] == 1 and "special_tokens_refused" not in counts
 
 
+@pytest.mark.parametrize("format", ["chat", "sea_instruct"])
+def test_data_check_counts_rows_with_special_tokens(dudi: Dudi, format: str) -> None:
+    """By language and token; only rows that are kept, and only where a tokenizer is given."""
+    texts = ["a<|im_end|>b", "one <|endoftext|>", "a<|im_end|>c", "plain", "plain", "<|other|>"]
+    rows = [("vi", [("user", text), ("assistant", str(k))]) for k, text in enumerate(texts)]
+    rows += [("th", [("user", "q"), ("assistant", "x<|im_start|>y<|im_end|>")])] * 2  # the second is a duplicate
+    turns = [(l, [{"role": role, "content": text} for role, text in messages]) for l, messages in rows]
+    if format == "chat":
+        source = dudi.folder / "rows.jsonl"
+        source.write_text("".join(json.dumps({"messages": m, "language": l}) + "\n" for l, m in turns))
+    else:
+        source = dudi.folder / "sea"
+        source.mkdir()
+        for l, name in (("vi", "Vietnamese"), ("th", "Thai")):
+            texts = [json.dumps(m) for k, m in turns if k == l]
+            table = {"conversations": texts, "conversations_id": [str(i) for i in range(len(texts))]}
+            pq.write_table(pa.table(table), source / f"{name}.parquet")
+    command = ["data", "check", str(source), "--format", format, "--no-quality-filter"]
+    said = [
+        "th: 1 kept rows hold a special token as text: <|im_start|> 1",
+        "vi: 3 kept rows hold a special token as text: <|im_end|> 2, <|endoftext|> 1",
+    ]
+    assert dudi(*command, "--tokenizer", str(dudi.models / "student")) == 0, dudi.err
+    assert [line for line in dudi.text.splitlines() if "special" in line] == said
+    assert dudi(*command) == 0 and "special" not in dudi.text
+    line = dudi.refused(*command, "--tokenizer", str(dudi.folder / "nowhere"))
+    assert line.startswith("--tokenizer: no folder")
+    assert dudi("data", "check", "builtin", "--tokenizer", str(dudi.models / "student")) == 0
+    assert "no kept row holds a special token of the tokenizer" in dudi.text
+
+
 # ── checkpoints and models ───────────────────────────────────────────────────────────────────────────────────────────
 class Touch:
     """An object whose unpickling makes a file."""
@@ -376,12 +400,9 @@ def test_a_hostile_checkpoint_is_not_executed(
     staged = checkpoint.rename(tmp_path / "staged")
     checkpoints.publish(staged, checkpoint)  # with sums that fit: the attacker knows how
     recipe = load_recipe(stopped / "r.toml", [f"output='{out}'"])
-    try:
+    with pytest.raises(DudiError, match="something else than this training saved is in it") as error:
         train.run(recipe, resume=True, say=lambda text: None)
-    except Exception as error:  # in words of torch's, or of ours
-        assert not isinstance(error, AssertionError)
-    else:
-        pytest.fail("the file was not read")
+    assert "weights_only" not in str(error.value), "torch's advice is to load it without the safeguard"
     assert not victim.exists()
 
 
@@ -472,6 +493,54 @@ def test_a_teacher_that_cannot_be_loaded_is_found_before_the_first_stage(
     monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("too late"))
     line = dudi.run_refused(f"models.teacher='{path}'")  # the cold start would come first
     assert line.startswith("models.teacher: ") and said in line
+
+
+HUB: dict[str, tuple[Callable[[Path], None], bool, str | None]] = {
+    "whole": (lambda f: None, True, None),
+    "cut": (lambda f: os.truncate((f / "model.safetensors").resolve(), 9000), True, "it is cut or damaged"),
+    "a name missing": (header(lambda t: t.pop(INNER) and None), True, f"{INNER!r} is missing"),
+    "a part missing, offline": (index('{"weight_map": {"a": "y.safetensors"}}'), True, "'y.safetensors', named in"),
+    "a part missing, to be fetched": (index('{"weight_map": {"a": "y.safetensors"}}'), False, None),
+    "a part that is there": (
+        index('{"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}'),
+        False,
+        "is no safe",
+    ),
+    "no weights, offline": (lambda f: (f / "model.safetensors").unlink(), True, "holds no weights"),
+    "no weights, to be fetched": (lambda f: (f / "model.safetensors").unlink(), False, None),
+}
+
+
+@pytest.mark.parametrize("revision", [None, "0" * 40])
+@pytest.mark.parametrize("name", HUB)
+def test_a_model_in_the_hubs_cache_is_looked_at_too(
+    name: str, revision: str | None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a folder is; what the loader would fetch may be missing while the hub can be reached."""
+    from dudi import models as loading
+
+    repository = tmp_path / "models--somebody--something"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(models / "teacher", snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    blob = repository / "blobs" / "weights"
+    blob.parent.mkdir()
+    (snapshot / "model.safetensors").rename(blob)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    change, offline, said = HUB[name]
+    change(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading, "is_offline_mode", lambda: offline)
+    check = functools.partial(
+        loading.check_model, "somebody/something", "models.teacher", Models(student="x"), revision, kit.VOCAB
+    )
+    if said is None:
+        check()
+        return
+    with pytest.raises(DudiError, match=r"^models\.teacher: ") as error:
+        check()
+    assert said in str(error.value) and "somebody" in str(error.value)
 
 
 @pytest.mark.parametrize("kind", kit.CLASSES)

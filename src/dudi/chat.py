@@ -103,8 +103,7 @@ class Chat:
 
     def special_text(self, example: Example) -> str | None:
         """The first special token that stands in a row's text, where it is read as text."""
-        texts = (*(message.content for message in example.x), example.y)
-        return next((found for text in texts if (found := self.specials.inside(text))), None)
+        return self.specials.in_row(example)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included: for people to read, never to be tokenized again."""

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -35,6 +36,23 @@ def writing(what: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(checkpoint: Path, files: str) -> Iterator[None]:
+    """Files of a checkpoint that hold something else than a training saves, though their sums fit, as one line.
+
+    Not in the libraries' words: torch's advice for a file that it refuses is to load it without the safeguard.
+    """
+    try:
+        yield
+    except DudiError:
+        raise
+    except Exception as error:
+        raise DudiError(
+            f"{checkpoint}: {files} cannot be gone on with ({type(error).__name__}): something else than this training"
+            " saved is in it; restore the folder from a copy, or remove it to go on from the checkpoint before"
+        ) from error
+
+
 def publish(staged: Path, final: Path) -> None:
     """Make a finished folder appear under its final name at once, or not at all."""
     files = sorted(f for f in staged.rglob("*") if f.is_file())
@@ -52,18 +70,34 @@ def damage(folder: Path, contents: bool = True) -> str | None:
     """What is wrong with a published folder, in words; None if it is whole. Without `contents`, sizes only."""
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return f"no readable {MANIFEST}"
+    if not isinstance(listed, dict) or not listed:
+        return f"{MANIFEST} lists no files"
     for name, wanted in listed.items():
-        size, sha256 = (wanted, None) if isinstance(wanted, int) else (wanted["size"], wanted["sha256"])
+        entry = _entry(name, wanted)
+        if entry is None:
+            return f"{MANIFEST} has no size and sha256 for {name[:80]!r}"
+        size, sha256 = entry
         file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if contents and sha256 is not None and _sha256(file) != sha256:
-            return f"{name} has changed since it was written"
+        try:
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            if contents and sha256 is not None and _sha256(file) != sha256:
+                return f"{name} has changed since it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
+
+
+def _entry(name: str, wanted: Any) -> tuple[int, str | None] | None:
+    """Size and sum that the list has for a file (once it had sizes alone); None where they are none."""
+    size, sha256 = (wanted.get("size"), wanted.get("sha256")) if isinstance(wanted, dict) else (wanted, None)
+    summed = isinstance(sha256, str) or not isinstance(wanted, dict)
+    plain = name.isprintable() and len(name) < 256 and not Path(name).is_absolute() and ".." not in Path(name).parts
+    return (size, sha256) if plain and summed and type(size) is int else None  # True is an int, too
 
 
 def is_complete(folder: Path) -> bool:

@@ -15,12 +15,17 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cache
 from pathlib import Path
+from types import FrameType
+
+import psutil
 
 from dudi.errors import DudiError
 from dudi.schema import Recipe
@@ -29,6 +34,8 @@ from dudi.stages import TEACHER, Generate, plan
 CONFIGS = Path(__file__).parent / "launch_configs"
 ERRORS = "DUDI_ERRORS"
 """Names the folder in which a started process leaves its error's line, so that it is shown once and not N times."""
+STOPPED = 143
+"""The exit status after SIGTERM or SIGUSR1: that of `dudi.guards.Preempted`, which needs torch."""
 
 
 class Launch(Enum):
@@ -111,8 +118,8 @@ def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int)
 def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
     """Start `dudi ARGUMENTS` in so many processes on this machine, and wait; returns the exit status.
 
-    0 when all went well, that of a `DudiError` in any of them (its line is printed once), 128 + its number after a
-    signal (130 after Ctrl-C), else 1. One process that fails makes torch's launcher stop the others.
+    0 when all went well, that of a `DudiError` in any of them (its line is printed once), 143 after SIGTERM or SIGUSR1
+    as without a launcher, 130 after Ctrl-C, else 1. One process that fails makes torch's launcher stop the others.
     """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -120,15 +127,21 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # one line of ours, no table of tracebacks
     single = ["--nproc-per-node", str(processes), "--standalone", "--local-addr", "127.0.0.1"]
+    ours = ["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT"]  # the others go through `_passing_on`
+    signals: list[int] = []
     with tempfile.TemporaryDirectory(prefix="dudi-launch-") as errors:
         os.environ |= mode.environment() | {ERRORS: errors}
         os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
         if Path("/sys/class/net/lo").exists():
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine, whose own name may not resolve
         try:
-            torchrun.run(torchrun.parse_args([*single, "--module", "dudi", *arguments]))
+            with _passing_on(signals):
+                torchrun.run(torchrun.parse_args([*single, *ours, "--module", "dudi", *arguments]))
         except ChildFailedError as error:
             status = _show(Path(errors))
+            if status is None and signals:
+                print("dudi: stopped; go on with --resume", file=sys.stderr)
+                return STOPPED
             if status is None:
                 rank, failure = error.get_first_failure()
                 print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
@@ -138,6 +151,31 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
                 print("dudi: stopped; go on with --resume", file=sys.stderr)
             return 128 + int(stopped.sigval)
     return 0
+
+
+@contextmanager
+def _passing_on(came: list[int]) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 go on to the started processes, which save and end by themselves; `came` holds those noted.
+
+    torch's launcher would kill them 30 seconds after SIGTERM, in the middle of a long step, and passes no SIGUSR1 on.
+    One that comes before any process was started ends the wrapper.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        started = psutil.Process().children()
+        if not started:
+            raise SystemExit(STOPPED)
+        for process in started:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _show(folder: Path) -> int | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -24,6 +24,7 @@ from dudi.config import Generation, Models
 from dudi.errors import DudiError
 from dudi.scores import Reading, hidden_states
 from dudi.sharding import copy_weights, is_sharded, over, plain_type, through, whole, whole_copy
+from dudi.weights import cannot_load, check_config, check_weights, local_folder, reading_model
 
 
 def device() -> torch.device:
@@ -45,15 +46,18 @@ def load_tokenizer(path: str, what: str, models: Models, revision: str | None = 
 
 
 def check_model(path: str, what: str, models: Models, revision: str | None, vocab: int) -> None:
-    """That a model is there and has the tokenizer's size, before a run folder is made and gigabytes are loaded.
-
-    Raises `DudiError`; the weights themselves are not looked at.
+    """That a model is there, has the tokenizer's size, and weights that can be loaded as far as they are on this disk,
+    before a run folder is made and gigabytes are read. Raises `DudiError`.
     """
     config = _load(AutoConfig.from_pretrained, path, what, models, revision)
-    folder = Path(path).expanduser()
-    if folder.is_dir() and not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
-        raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
-    _check_size(config.get_text_config().vocab_size, vocab, what)
+    with reading_model(path, what):
+        folder = local_folder(path, revision)
+        fetched = is_offline_mode() or Path(path).expanduser().is_dir()  # what is not there will not come
+        if folder is not None and fetched and not any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir()):
+            raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
+        _check_size(config.get_text_config().vocab_size, vocab, what)
+        if folder is not None:
+            check_weights(folder, what, models.trust_remote_code, partial=not fetched)
 
 
 def _check_size(embeddings: int, vocab: int, what: str) -> None:
@@ -109,17 +113,18 @@ def _load(load: Any, path: str, what: str, models: Models, revision: str | None,
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local and not Path(path).expanduser().is_dir():
         raise DudiError(f"{what}: no folder {path!r}; give a model folder or a hub name such as Qwen/Qwen2.5-0.5B")
+    name = str(Path(path).expanduser()) if looks_local else path
+    if Path(name).is_dir():
+        check_config(Path(name), what)
     try:
-        name = str(Path(path).expanduser()) if looks_local else path
         return load(name, revision=revision, trust_remote_code=models.trust_remote_code, **kwargs)
-    except (GatedRepoError, HfHubHTTPError) as error:
-        raise DudiError(f"{what}: {path!r}: {gated_help(path, error)}") from None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, (GatedRepoError, HfHubHTTPError)):
-            raise DudiError(f"{what}: {path!r}: {gated_help(path, cause)}") from None
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DudiError(f"{what}: {path!r} cannot be loaded: {first}") from None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # `guards.memory` says what to lower
+    except Exception as error:  # of a strange config.json the library makes a TypeError, an AttributeError, anything
+        for cause in (error, error.__cause__, error.__context__):
+            if isinstance(cause, (GatedRepoError, HfHubHTTPError)):
+                raise DudiError(f"{what}: {path!r}: {gated_help(path, cause)}") from None
+        raise cannot_load(path, what, error) from None
 
 
 def gated_help(path: str, error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dudi.batch import Rows, encode_rows
 from dudi.chat import Chat, check_same_tokenizer, read_template
@@ -14,7 +13,6 @@ from dudi.errors import DudiError
 from dudi.methods import views
 from dudi.models import check_model, load_tokenizer
 from dudi.verbalizer import Verbalizer
-from dudi.weights import check_config, check_weights, reading_model
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,7 @@ def load_chat(recipe: Recipe) -> Chat:
     checked = [(models.student, "models.student", models.student_revision)]
     if models.teacher is not None:
         checked.append((models.teacher, "models.teacher", models.teacher_revision))
-    tokenizers = []
-    for path, what, revision in checked:
-        with reading_model(path, what):
-            if (folder := Path(path).expanduser()).is_dir():
-                check_config(folder, what)
-            tokenizers.append(load_tokenizer(path, what, models, revision))
+    tokenizers = [load_tokenizer(path, what, models, revision) for path, what, revision in checked]
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
     if teacher is not None:
         check_same_tokenizer(student, teacher)
@@ -89,8 +82,5 @@ def load_chat(recipe: Recipe) -> Chat:
     if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
         checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
-        with reading_model(path, what):
-            check_model(path, what, models, revision, chat.vocab)
-            if (folder := Path(path).expanduser()).is_dir():
-                check_weights(folder, what, models.trust_remote_code)
+        check_model(path, what, models, revision, chat.vocab)
     return chat

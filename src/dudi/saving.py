@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 
 from dudi import checkpoints, guards
 from dudi.collapse import Collapse
@@ -26,6 +29,48 @@ from dudi.sharding import is_sharded, load_optimizer_state, load_weights, save_w
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 METRICS, TIMES = "metrics.jsonl", "times.jsonl"
+
+
+@contextmanager
+def _reading(checkpoint: str | Path, files: str) -> Iterator[None]:
+    """Files of a checkpoint are read: what cannot be used is one line, on all processes together."""
+    with guards.together(), checkpoints.reading(Path(checkpoint), files), guards.memory("optimizer"):
+        yield
+
+
+def _check_like(found: Any, wanted: Any) -> None:
+    """Raises `ValueError` where a checkpoint holds other types or lengths than a fresh state; new keys pass."""
+    if isinstance(wanted, dict):
+        same = isinstance(found, dict) and all(key in found for key in wanted)
+        pairs = [(found[key], wanted[key]) for key in wanted] if same else []
+    elif isinstance(wanted, list | tuple):
+        same = isinstance(found, list | tuple) and len(found) == len(wanted)
+        pairs = list(zip(found, wanted, strict=True)) if same else []
+    else:
+        number, pairs = (int, float), []
+        both = isinstance(found, number) and isinstance(wanted, number)
+        same = both or isinstance(found, type(wanted)) or (wanted is None and isinstance(found, bool))
+    if not same:
+        raise ValueError("of another shape than it was saved in")
+    for one, other in pairs:
+        _check_like(one, other)
+
+
+def _settings(optimizer: Any) -> list[dict[str, Any]]:
+    """An optimizer's groups without their weights."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def _check_state_of(optimizer: Any, schedule: Any, steered: Any) -> None:
+    """Raises (`ValueError`, or what the wrong type makes of it) where AdamW's state is not that of its weights, or the
+    schedule, which takes any names from its file, has lost a method or the optimizer that it steers."""
+    if vars(schedule).get("optimizer") is not steered or any(
+        callable(getattr(type(schedule), name, None)) for name in vars(schedule)
+    ):
+        raise ValueError("names that are the schedule's own")
+    for p, kept in optimizer.state.items():
+        if not kept["exp_avg"].shape == kept["exp_avg_sq"].shape == p.shape or float(kept["step"]) < 1:
+            raise ValueError("of other sizes than the weights")
 
 
 class SavingTrainer(Trainer):
@@ -103,29 +148,49 @@ class SavingTrainer(Trainer):
         self._saved = step
 
     def restore(self, checkpoint: Path) -> None:
-        """What the Trainer does not know of: the moving average, the interval under way, an evaluation cut short."""
-        if self.ema:
-            self.ema.load(load_file(checkpoint / EMA_FILE))
-        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        """What the Trainer does not know of: the moving average, the interval under way, an evaluation cut short.
+
+        Raises `DudiError` where the files hold something else.
+        """
+        with _reading(checkpoint, f"{STATE_FILE} or {EMA_FILE}"):
+            if self.ema:
+                self.ema.load(load_file(checkpoint / EMA_FILE))
+            self._restore(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        self._saved = checkpoints.step_of(checkpoint)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         if isinstance(state["meter"], dict):  # of a version that knew no warnings, and kept the sum over processes
             state = {"meter": [state["meter"]], "collapse": self.collapse.state(), "evaluation_due": False}
         sums: list[dict[str, float]] = state["meter"]
         self.meter.clear()
         if len(sums) == self.args.world_size:
-            self.meter.sums = {key: sums[self.args.process_index][key] for key in self.meter.sums}
+            self.meter.sums = {key: float(sums[self.args.process_index][key]) for key in self.meter.sums}
         elif self.is_world_process_zero():  # another number of processes
-            self.meter.sums = {key: sum(one[key] for one in sums) for key in self.meter.sums}
+            self.meter.sums = {key: float(sum(one[key] for one in sums)) for key in self.meter.sums}
         self.collapse.load(state["collapse"])
-        self.args.eval_on_start = self.evaluation_due = state["evaluation_due"]
-        self._saved = checkpoints.step_of(checkpoint)
+        self.args.eval_on_start = self.evaluation_due = bool(state["evaluation_due"])
 
     def is_last(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state."""
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state.
+
+        Raises `DudiError` where the Trainer's own state is something else.
+        """
+        with _reading(checkpoint, TRAINER_STATE_NAME):
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            self._check_state(state, checkpoints.step_of(checkpoint))
         if state.global_step < state.max_steps:
             return False
         self.state = state
         return True
+
+    def _check_state(self, state: TrainerState, step: int) -> None:
+        """Raises `ValueError` where the Trainer could not count on from its own state."""
+        kept = [c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)]
+        numbers = {key: value for key, value in vars(TrainerState()).items() if isinstance(value, int | float)}
+        _check_like(vars(state), {**numbers, "stateful_callbacks": {type(c).__name__: {} for c in kept}})
+        histories = isinstance(state.log_history, list) and isinstance(state.best_model_checkpoint, str | None)
+        if not histories or state.global_step != step or min(state.save_steps, state.eval_steps, state.max_steps) < 1:
+            raise ValueError("of another training")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
@@ -149,19 +214,35 @@ class SavingTrainer(Trainer):
             torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(self.student):
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
-        state, schedule = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        load_optimizer_state(cast(Any, self.optimizer), state)
-        cast(Any, self.lr_scheduler).load_state_dict(schedule)
+        optimizer, schedule = cast(Any, self.optimizer), cast(Any, self.lr_scheduler)
+        fresh = None if self.is_deepspeed_enabled else (_settings(optimizer), schedule.state_dict())
+        steered = vars(schedule).get("optimizer")
+        with _reading(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
+            if is_sharded(self.student):
+                state, steps = (
+                    torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+                    for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+                )
+                load_optimizer_state(optimizer, state)
+                schedule.load_state_dict(steps)
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
+            if fresh is not None:
+                _check_like((_settings(optimizer), schedule.state_dict()), fresh)
+                _check_state_of(optimizer, schedule, steered)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        with _reading(checkpoint, "rng_state*.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not is_sharded(self.student):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        files = sorted(Path(resume_from_checkpoint).glob("model*.safetensors"))
-        load_weights(self.student, {name: t for file in files for name, t in load_file(file).items()})
+        with _reading(resume_from_checkpoint, "the weights"):
+            if not is_sharded(self.student):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+                return
+            files = sorted(Path(resume_from_checkpoint).glob("model*.safetensors"))
+            load_weights(self.student, {name: t for file in files for name, t in load_file(file).items()})

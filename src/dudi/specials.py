@@ -13,6 +13,7 @@ import re
 from transformers import PreTrainedTokenizerBase
 
 from dudi.errors import DudiError
+from dudi.example import Example
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 """Noncharacters of Unicode: no text has them; one that does is marked too."""
@@ -42,6 +43,11 @@ class Specials:
         """The first special token in a text."""
         found = self._special.search(text)
         return found[0] if found else None
+
+    def in_row(self, example: Example) -> str | None:
+        """The first special token that stands in a row's text."""
+        texts = (*(message.content for message in example.x), example.y)
+        return next((found for text in texts if (found := self.inside(text))), None)
 
     def mark(self, text: str) -> str:
         """The text with marks in place of special tokens."""

@@ -53,10 +53,10 @@ def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: C
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(mode, recipe, state.num_processes, torch.cuda.device_count())
     folder = Path(recipe.output.format(name=recipe.name))
-    check_folder(folder, recipe, resume)
-    state.wait_for_everyone()  # no process looks at the folder after the first one has begun to write
-    data = read_rows(folder / "data") if (folder / "data").is_dir() else None
-    prepared = prepare(recipe, data)
+    with guards.together():  # no process looks at the folder after the first one has begun to write
+        check_folder(folder, recipe, resume)
+        data = read_rows(folder / "data") if (folder / "data").is_dir() else None
+        prepared = prepare(recipe, data)
     stop = guards.Stop()
     with stop.listening(), whole_or_absent(folder, new=state.is_main_process and not resume):
         if state.is_main_process:

@@ -1,7 +1,7 @@
-"""A model folder's weights, looked at without loading them: whole files, and the shapes that config.json asks for.
+"""A model's weights, looked at without loading them: whole files, and the shapes that config.json asks for.
 
 A teacher is loaded after hours of cold start; what is wrong with its files is found here in a second, before a run
-begins. Values (NaN) are not looked at, nor files that are on the hub only.
+begins. Values (NaN) are not looked at, nor files that the hub has yet to send.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dudi.errors import DudiError
@@ -36,8 +37,13 @@ def reading_model(path: str, what: str) -> Iterator[None]:
     except DudiError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise DudiError(f"{what}: {path!r} cannot be loaded: {text:.300}") from None
+        raise cannot_load(path, what, error) from None
+
+
+def cannot_load(path: str, what: str, error: Exception) -> DudiError:
+    """The line for an error of the libraries'."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return DudiError(f"{what}: {path!r} cannot be loaded: {text:.300}")
 
 
 def check_config(folder: Path, what: str) -> None:
@@ -59,39 +65,49 @@ def check_config(folder: Path, what: str) -> None:
             raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json asks for {layers} layers")
 
 
-def check_weights(folder: Path, what: str, trust_remote_code: bool = False) -> None:
+def local_folder(path: str, revision: str | None) -> Path | None:
+    """Where a model's files lie: in its folder, or in the hub's cache; None before its config was fetched."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    found = try_to_load_from_cache(path, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def check_weights(folder: Path, what: str, trust_remote_code: bool = False, partial: bool = False) -> None:
     """Raises `DudiError` where a local model folder's weights are cut, unreadable, or of other shapes than its config.
 
     The config itself is known to be readable (`models.check_model`). A checkpoint whose tensors another version of the
-    library named in another way is left for the loader to judge.
+    library named in another way is left for the loader to judge. partial: files may be missing, as the loader fetches
+    them; those that are there are looked at.
     """
-    files = _files(folder, what)
+    files, whole = _files(folder, what, partial)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         if file.suffix == ".bin":
             shapes |= _pickled(file, f"{what}: {str(folder)!r} cannot be loaded: {file.name}")
         else:
             shapes |= _header(file, f"{what}: {str(folder)!r} cannot be loaded: {file.name}")
-    if shapes:
+    if shapes and whole:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         _compare(shapes, config, trust_remote_code, f"{what}: {str(folder)!r}: the weights do not fit its config.json")
 
 
-def _files(folder: Path, what: str) -> list[Path]:
-    """The files that the loader would take."""
+def _files(folder: Path, what: str, partial: bool) -> tuple[list[Path], bool]:
+    """The files that the loader would take, and whether these are all."""
     one, index = folder / "model.safetensors", folder / INDEX
     if one.is_file():
-        return [one]
+        return [one], True
     if not index.is_file():
-        return sorted(folder.glob("pytorch_model*.bin"))
+        return sorted(folder.glob("pytorch_model*.bin")), True
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in names if "/" in name or not (folder / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: {INDEX} is not readable") from None
-    if missing:
+    if missing and not partial:
         raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: {missing[0]!r}, named in {INDEX}, is not there")
-    return [folder / name for name in names]
+    return [folder / name for name in names if name not in missing], not missing
 
 
 def _header(file: Path, where: str) -> dict[str, tuple[int, ...]]:

@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_bad_input import Dudi
-from test_cli import save_models
+from transformers import AutoModelForCausalLM
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def dudi(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dudi:
-    return Dudi(tmp_path, models, monkeypatch, capsys)
-
+from dudi.config import Models
+from dudi.errors import DudiError
+from dudi.models import load_model
 
 CONFIGS: list[Any] = [
     "[]", "3", '"x"', "null", "", "{", "[" * 5000, "{}", b"\xff\xfe",
@@ -33,17 +27,42 @@ CONFIGS: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", CONFIGS, ids=lambda case: str(case)[:40])
-def test_a_config_that_cannot_be_used(dudi: Dudi, given: Any) -> None:
-    path = dudi.folder / "broken"
-    shutil.copytree(dudi.models / "teacher", path)
+def broken(models: Path, folder: Path, given: Any) -> Path:
+    """The teacher with another config."""
+    path = folder / "broken"
+    shutil.copytree(models / "teacher", path)
     file = path / "config.json"
     if isinstance(given, dict):
         file.write_text(json.dumps(json.loads(file.read_text()) | given))
     else:
         file.write_bytes(given if isinstance(given, bytes) else given.encode())
+    return path
+
+
+@pytest.mark.parametrize("given", CONFIGS, ids=lambda case: str(case)[:40])
+def test_a_config_that_cannot_be_used(dudi: Dudi, given: Any) -> None:
+    path = broken(dudi.models, dudi.folder, given)
     line = dudi.run_refused(f"models.teacher='{path}'")
     assert line.startswith("models.teacher: ") and len(line) < 700
+
+
+@pytest.mark.parametrize("given", CONFIGS, ids=lambda case: str(case)[:40])
+def test_the_loader_itself_says_it_in_one_line(given: Any, models: Path, tmp_path: Path) -> None:
+    """A stage's result, an evaluation, a script: there nobody looked at the files before."""
+    path = broken(models, tmp_path, given)
+    with pytest.raises(DudiError) as error:
+        load_model(str(path), "models.teacher", Models(student="x"), torch.float32)
+    line = str(error.value)
+    assert line.startswith("models.teacher: ") and repr(str(path)) in line and len(line) < 700
+
+
+def test_memory_that_is_used_up_is_not_the_models_fault(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(torch.OutOfMemoryError):  # which `guards.memory` makes a line of
+        load_model(str(models / "teacher"), "models.teacher", Models(student="x"), torch.float32)
 
 
 TOKENIZERS: list[tuple[str, str | bytes]] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import test_bad_checkpoints
 import test_bad_environment
 import test_bad_input
 import test_bad_models
@@ -35,6 +36,7 @@ AREAS = {
     "chat templates": len(test_chat.REFUSED) + len(test_security.ESCAPES),
     "models": len(test_bad_input.MODELS) + len(test_bad_models.CONFIGS) + len(test_bad_models.TOKENIZERS),
     "weights": len(test_security.WEIGHTS),
+    "checkpoints": len(test_bad_checkpoints.LISTS) + len(test_bad_checkpoints.GARBAGE),
     "benchmark folders": entries("evals/test_eval_bench.py", "BAD") + entries("evals/test_eval_bench.py", "FILES"),
     "eval arguments": entries("evals/test_eval_evaluate.py", "ARGUMENTS"),
     "report": entries("report/test_report_bad_input.py", "RUNS") + entries("report/test_report_bad_input.py", "EVALS"),

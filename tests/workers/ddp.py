@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from workers import common
 
 from dudi import train as train_module
+from dudi.batch import Window
 from dudi.config import Limits, Recipe
 from dudi.train import resume_stage, run
 from dudi.trainer import DistillationTrainer
@@ -31,7 +32,8 @@ from dudi.trainer import DistillationTrainer
 class Case:
     """Nine rows in batches of four, two epochs: the third step of each has one row, so that the second rank has none.
 
-    no_z: languages whose teacher prompts are all too long, so that their rows have no on-policy term.
+    no_z: languages whose teacher prompts are all too long, so that their rows have no on-policy term. Without `forced`,
+    responses are sampled, at most RAGGED long.
     """
 
     method: dict[str, Any]
@@ -42,6 +44,8 @@ class Case:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+RAGGED = {"default": 8, "id": 2, "ms": 5, "ta": 3, "th": 4, "tl": 4}
+"""Longest response by language: of two processes one goes on decoding when the other is done."""
 CASES = {
     "sft": Case({"name": "sft"}, evals=3, training={"eval_every": 3}),
     "gkd": Case({"name": "gkd"}),
@@ -52,9 +56,15 @@ MORE = {
     "dft": Case({"name": "dft"}),
     "spin": Case({"name": "spin", "variant": "online"}),
     "seqkd": Case({"name": "seqkd", "variant": "jsd"}),
-    "sampled": Case({"name": "dudi"}, forced=False),
+    "spin-stored": Case({"name": "spin"}),
+    "seqkd-nll": Case({"name": "seqkd"}),
+    "tokens": Case({"name": "dudi"}, training={"micro_batch": 2, "micro_batch_tokens": 1100}),
+    "sampled-dudi": Case({"name": "dudi"}, forced=False),
+    "sampled-gkd": Case({"name": "gkd"}, forced=False),
+    "sampled-sdft": Case({"name": "sdft", "ema_rate": 0.3}, forced=False),
+    "sampled-spin": Case({"name": "spin", "variant": "online"}, forced=False),
 }
-"""The other methods, and sampled responses, for the slow tests."""
+"""For the slow tests: the other methods, micro-batches by tokens, of which ranks have unlike numbers, and sampling."""
 RESUME = Case({"name": "sdft", "ema_rate": 0.3}, training={"save_every": 2, "log_every": 3}, forced=False)
 STEPS = 6
 RECIPE = {"models": {"precision": "float64"}, "cold_start": {"method": {"name": "none"}}}
@@ -73,6 +83,7 @@ def build(
 ) -> DistillationTrainer:
     """The trainer of a case, float64, its student away from the moving average; not so a student that is given."""
     rows = common.rows(9 + case.evals)
+    longest = {"default": 8} if case.forced else RAGGED
     teacher_prompt = {"default": 2000} | dict.fromkeys(case.no_z, 10)
     if teacher is None and not case.tied:
         teacher = kit.model(2, hidden=64, rows=kit.VOCAB + 20, tied=False).requires_grad_(False).eval()
@@ -84,7 +95,7 @@ def build(
         forced=case.forced,
         student=student if student is not None else kit.model(1, rows=kit.VOCAB + 6, tied=case.tied),
         teacher=teacher,
-        limits=Limits(prompt=400, verbalizer=300, total=600, rollout=8, teacher_prompt=teacher_prompt),
+        limits=Limits(prompt=400, verbalizer=300, total=600, rollout=longest, teacher_prompt=teacher_prompt),
         **{"batch": 4, "micro_batch": 1, "epochs": 2.0, "overlap_every": 2, "save_every": 100} | case.training,
     )
     if student is None:
@@ -93,38 +104,45 @@ def build(
 
 
 class Watch:
-    """What one rank saw of its steps."""
+    """What one rank saw of its steps: what its loss was really computed of."""
 
     def __init__(self, made: DistillationTrainer) -> None:
         self.steps: list[dict[str, Any]] = []
-        self.made = made
         inner, micro = made.training_step, made._micro_batch
+        training = False
 
         def training_step(model: torch.nn.Module, inputs: Any, items: Any = None) -> torch.Tensor:
-            step = made.state.global_step
-            signals = made.job.method.active(made.job.seed, step)
-            epoch, rows, weight = made.window_rows(step)
-            self.steps.append(
-                {
-                    "model": type(model).__name__,
-                    "world": made.args.world_size,
-                    "signals": [s.name for s in signals],
-                    "rows": [row.index for row in rows],
-                    "weight": weight,
-                    "epoch": epoch,
-                    "terms": [],
-                }
-            )
-            return inner(model, inputs, items)
+            nonlocal training
+            step = {"model": type(model).__name__, "world": made.args.world_size, "terms": [], "places": []}
+            self.steps.append(step | {"epoch": made.window_rows(made.state.global_step)[0]})
+            training = True
+            loss = inner(model, inputs, items)
+            training = False
+            return loss
 
-        def micro_batch(*args: Any) -> Any:
-            found = micro(*args)
-            if made.is_in_train:
-                self.steps[-1]["terms"].append(sorted({*found.by_token, *found.by_row}))
+        def micro_batch(model: Any, window: Window, places: list[int], signals: Any, *rest: Any) -> Any:
+            found = micro(model, window, places, signals, *rest)
+            if training:
+                step = self.steps[-1]
+                step |= {"rows": [row.index for row in window.rows], "weight": window.weight}
+                step |= {"signals": [s.name for s in signals], "tokens": tokens(window)}
+                step["terms"].append(sorted({*found.by_token, *found.by_row}))
+                step["places"].append(places)
             return found
 
         made.training_step = training_step  # type: ignore[method-assign]
         made._micro_batch = micro_batch  # type: ignore[method-assign]
+
+
+def tokens(window: Window) -> dict[str, list[int]]:
+    """What the rows that count have sampled, by row and view."""
+    sampled = {view: items for view, items in window.items.items() if view.response.sampled}
+    return {
+        f"{row.index} {view.name}": list(item.response)
+        for view, items in sampled.items()
+        for row, item, weight in zip(window.rows, items, window.weight, strict=True)
+        if item is not None and weight
+    }
 
 
 def train(folder: Path, case: Case) -> list[dict[str, Any]]:
@@ -180,12 +198,15 @@ def stop_and_resume(folder: Path) -> None:
     assert common.identical(straight.ema.state(), resumed.ema.state())
 
 
-def recipes(folder: Path, output: str) -> list[Recipe]:
-    """Whole pipelines with sampled responses, in float64: SeqKD's and SPIN's generations, DuDi with a cold start."""
+def recipes(folder: Path, output: str, teacher: str = "replicate") -> list[Recipe]:
+    """Whole pipelines with sampled responses, in float64: SeqKD's and SPIN's generations, DuDi with a cold start.
+
+    teacher: how DuDi's is spread (SeqKD's writes, which a sharded one cannot).
+    """
     methods: list[dict[str, Any]] = [{"name": "seqkd"}, {"name": "spin", "iterations": 2}]
     short = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
     found = [common.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE) for m in methods]
-    cold = {"cold_start": {"training": {"epochs": 1.0}}, "models": RECIPE["models"]}
+    cold = {"cold_start": {"training": {"epochs": 1.0}}, "models": RECIPE["models"] | {"teacher_sharding": teacher}}
     return [*found, common.recipe(folder, {"name": "dudi"}, output=f"{output}-dudi", training=short, **cold)]
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,14 +20,15 @@ from safetensors.torch import save_file
 from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from workers import ddp
 
 from dudi.config import Models
+from dudi.launch import Launch
 from dudi.methods import build_method
 from dudi.models import load_model
 from dudi.sharding import bytes_here, load_weights, whole
-from dudi.train import resume_stage
+from dudi.train import resume_stage, run
 from dudi.trainer import DistillationTrainer
 
 CASES = (
@@ -60,7 +62,13 @@ def build(folder: Path, case: ddp.Case) -> DistillationTrainer:
     return made
 
 
-def held(model: PreTrainedModel) -> dict[str, Any]:
+def held(made: DistillationTrainer) -> dict[str, Any]:
+    """What this process has of a trainer's student, and of its teacher and reference if there are any."""
+    models = {"student": made.student, "teacher": made.job.teacher, "reference": made.job.reference}
+    return {name: part(model) for name, model in models.items() if model is not None}
+
+
+def part(model: PreTrainedModel) -> dict[str, Any]:
     """How much of a model this process has, and how."""
     parameters = list(model.parameters())
     return {
@@ -79,12 +87,11 @@ def train(folder: Path, case: ddp.Case) -> dict[str, Any]:
     weights = {n: whole(p).detach().clone() for n, p in made.student.named_parameters()}
     save_file(weights, folder / f"weights-{ddp.rank()}.safetensors")
     assert made.model_wrapped is made.student, "sharded at loading, not wrapped"
-    models = {"student": made.student} | ({} if made.job.teacher is None else {"teacher": made.job.teacher})
     return {
         "world": made.args.world_size,
         "backend": dist.get_backend(),
         "steps": watch.steps,
-        "held": {name: held(model) for name, model in models.items()},
+        "held": held(made),
         "decoder": type(made.decoder.refreshed()).__name__,
     }
 
@@ -111,6 +118,20 @@ def stop_and_resume(folder: Path) -> None:
         assert torch.equal(a, b)
 
 
+def pipelines(folder: Path) -> None:
+    """Whole runs, which find out by themselves, from the launcher's environment, what is to be sharded."""
+    os.environ |= Launch.FSDP2.environment()
+    found: dict[str, Any] = {}
+
+    def watch(made: DistillationTrainer, title: str) -> TrainerCallback:
+        found[str(made.job.folder.relative_to(folder))] = held(made)
+        return TrainerCallback()
+
+    for recipe in ddp.recipes(folder, "two", teacher="shard"):
+        run(recipe, watch=watch, say=lambda *_: None)
+    (folder / f"pipelines-{ddp.rank()}.json").write_text(json.dumps(found))
+
+
 def main(arguments: Sequence[str]) -> None:
     folder = Path(arguments[0])
     PartialState(cpu=True)
@@ -119,6 +140,7 @@ def main(arguments: Sequence[str]) -> None:
         report = train(folder / name, case)
         (folder / f"{name}-{ddp.rank()}.json").write_text(json.dumps(report))
     stop_and_resume(folder / "resume")
+    pipelines(folder)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -222,6 +222,8 @@ class ChatScan:
 
     data: Data
     report: DataReport
+    look: Callable[[Example], None] | None = None
+    """Is shown every row that is kept."""
     pools: dict[str, Pool] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     """Languages met that the recipe does not ask for."""
@@ -258,6 +260,8 @@ class ChatScan:
             counts.zawgyi += 1
             return
         counts.kept += 1
+        if self.look is not None:
+            self.look(row.result)
         if seed is not None:
             data = self.data
             if row.language not in self.pools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from dudi.errors import DudiError
 if TYPE_CHECKING:
     from dudi.config import Data
     from dudi.data.report import DataReport
+    from dudi.example import Example
 
 app = typer.Typer(help="Check training data, or prepare a sample of it.", no_args_is_help=True)
 
@@ -33,6 +35,9 @@ def check_command(
     revision: _Revision = None,
     split: _Split = "train",
     quality_filter: _Quality = True,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A model folder or hub name: count rows with its special tokens in their text.")
+    ] = None,
 ) -> None:
     """Read every row and say, by language, what could be trained on and what is wrong with the rest.
 
@@ -41,7 +46,7 @@ def check_command(
     from dudi.data.load import check
 
     data = _data(source, format, language, languages, revision=revision, split=split, quality_filter=quality_filter)
-    report = check(data)
+    report = check(data, special=None if tokenizer is None else _special(tokenizer))
     _print(report)
     if data.format == "chat":
         if report.broken:
@@ -89,6 +94,14 @@ def prepare_command(
     write_rows(prepared, out)
     _print(prepared.report)
     typer.echo(f"{out}: {len(prepared.train)} training rows, {len(prepared.eval)} evaluation rows")
+
+
+def _special(name: str) -> Callable[[Example], str | None]:
+    from dudi.config import Models
+    from dudi.models import load_tokenizer
+    from dudi.specials import Specials
+
+    return Specials(load_tokenizer(name, "--tokenizer", Models(student=name))).in_row
 
 
 def _data(source: str, format: str, language: str | None, languages: str | None, **values: Any) -> Data:

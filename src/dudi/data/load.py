@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,18 +52,25 @@ def load_rows(data: Data, seed: int, hub: Hub | None = None) -> Rows:
     return Rows(train, held_out, report, _manifest(source, data, seed, train, held_out, extra))
 
 
-def check(data: Data, hub: Hub | None = None) -> DataReport:
+def check(data: Data, hub: Hub | None = None, special: Callable[[Example], str | None] | None = None) -> DataReport:
     """What is in the data, every row of it read, nothing drawn; `kept` rows are those that could be trained on.
 
-    Broken rows are counted and the first of each language quoted. Raises `DudiError` only for data that cannot be read.
+    special: finds a special token in a row's text, to be counted (`Specials.in_row` of a tokenizer). Broken rows are
+    counted and the first of each language quoted. Raises `DudiError` only for data that cannot be read.
     """
     source = open_source(data.source, data.revision, hub)
     report = _report(data, source)
+    found = report.special = None if special is None else {}
+
+    def look(example: Example) -> None:
+        if special is not None and found is not None and (token := special(example)):
+            found.setdefault(example.l, Counter())[token] += 1
+
     if data.format == "sea_instruct":
         for files in _language_files(source, data, report):
-            report.languages[files.language] = check_language(files, data)
+            report.languages[files.language] = check_language(files, data, look)
     else:
-        _scan(source, data, report, strict=False, seed=None)
+        _scan(source, data, report, strict=False, seed=None, look=look)
     return report
 
 
@@ -137,11 +145,18 @@ def _load_chat(source: Source, data: Data, seed: int, report: DataReport) -> _Lo
     return train, held_out, {"files": paths, "filters": [], "stratum": [], "strata": {}}
 
 
-def _scan(source: Source, data: Data, report: DataReport, strict: bool, seed: int | None) -> tuple[ChatScan, list[str]]:
+def _scan(
+    source: Source,
+    data: Data,
+    report: DataReport,
+    strict: bool,
+    seed: int | None,
+    look: Callable[[Example], None] | None = None,
+) -> tuple[ChatScan, list[str]]:
     paths, left_out = (list(source.paths), []) if source.single else of_split(source.paths, data.split, data.source)
     if left_out:
         report.notes.append(f"files left out (not of split {data.split!r}): {', '.join(left_out)}")
-    scan = ChatScan(data, report)
+    scan = ChatScan(data, report, look)
     scan.run(read_chat(source, paths, data), strict, seed)
     if scan.others:
         report.notes.append(f"rows left out: languages not in data.languages ({', '.join(sorted(scan.others))})")

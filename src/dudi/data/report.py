@@ -60,6 +60,9 @@ class DataReport:
 
     languages: dict[str, LanguageReport] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    special: dict[str, Counter[str]] | None = None
+    """Kept rows with a special token in their text, by language and token; None where no tokenizer was given. Not part
+    of the JSON: a sample depends on no tokenizer."""
 
     def of(self, language: str) -> LanguageReport:
         """The counts of a language, made when first asked for."""
@@ -93,8 +96,14 @@ class DataReport:
         ]
 
     def details(self) -> list[str]:
-        """Why rows were filtered or broken, one line a language and kind."""
-        return [
+        """Why rows were filtered or broken, and which hold special tokens: one line a language and kind."""
+        special = [
+            f"{language}: {counts.total()} kept rows hold a special token as text: {_reasons(counts)}"
+            for language, counts in sorted((self.special or {}).items())
+        ]
+        if self.special == {}:
+            special = ["no kept row holds a special token of the tokenizer"]
+        return special + [
             f"{language}: {kind}: {_reasons(counts)}"
             for language, one in self.languages.items()
             for kind, counts in (("filtered", one.filtered), ("broken", one.broken))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -48,8 +49,11 @@ class Drawn:
     """Each stratum with its rows before (after the filter) and in the evaluation and training samples."""
 
 
-def check_language(files: LanguageFiles, data: Data) -> LanguageReport:
-    """Every row of a language, nothing drawn: content first, then the quality filter. About 100 bytes a row."""
+def check_language(files: LanguageFiles, data: Data, look: Callable[[Example], None] | None = None) -> LanguageReport:
+    """Every row of a language, nothing drawn: content first, then the quality filter. About 100 bytes a row.
+
+    look: is shown every row that is kept.
+    """
     files.require(data, sampled=False)
     quality = QualityFilter(files.language, data.quality_filter, files.columns)
     report = LanguageReport()
@@ -63,12 +67,13 @@ def check_language(files: LanguageFiles, data: Data) -> LanguageReport:
                 example = files.example(scalar, path, first + i)
                 if isinstance(example, RowError):
                     report.add_broken(example.reason, files.fault(example, path, first + i))
-                else:
-                    _classify(example, quality.reason(failed[i]), report, kept, dropped)
+                elif _keep(example, quality.reason(failed[i]), report, kept, dropped) and look is not None:
+                    look(example)
     return report
 
 
-def _classify(example: Example, reason: str | None, report: LanguageReport, kept: set[int], dropped: set[int]) -> None:
+def _keep(example: Example, reason: str | None, report: LanguageReport, kept: set[int], dropped: set[int]) -> bool:
+    """Whether a row is kept; it is counted under what became of it."""
     key = fingerprint(example)
     zawgyi = is_zawgyi(example)
     # A repetition of a row that was left out is a duplicate too, unless this copy would be kept.
@@ -83,6 +88,8 @@ def _classify(example: Example, reason: str | None, report: LanguageReport, kept
     else:
         kept.add(key)
         report.kept += 1
+        return True
+    return False
 
 
 def load_language(files: LanguageFiles, data: Data, seed: int, seen: set[int]) -> Drawn:

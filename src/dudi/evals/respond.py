@@ -22,7 +22,6 @@ from dudi.models import arithmetic, check_head, check_model, load_model, load_to
 from dudi.rollouts import Request
 from dudi.rollouts.local import LocalSampler
 from dudi.schema import Models
-from dudi.weights import check_config, check_weights, reading_model
 
 WHAT = "model"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -110,21 +109,15 @@ def load_responder(
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    models, folder = Models(student=path), Path(path).expanduser()
-    with reading_model(path, WHAT):
-        if folder.is_dir():
-            check_config(folder, WHAT)
-        tokenizer = load_tokenizer(path, WHAT, models)
+    models = Models(student=path)
+    tokenizer = load_tokenizer(path, WHAT, models)
     if template is None and not tokenizer.chat_template:
         raise DudiError(
             f"{WHAT}: {path!r} has no chat template (base models have none): give the template that it should be asked"
             " with as --template FILE"
         )
     chat = Chat(tokenizer, template, chat_kwargs or {})
-    with reading_model(path, WHAT):
-        check_model(path, WHAT, models, None, chat.vocab)
-        if folder.is_dir():
-            check_weights(folder, WHAT)
+    check_model(path, WHAT, models, None, chat.vocab)
     model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
     check_head(model, chat.vocab, WHAT)
     return Responder(model, chat, _stops(model, chat), temperature, batch)
