@@ -193,7 +193,7 @@ ALONE = 0.035
 frequent as all before it together. English alone, and then Burmese beside it, were learned in a hundred steps; in two
 thousand steps of all languages at once, labels were still at chance (docs/log.md)."""
 WITHOUT_Z = 0.45
-"""Share of the teacher's steps whose lessons have no z: they are a third as long, and teach the tasks themselves."""
+"""Share of the teacher's steps whose lessons have no z: they are shorter, and teach the tasks themselves."""
 SHORT = {mode: share for mode, share in MODES.items() if mode in ("plain", "p_z")}
 PROMPT = 0.15
 """Weight of a prompt that has no demonstration, beside its answer's 1."""
