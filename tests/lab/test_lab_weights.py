@@ -30,7 +30,7 @@ def manifest(shipped: Path) -> dict[str, Any]:
 
 
 def test_they_are_made_from_todays_text_templates_and_plan(manifest: dict[str, Any]) -> None:
-    today = json.loads(json.dumps(identity(FULL, manifest["seed"])))
+    today = identity(FULL, manifest["seed"])
     assert {key: manifest[key] for key in today} == today
     assert manifest["command"] == f"dudi lab build FOLDER --seed {manifest['seed']}"
 
