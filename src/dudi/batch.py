@@ -113,11 +113,14 @@ class Window:
         return found
 
     def micro_batches(self, rows: int, tokens: int) -> Iterator[list[int]]:
-        """Row numbers, at most `rows` and at most `tokens` padded student tokens at a time (one row always fits)."""
+        """Row numbers, at most `rows` and at most `tokens` padded student tokens at a time (one row always fits).
+
+        Longest rows first: rows of a micro-batch are of similar lengths, and memory shows at once whether it is enough.
+        """
         sizes = [[len(i.student) + len(i.response) if i else 0 for i in items] for items in self.items.values()]
         batch: list[int] = []
         widest = [0] * len(sizes)
-        for row in range(len(self.rows)):
+        for row in sorted(range(len(self.rows)), key=lambda row: -sum(size[row] for size in sizes)):
             wider = [max(w, size[row]) for w, size in zip(widest, sizes, strict=True)]
             if batch and (len(batch) == rows or (len(batch) + 1) * sum(wider) > tokens):
                 yield batch
