@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dudi.lab import build as lab_build
-from dudi.lab.models import Build, Plan
+from dudi.lab.plans import Build, Plan
 from dudi.lab.tasks import TASKS, Key, Phrasings, Task
 from dudi.lab.words import Words
 from dudi.languages import LANGUAGES

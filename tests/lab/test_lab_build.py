@@ -23,7 +23,9 @@ from dudi.evals.bench import read_benchmark
 from dudi.lab import build as lab_build
 from dudi.lab import models as lab_models
 from dudi.lab.build import build, export, hash_of, identity, read_tokenizer
-from dudi.lab.models import FULL, POOL, PROMPT, TINY, Build, Documents, Plan, make_model, schedule, train
+from dudi.lab.documents import POOL, PROMPT, Documents
+from dudi.lab.models import make_model, schedule, train
+from dudi.lab.plans import FULL, TINY, Build, Plan
 from dudi.lab.rows import TRAINED, lesson, plain_text
 from dudi.languages import LANGUAGES
 from dudi.models import check_model, load_model, load_tokenizer
@@ -36,6 +38,9 @@ STUDENT, TEACHER = MICRO.models["student-small"], MICRO.models["teacher"]
 def weights(folder: Path) -> dict[str, str]:
     """Model -> hash of its weights."""
     return {file.parent.name: hash_of(file.parent, "*.safetensors") for file in folder.glob("*/*.safetensors")}
+
+
+BLOCKS = (("thai", "\u0e00", "\u0e7f"), ("tamil", "\u0b80", "\u0bff"), ("burmese", "\u1000", "\u109f"))
 
 
 def silent(line: str) -> None:
@@ -110,14 +115,30 @@ def test_a_teacher_learns_one_language_after_the_other_and_z_last(built: Path) -
     assert min(with_z[0].values()) > 0.1 and 0.25 < with_z[1] < 0.5
 
 
-def test_a_base_student_reads_plain_text_only_and_mostly_english(built: Path) -> None:
+def test_a_base_student_reads_plain_text_and_exercises_that_count_alike(built: Path) -> None:
     tokenizer = read_tokenizer(built)
-    documents = Documents(replace(STUDENT, rows=16), tokenizer, (0, "s"))
-    texts = [tokenizer.decode(ids[:-1]) for step in range(POOL) for ids, _ in documents.step(step)]
-    assert not any("<|im_start|>" in text for text in texts)
-    thai = sum(any("\u0e00" < c < "\u0e7f" for c in text) for text in texts)
-    burmese = sum(any("\u1000" <= c <= "\u109f" for c in text) for text in texts)
-    assert burmese < thai < 0.25 * len(texts)
+    documents = Documents(replace(STUDENT, rows=16, steps=10_000), tokenizer, (0, "s"))
+    kinds, scripts = Counter[str](), Counter[str]()
+    for ids, weight in (one for step in range(8000, 8000 + POOL) for one in documents.step(step)):
+        text = tokenizer.decode(ids[:-1])
+        assert len(ids) == len(weight) and ids[-1] == tokenizer.pad_token_id and "<|im_start|>" not in text
+        solution = sum(w == weight[-1] for w in weight)
+        kinds["text" if solution == len(ids) else "exercise"] += 1
+        assert weight[-solution:] == pytest.approx([1 / solution] * solution)
+        if asked := len(ids) - solution:
+            assert weight[:asked] == pytest.approx([PROMPT / asked] * asked)
+        scripts["thai"] += any("\u0e00" < c < "\u0e7f" for c in text)
+        scripts["burmese"] += any("\u1000" <= c <= "\u109f" for c in text)
+        scripts["other"] += max(text) < "\u0b00"
+    assert 0.8 < kinds["text"] / kinds["exercise"] < 1.25
+    assert 0 < scripts["burmese"] < scripts["thai"] < 0.5 * scripts["other"]
+
+
+def test_a_base_student_meets_one_language_after_the_other(built: Path) -> None:
+    documents = Documents(replace(STUDENT, rows=16, steps=10_000), read_tokenizer(built), (0, "s"))
+    texts = ["".join(documents.tokenizer.decode(ids) for ids, _ in documents.step(step)) for step in (320, 1376)]
+    first, fourth = ({block: any(a <= c <= b for c in text) for block, a, b in BLOCKS} for text in texts)
+    assert not any(first.values()) and fourth == {"thai": False, "tamil": False, "burmese": True}
 
 
 # ── the tokenizer ────────────────────────────────────────────────────────────────────────────────────────────────────

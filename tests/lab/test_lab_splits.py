@@ -11,12 +11,24 @@ from labkit import EIGHT, Asked, record
 
 from dudi.example import Example
 from dudi.lab.artefacts import write_benchmark, write_data
-from dudi.lab.rows import KNOWN, PRETRAINED, SHARES, TRAINED, answer, instruction_rows, item, lesson, plain_text
+from dudi.lab.rows import (
+    KNOWN,
+    PRETRAINED,
+    SHARES,
+    TRAINED,
+    WITHOUT_EXERCISES,
+    answer,
+    exercise,
+    instruction_rows,
+    item,
+    lesson,
+    plain_text,
+)
 from dudi.lab.sentences import fill_text, state, tell, values_of
 from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, load
-from dudi.languages import ENGLISH
+from dudi.languages import ENGLISH, draw
 from dudi.verbalizer import Verbalizer
 
 ROWS = 120
@@ -150,21 +162,41 @@ def test_lessons_translate_between_other_languages_than_english_too(monkeypatch:
     assert any(one.task.startswith("translate") and ENGLISH not in (one.l, one.key[0]) for one in asked)
 
 
-@pytest.mark.parametrize("l", EIGHT)
-def test_plain_text_holds_no_item(l: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No prompt of the test, and no right sentence of a pair that the test asks about.
+@pytest.mark.parametrize("seed", range(3))
+def test_exercises_keep_to_what_is_trained_on(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In items and phrasings; a fact only where the student's texts of that language tell it."""
+    asked, rng = record(monkeypatch), random.Random(seed)
+    elsewhere = 0
+    for _ in range(1500):
+        question, solution = exercise(rng, PRETRAINED)
+        one = asked[-1]
+        assert held_out([question], [one]) == [] and split(*one.identity) == "train"
+        asks_elsewhere = question not in one.phrasings.train
+        elsewhere += asks_elsewhere
+        assert asks_elsewhere or solution == answer(one.task, one.key, one.l)
+        if one.key[0] in FACTS and one.l != ENGLISH:
+            assert draw("known", *one.key, one.l) % 1000 < KNOWN[one.l] * 1000
+    assert {one.task for one in asked} == set(TASKS) - {"answer-in"} and {one.l for one in asked} == set(EIGHT)
+    assert 0.1 < elsewhere / 1500 < 0.2
 
-    English exercises to be answered in another language hold the question of a fact; never with its English answer.
-    """
+
+def test_exercises_of_one_language_alone_ask_for_no_other() -> None:
+    rng = random.Random(0)
+    texts = ["".join(exercise(rng, {"id": 1})) for _ in range(300)]
+    latin = all(c < "\u0e00" or c in "“”" for text in texts for c in text)
+    assert latin and not any("dalam bahasa" in text for text in texts)
+
+
+@pytest.mark.parametrize("l", EIGHT)
+def test_a_base_student_reads_no_item(l: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No prompt of the test, and no right sentence of a pair that the test asks about."""
     asked, rng = record(monkeypatch), random.Random(f"benchmark {l}")
     for name in TASKS:
         for _ in range(20):
             key = item(rng, name, l, "test")
             assert key is not None
             TASKS[name].ask(load(l), key)
-    answers = {
-        text: answer(one.task, one.key, l) for one in asked for text in (*one.phrasings.train, *one.phrasings.test)
-    }
+    tested = {text for one in asked for text in (*one.phrasings.train, *one.phrasings.test)}
     pairs = load(l).table["pairs"]
     times = Counter(right for right, _ in pairs.values())  # two pairs may have the same right sentence
     keys = [one.key for one in asked if one.task == "grammar" and times[pairs[one.key[2]][0]] == 1]
@@ -177,11 +209,11 @@ def test_plain_text_holds_no_item(l: str, monkeypatch: pytest.MonkeyPatch) -> No
         for value in values_of(relation, load(l))
         for variant in (0, 1)
     )
-    sentences = [plain_text(rng, l, sentences=1) for _ in range(2000)]
+    sentences = [plain_text(rng, l, sentences=1, kinds=WITHOUT_EXERCISES) for _ in range(2000)]
+    sentences += ["\n".join(exercise(rng, PRETRAINED | {l: 300})) for _ in range(2000)]
     assert right & set(sentences) <= set(told)
     text = "\n".join(sentences)
-    held = [one for one in answers if one in text]
-    assert held == [] if l != ENGLISH else all(f"{one}\n{answers[one]}" not in text for one in held)
+    assert [one for one in tested if one in text] == []
     assert "{" not in text and "  " not in text and "\n\n" not in text
 
 

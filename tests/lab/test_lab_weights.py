@@ -11,7 +11,7 @@ import torch
 
 from dudi.chat import Chat
 from dudi.lab.build import WEIGHTS, export, hash_of, identity, read_tokenizer
-from dudi.lab.models import FULL
+from dudi.lab.plans import FULL
 from dudi.models import check_model, load_model
 from dudi.schema import Models
 

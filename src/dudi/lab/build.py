@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from dudi.checkpoints import write_text
 from dudi.errors import DudiError, unknown
 from dudi.lab import words
 from dudi.lab.artefacts import write_benchmark, write_data
-from dudi.lab.models import FULL, TINY, Build, make_tokenizer, texts, train
+from dudi.lab.documents import exercises, texts
+from dudi.lab.models import make_tokenizer, train
+from dudi.lab.plans import FULL, TINY, Build
 from dudi.verbalizer import TEMPLATES
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -63,12 +65,17 @@ def identity(plan: Build, seed: int) -> dict[str, Any]:
         "seed": seed,
         "world": hash_of(words.FOLDER, "*.toml"),
         "templates": hash_of(TEMPLATES, "*.toml"),
-        "text": hashlib.sha256("\n".join(texts(500, seed)).encode()).hexdigest(),
+        "text": _hash_of_texts(texts(500, seed)),
+        "exercises": _hash_of_texts(exercises(500, seed)),
         "vocab": plan.vocab,
         "documents": plan.documents,
         "models": {name: vars(model) for name, model in plan.models.items()},
     }
     return dict(json.loads(json.dumps(decides)))  # as it is read again: lists for tuples
+
+
+def _hash_of_texts(read: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(read).encode()).hexdigest()
 
 
 def manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

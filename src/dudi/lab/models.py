@@ -1,17 +1,13 @@
-"""The lab's models: one tokenizer, a teacher, three student bases, trained from nothing by one small loop.
+"""Make and train the lab's models: one tokenizer, a teacher, three student bases, from nothing, by one small loop.
 
-A base student reads plain text only, unevenly over the languages. The teacher reads plain text of all languages alike,
-and lessons: prompts of every mode with the answers of an instruct model. Documents of a step are a pure function of
-(seed, model, step), weights and optimizer are saved as they go: a build that was stopped goes on where it was.
+Weights and optimizer are saved as they go: a build that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +26,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from dudi.chat import Chat
-from dudi.lab.rows import KNOWN, MODES, PRETRAINED, TAUGHT, TRAINED, choose, lesson, plain_text, word_list
-from dudi.lab.words import load
-from dudi.languages import ENGLISH, LANGUAGES, draw
-from dudi.verbalizer import Verbalizer
+from dudi.lab.documents import Document, Documents, texts
+from dudi.lab.plans import Build, Plan
+from dudi.languages import draw
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -43,53 +37,6 @@ CHATML = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 WORDS_AND_SPACES = r" ?[\p{L}\p{M}\p{N}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 """Marks stay with their letters: Thai, Tamil and Burmese words are not torn apart before merges are learned."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one model is made: class, size, what it reads, and for how long."""
-
-    family: str
-    hidden: int
-    layers: int
-    steps: int
-    lr: float
-    """AdamW's, for embeddings, norms, biases."""
-    muon: tuple[float, float]
-    """Muon's rate and weight decay, for the layers' matrices."""
-    teacher: bool = False
-    rows: int = 64
-
-
-@dataclass(frozen=True)
-class Build:
-    """A whole build: the tokenizer's size, its text, and the models."""
-
-    vocab: int
-    documents: int
-    models: dict[str, Plan]
-
-
-FULL = Build(
-    vocab=3072,
-    documents=60_000,
-    models={
-        "student-small": Plan("qwen2", 96, 4, 4000, 2e-3, (0.01, 0.02)),
-        "student-llama": Plan("llama", 96, 4, 2000, 2e-3, (0.01, 0.02)),
-        "student-large": Plan("qwen2", 128, 4, 2600, 2e-3, (0.01, 0.02)),
-        "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
-    },
-)
-TINY = Build(
-    vocab=1536,
-    documents=4_000,
-    models={
-        "student-small": Plan("qwen2", 32, 2, 60, 5e-3, (0.02, 0.02), rows=32),
-        "student-large": Plan("qwen2", 48, 2, 60, 5e-3, (0.02, 0.02), rows=32),
-        "student-llama": Plan("llama", 32, 2, 60, 5e-3, (0.02, 0.02), rows=32),
-        "teacher": Plan("qwen3", 64, 2, 120, 5e-3, (0.02, 0.02), teacher=True, rows=32),
-    },
-)
 
 
 def make_tokenizer(build: Build, seed: int) -> PreTrainedTokenizerFast:
@@ -113,18 +60,6 @@ def make_tokenizer(build: Build, seed: int) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
     tokenizer.chat_template = CHATML
     return tokenizer
-
-
-def texts(n: int, seed: int) -> Iterator[str]:
-    """What the tokenizer is trained on: n documents, plain text and lessons by turns, of all languages alike."""
-    verbalizer = Verbalizer(TRAINED)
-    rng = random.Random(draw("tokenizer", seed))
-    for number in range(n):
-        if number % 2:
-            yield plain_text(rng, rng.choice(list(LANGUAGES)))
-        else:
-            x, y, _ = lesson(rng, verbalizer)
-            yield f"{x[-1].content}\n{y}"
 
 
 def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
@@ -182,93 +117,6 @@ def multiply_in_bfloat16(model: torch.nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear):
             layer.forward = partial(forward, layer)  # type: ignore[method-assign]
-
-
-ECHO = 20 * 16
-"""The first steps (whole pools) read word lists said three times. Where looking back is all that there is to learn, it
-is learned within these steps; in the whole mixture models of this size had not begun to after thousands."""
-ORDER = ("en", "id", "my", "th", "ta", "vi", "tl", "ms")
-ALONE = 0.035
-"""The teacher's languages come one after the other, each for this share of the steps (English for twice as long) as
-frequent as all before it together. English alone, and then Burmese beside it, were learned in a hundred steps; in two
-thousand steps of all languages at once, labels were still at chance (docs/log.md)."""
-WITHOUT_Z = 0.45
-"""Share of the teacher's steps whose lessons have no z: they are shorter, and teach the tasks themselves."""
-SHORT = {mode: share for mode, share in MODES.items() if mode in ("plain", "p_z")}
-PROMPT = 0.15
-"""Weight of a prompt that has no demonstration, beside its answer's 1."""
-POOL = 16
-"""Documents are drawn for so many steps at once and sorted by length, so that little of a batch is padding."""
-
-
-Document = tuple[list[int], list[float]]
-"""Ids, and the weight of each in the loss."""
-
-
-class Documents:
-    """The documents of a model: (ids, weights) by step, a pure function of (seed, model, step)."""
-
-    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast, key: tuple[int | str, ...]) -> None:
-        self.plan, self.tokenizer, self.key = plan, tokenizer, key
-        self.chat = Chat(tokenizer, None, {})
-        self.verbalizer = Verbalizer((*TRAINED, ENGLISH))
-        self.pool: tuple[int, list[list[Document]]] = (-1, [])
-
-    def step(self, number: int) -> list[Document]:
-        """The documents of one step, of similar lengths."""
-        if self.pool[0] != number // POOL:
-            rng = random.Random(draw(*self.key, number // POOL))
-            document = self._kind(number // POOL * POOL)
-            drawn = sorted((document(rng) for _ in range(POOL * self.plan.rows)), key=lambda d: len(d[0]))
-            batches = [drawn[i : i + self.plan.rows] for i in range(0, len(drawn), self.plan.rows)]
-            rng.shuffle(batches)
-            self.pool = (number // POOL, batches)
-        return self.pool[1][number % POOL]
-
-    def _kind(self, number: int) -> Callable[[random.Random], Document]:
-        """What is read from this step on."""
-        begun = number - min(ECHO, self.plan.steps // 8) // POOL * POOL
-        if begun < 0:
-            return self._echo
-        if not self.plan.teacher:
-            return lambda rng: self._text(rng, str(choose(rng, PRETRAINED)))
-        taught, known = TAUGHT, max(int(begun / (ALONE * self.plan.steps)), 1)
-        if known <= len(ORDER):
-            taught = dict.fromkeys(ORDER[:known], 1) | {ORDER[known - 1]: max(known - 1, 1)}
-        modes = SHORT if number < WITHOUT_Z * self.plan.steps else MODES
-        return partial(self._lesson, modes, taught)
-
-    def _echo(self, rng: random.Random) -> Document:
-        """A list of words, said three times."""
-        l = choose(rng, TAUGHT if self.plan.teacher else PRETRAINED)
-        line = word_list(rng, load(l))
-        ids = self.tokenizer(f"{line}\n", add_special_tokens=False)["input_ids"]
-        return ids * 3, [0.2] * len(ids) + [1.0] * (2 * len(ids))
-
-    def _lesson(self, modes: Mapping[Any, float], taught: Mapping[str, float], rng: random.Random) -> Document:
-        """A lesson, or one time in five plain text. Every document counts alike: a label as much as a sentence."""
-        if rng.random() < 0.2:
-            ids, _ = self._text(rng, str(choose(rng, taught)))
-            return ids, [1.0 / len(ids)] * len(ids)
-        x, y, shown = lesson(rng, self.verbalizer, modes, taught)
-        prompt, response = self.chat.prompt(x), self.chat.response(x, y)
-        read = self._shown(prompt, shown) if shown else [PROMPT / len(prompt)] * len(prompt)
-        return prompt + response, read + [1.0 / len(response)] * len(response)
-
-    def _text(self, rng: random.Random, l: str) -> Document:
-        text = plain_text(rng, l, 1.0 if self.plan.teacher else KNOWN[l])
-        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.pad_token_id]
-        return ids, [1.0] * len(ids)
-
-    def _shown(self, prompt: list[int], demonstration: str) -> list[float]:
-        """Weight 1 in all where a prompt shows the demonstration, an answer like any other; 0 for the rest of it."""
-        weights = [0.0] * len(prompt)
-        line = self.tokenizer(f"\n{demonstration}\n", add_special_tokens=False)["input_ids"]
-        for at in range(len(prompt) - len(line), -1, -1):
-            if prompt[at + 1 : at + len(line) - 1] == line[1:-1]:
-                weights[at + 1 : at + len(line) - 1] = [1.0 / (len(line) - 2)] * (len(line) - 2)
-                break
-        return weights
 
 
 def train(

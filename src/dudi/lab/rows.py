@@ -14,7 +14,7 @@ from typing import Any
 
 from dudi.example import Example, Message
 from dudi.lab.sentences import draw_sentence, fill_text, say, sentence_paths, state, tell, values_of
-from dudi.lab.tasks import TASKS, Key, Split, ask_fact, split
+from dudi.lab.tasks import TASKS, Key, Split, ask_fact, ask_in, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, Words, load
 from dudi.languages import ENGLISH, LANGUAGES, draw
@@ -50,11 +50,14 @@ MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mo
 TAUGHT = {"en": 10, "id": 10, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 16}
 """Relative frequency of a language in what the teacher reads: the five of Latin script help each other."""
 
-PRETRAINED = {"en": 40, "id": 14, "vi": 13, "th": 12, "ms": 9, "ta": 4, "tl": 4, "my": 4}
+PRETRAINED = {"en": 24, "id": 14, "vi": 13, "th": 13, "ms": 10, "ta": 9, "tl": 8, "my": 9}
 """Percent of the base students' plain text: uneven, as in life."""
 
 DOCUMENTS = {"prose": 40, "echo": 18, "quiz": 12, "story": 10, "bitext": 10, "exercise": 10}
 """Relative frequency of kinds of plain text. Exercises are in English only, prose in the other languages."""
+
+WITHOUT_EXERCISES = {kind: share for kind, share in DOCUMENTS.items() if kind != "exercise"}
+"""What a base student reads beside `exercise`, which keeps to what is trained on; the teacher may know every fact."""
 
 LISTED = ("animal", "food", "thing", "place", "color", "country", "city", "number", "person", "adjective")
 
@@ -69,6 +72,9 @@ TASK_OF = {
 }
 
 SENTENCES = ("sentence", "review.positive", "review.negative", "request.harmful", "request.harmless")
+
+ANYWHERE = tuple(task for task in SHARES if task not in ("translate-from", "translate-into", "grammar", "answer-in"))
+"""Tasks whose items can be answered in any language."""
 
 KNOWN = {"en": 1.0, "id": 0.5, "vi": 0.5, "th": 0.5, "ms": 0.4, "ta": 0.2, "tl": 0.2, "my": 0.2}
 """Share of the facts that the base students' plain text tells in a language."""
@@ -120,13 +126,7 @@ def lesson(
     """What the teacher learns from: a prompt in one of the modes, the answer that an instruct model would give, and
     the demonstration in the prompt, if it has one. `taught`: the languages, with their relative frequencies.
     """
-    l, task = str(choose(rng, taught)), choose(rng, SHARES)
-    part: Split = "train"
-    if TASKS[task].competency == "knowledge":
-        part = rng.choices(("train", "valid", "test"), (7, 1, 2))[0]
-    key = item(rng, task, l, part)
-    if key is None or (task.startswith("translate") and key[0] not in taught):
-        return lesson(rng, verbalizer, modes, taught)
+    l, task, key = _drawn(rng, taught, all_facts=True)
     if task.startswith("translate") and len(taught) > 2 and rng.random() < 0.3:
         other = rng.choice([code for code in taught if code not in (l, key[0])])
         if split(task, (other, *key[1:]), l) == "train":  # English is tested with all the others
@@ -144,7 +144,45 @@ def lesson(
     return (read.student, y, None) if mode == "p_z" else (read.teacher, y, row.y)
 
 
-def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 4) -> str:
+def exercise(rng: random.Random, taught: Mapping[str, float], elsewhere: float = 0.3) -> tuple[str, str]:
+    """What a base student reads beside prose: a training item as a page of exercises has it, and its solution.
+
+    `taught`: the languages, with their relative frequencies; `elsewhere`: how often another one of them is asked for.
+    """
+    while True:
+        l, task, key = _drawn(rng, taught)
+        if task == "answer-in" or (key[0] in FACTS and not _known(key, l, KNOWN[l])):
+            continue
+        words = load(l)
+        question = rng.choice(TASKS[task].ask(words, key).train)
+        others = [other for other in taught if other != l]
+        if task not in ANYWHERE or not others or rng.random() >= elsewhere:
+            return question, answer(task, key, l)
+        l_z = rng.choice(others)
+        if split("answer-in", (l_z, *key), l) == "train":  # an item of that task as well, where it is a fact
+            return rng.choice(ask_in(words, l_z, (question,)).train), answer(task, key, l, l_z)
+
+
+def _drawn(rng: random.Random, taught: Mapping[str, float], all_facts: bool = False) -> tuple[str, str, Key]:
+    """Language, task and key to be trained on. `all_facts`: of Knowledge, also what is kept for the test."""
+    while True:
+        l, task = str(choose(rng, taught)), choose(rng, SHARES)
+        part: Split = "train"
+        if all_facts and TASKS[task].competency == "knowledge":
+            part = rng.choices(("train", "valid", "test"), (7, 1, 2))[0]
+        key = item(rng, task, l, part)
+        if key is not None and (not task.startswith("translate") or key[0] in taught):
+            return l, task, key
+
+
+def _known(fact: Key, l: str, known: float) -> bool:
+    """Whether the texts of a language that tell the share `known` of all facts tell this one."""
+    return draw("known", *fact, l) % 1000 < known * 1000
+
+
+def plain_text(
+    rng: random.Random, l: str, known: float = 1.0, sentences: int = 4, kinds: Mapping[str, float] = DOCUMENTS
+) -> str:
     """A document of one language. `known`: the share of the facts that its texts tell.
 
     Prose, word lists said again, questions with their answers, small stories, lines with their translation and, in
@@ -152,7 +190,7 @@ def plain_text(rng: random.Random, l: str, known: float = 1.0, sentences: int = 
     back at what it has read.
     """
     words = load(l)
-    kind = choose(rng, DOCUMENTS)
+    kind = choose(rng, kinds)
     if kind == "echo":
         line = word_list(rng, words)
         return "\n".join([line] * rng.randint(2, 3))
@@ -189,7 +227,7 @@ def _known_facts(
     """A relation, and the facts of it that texts of this language tell."""
     relation = choose(rng, {"plus": 2, "minus": 2, "capital": 1, "located": 1, "money": 1, "kind": 1, "opposite": 1})
     task = TASK_OF[relation]
-    facts = [f for f in FACTS[relation] if draw("known", relation, *f, words.code) % 1000 < known * 1000]
+    facts = [f for f in FACTS[relation] if _known((relation, *f), words.code, known)]
     return relation, [fact for fact in facts if wanted(task, (relation, *fact))]
 
 

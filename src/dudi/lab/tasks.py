@@ -119,19 +119,23 @@ def _draw_fact(rng: random.Random, relations: tuple[str, ...]) -> Key:
     return (relation, *rng.choice(FACTS[relation]))
 
 
+def ask_in(words: Words, l_z: str, train: tuple[str, ...], test: tuple[str, ...] = ()) -> Phrasings:
+    """Prompts of the language of `words` that are to be answered in l_z."""
+    prompts, name = words.table["prompt"]["answer_in"], words.words["language"][l_z]
+    kept = held(prompts)
+
+    def fill(wraps: list[str], asked: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(words.fill(wrap, {"question": q, "language": name}) for wrap in wraps for q in asked)
+
+    return Phrasings(fill(prompts[:-kept], train), fill(prompts[-kept:], test))
+
+
 def _answer_in() -> Task:
     relations = ("capital", "located", "money", "kind", "opposite")
 
     def ask(words: Words, key: Key) -> Phrasings:
         questions = ask_fact(words, key[1], key[2:])
-        name = words.words["language"][key[0]]
-        prompts = words.table["prompt"]["answer_in"]
-        kept = held(prompts)
-
-        def fill(wraps: list[str], asked: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(words.fill(wrap, {"question": q, "language": name}) for wrap in wraps for q in asked)
-
-        return Phrasings(fill(prompts[:-kept], questions.train), fill(prompts[-kept:], questions.test))
+        return ask_in(words, key[0], questions.train, questions.test)
 
     def draw_key(rng: random.Random, words: Words) -> Key:
         return (rng.choice([code for code in LANGUAGES if code != words.code]), *_draw_fact(rng, relations))

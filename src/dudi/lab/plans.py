@@ -1,0 +1,55 @@
+"""The lab's models by name: class, size, how long each is trained, and on how much.
+
+`FULL` is what ships, `TINY` what tests build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model is made: class, size, what it reads, and for how long."""
+
+    family: str
+    hidden: int
+    layers: int
+    steps: int
+    lr: float
+    """AdamW's, for embeddings, norms, biases."""
+    muon: tuple[float, float]
+    """Muon's rate and weight decay, for the layers' matrices."""
+    teacher: bool = False
+    rows: int = 64
+
+
+@dataclass(frozen=True)
+class Build:
+    """A whole build: the tokenizer's size, its text, and the models."""
+
+    vocab: int
+    documents: int
+    models: dict[str, Plan]
+
+
+FULL = Build(
+    vocab=3072,
+    documents=60_000,
+    models={
+        "student-small": Plan("qwen2", 96, 4, 5000, 2e-3, (0.01, 0.02)),
+        "student-llama": Plan("llama", 96, 4, 2400, 2e-3, (0.01, 0.02)),
+        "student-large": Plan("qwen2", 128, 4, 2600, 2e-3, (0.01, 0.02)),
+        "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
+    },
+)
+TINY = Build(
+    vocab=1536,
+    documents=4_000,
+    models={
+        "student-small": Plan("qwen2", 32, 2, 60, 5e-3, (0.02, 0.02), rows=32),
+        "student-large": Plan("qwen2", 48, 2, 60, 5e-3, (0.02, 0.02), rows=32),
+        "student-llama": Plan("llama", 32, 2, 60, 5e-3, (0.02, 0.02), rows=32),
+        "teacher": Plan("qwen3", 64, 2, 120, 5e-3, (0.02, 0.02), teacher=True, rows=32),
+    },
+)
