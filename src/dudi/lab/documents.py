@@ -37,9 +37,7 @@ ECHO = 20 * 16
 """The first steps (whole pools) read word lists said three times. Where looking back is all that there is to learn, it
 is learned within these steps; in the whole mixture models of this size had not begun to after thousands."""
 ORDER = ("en", "id", "my", "th", "ta", "vi", "tl", "ms")
-ALONE = 0.035
-"""The teacher's languages come one after the other, each for this share of the steps (English for twice as long) as
-frequent as all before it together. English alone, and then Burmese beside it, were learned in a hundred steps; in two
+"""One language after the other: English alone, and then Burmese beside it, were learned in a hundred steps; in two
 thousand steps of all languages at once, labels were still at chance (docs/log.md)."""
 WITHOUT_Z = 0.45
 """Share of the teacher's steps whose lessons have no z: they are shorter, and teach the tasks themselves."""
@@ -85,7 +83,10 @@ class Documents:
         begun = number - min(ECHO, self.plan.steps // 8) // POOL * POOL
         if begun < 0:
             return self._echo
-        taught, known = TAUGHT if self.plan.teacher else PRETRAINED, max(int(begun / (ALONE * self.plan.steps)), 1)
+        taught, known = (
+            TAUGHT if self.plan.teacher else PRETRAINED,
+            max(int(begun / (self.plan.alone * self.plan.steps)), 1),
+        )
         if known <= len(ORDER):
             taught = dict.fromkeys(ORDER[:known], 1) | {ORDER[known - 1]: max(known - 1, 1)}
         if not self.plan.teacher:
@@ -110,8 +111,8 @@ class Documents:
         return prompt + response, read + [1.0 / len(response)] * len(response)
 
     def _page(self, taught: Mapping[str, float], rng: random.Random) -> Document:
-        """What a base student reads: half of it exercises with their solutions, half of it other plain text."""
-        if rng.random() < 0.5:
+        """What a base student reads: exercises with their solutions, and other plain text."""
+        if rng.random() < 1 - self.plan.exercises:
             return self._text(rng, str(choose(rng, taught)))
         question, solution = exercise(rng, taught)
         asks, answers = rng.sample(sorted(load(ENGLISH).words["person"]), 2)

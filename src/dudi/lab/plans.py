@@ -22,6 +22,11 @@ class Plan:
     """Muon's rate and weight decay, for the layers' matrices."""
     teacher: bool = False
     rows: int = 64
+    alone: float = 0.035
+    """Languages come one after the other, each for this share of the steps (the first one for twice as long) as
+    frequent as all before it together."""
+    exercises: float = 0.5
+    """Share of exercises in what a base student reads."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ FULL = Build(
     vocab=3072,
     documents=60_000,
     models={
-        "student-small": Plan("qwen2", 96, 4, 5000, 2e-3, (0.01, 0.02)),
+        "student-small": Plan("qwen2", 96, 4, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-llama": Plan("llama", 96, 4, 2400, 2e-3, (0.01, 0.02)),
         "student-large": Plan("qwen2", 128, 4, 2600, 2e-3, (0.01, 0.02)),
         "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
