@@ -51,7 +51,7 @@ TAUGHT = {"en": 10, "id": 10, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, 
 """Relative frequency of a language in what the teacher reads: the five of Latin script help each other."""
 
 PRETRAINED = {"en": 24, "id": 14, "vi": 13, "th": 13, "ms": 10, "ta": 9, "tl": 8, "my": 9}
-"""Percent of the base students' plain text: uneven, as in life."""
+"""Percent of what the base students read: uneven, as in life."""
 
 DOCUMENTS = {"prose": 40, "echo": 18, "quiz": 12, "story": 10, "bitext": 10, "exercise": 10}
 """Relative frequency of kinds of plain text. Exercises are in English only, prose in the other languages."""
