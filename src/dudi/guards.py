@@ -164,7 +164,7 @@ def fault_of(result: Objective, window: Window, places: Sequence[int]) -> Fault 
     for name, (value, _, mask) in result.by_row.items():
         bad[name] = set(_wrong(value, mask).nonzero().flatten().tolist())
     rows = set().union(*bad.values()) or set(range(len(places)))  # or only their sum overflows: any may be the one
-    named = tuple(window.rows[place].example.id for k, place in enumerate(places) if k in rows)
+    named = tuple(window.rows[place].example.id for place in sorted(places[k] for k in rows))
     return Fault(tuple(name for name, found in bad.items() if found) or ("total",), named)
 
 
