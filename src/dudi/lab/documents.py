@@ -65,6 +65,7 @@ class Documents:
         self.plan, self.tokenizer, self.key = plan, tokenizer, key
         self.chat = Chat(tokenizer, None, {})
         self.verbalizer = Verbalizer((*TRAINED, ENGLISH))
+        self.languages = TAUGHT if plan.teacher else PRETRAINED
         self.pool: tuple[int, list[list[Document]]] = (-1, [])
 
     def step(self, number: int) -> list[Document]:
@@ -83,10 +84,7 @@ class Documents:
         begun = number - min(ECHO, self.plan.steps // 8) // POOL * POOL
         if begun < 0:
             return self._echo
-        taught, known = (
-            TAUGHT if self.plan.teacher else PRETRAINED,
-            max(int(begun / (self.plan.alone * self.plan.steps)), 1),
-        )
+        taught, known = self.languages, max(int(begun / (self.plan.alone * self.plan.steps)), 1)
         if known <= len(ORDER):
             taught = dict.fromkeys(ORDER[:known], 1) | {ORDER[known - 1]: max(known - 1, 1)}
         if not self.plan.teacher:
@@ -96,7 +94,7 @@ class Documents:
 
     def _echo(self, rng: random.Random) -> Document:
         """A list of words, said three times."""
-        l = choose(rng, TAUGHT if self.plan.teacher else PRETRAINED)
+        l = choose(rng, self.languages)
         line = word_list(rng, load(l))
         ids = self.tokenizer(f"{line}\n", add_special_tokens=False)["input_ids"]
         return ids * 3, [0.2] * len(ids) + [1.0] * (2 * len(ids))
@@ -107,8 +105,8 @@ class Documents:
             return self._text(rng, str(choose(rng, taught)))
         x, y, shown = lesson(rng, self.verbalizer, modes, taught)
         prompt, response = self.chat.prompt(x), self.chat.response(x, y)
-        read = self._shown(prompt, shown) if shown else [PROMPT / len(prompt)] * len(prompt)
-        return prompt + response, read + [1.0 / len(response)] * len(response)
+        read = self._shown(prompt, shown) if shown else _alike(prompt, PROMPT)
+        return prompt + response, read + _alike(response)
 
     def _page(self, taught: Mapping[str, float], rng: random.Random) -> Document:
         """What a base student reads: exercises with their solutions, and other plain text."""
@@ -118,14 +116,18 @@ class Documents:
         asks, answers = rng.sample(sorted(load(ENGLISH).words["person"]), 2)
         layout = rng.choice(LAYOUTS).format(question=question, asks=asks, answers=answers)
         asked = self.tokenizer(layout, add_special_tokens=False)["input_ids"]
-        ids = [*self.tokenizer(solution, add_special_tokens=False)["input_ids"], self.tokenizer.pad_token_id]
-        return asked + ids, [PROMPT / len(asked)] * len(asked) + [1.0 / len(ids)] * len(ids)
+        ids, weights = self._ended(solution)
+        return asked + ids, _alike(asked, PROMPT) + weights
 
     def _text(self, rng: random.Random, l: str) -> Document:
         """Plain text: all facts and kinds of documents for the teacher, fewer of both for a base student."""
         text = plain_text(rng, l) if self.plan.teacher else plain_text(rng, l, KNOWN[l], kinds=WITHOUT_EXERCISES)
+        return self._ended(text)
+
+    def _ended(self, text: str) -> Document:
+        """A text to its end, all of it learned from."""
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.pad_token_id]
-        return ids, [1.0 / len(ids)] * len(ids)
+        return ids, _alike(ids)
 
     def _shown(self, prompt: list[int], demonstration: str) -> list[float]:
         """Weight 1 in all where a prompt shows the demonstration, an answer like any other; 0 for the rest of it."""
@@ -136,6 +138,11 @@ class Documents:
                 weights[at + 1 : at + len(line) - 1] = [1.0 / (len(line) - 2)] * (len(line) - 2)
                 break
         return weights
+
+
+def _alike(ids: list[int], weight: float = 1.0) -> list[float]:
+    """A weight in all, the same for each token."""
+    return [weight / len(ids)] * len(ids)
 
 
 def texts(n: int, seed: int) -> Iterator[str]:

@@ -76,6 +76,9 @@ SENTENCES = ("sentence", "review.positive", "review.negative", "request.harmful"
 ANYWHERE = tuple(task for task in SHARES if task not in ("translate-from", "translate-into", "grammar", "answer-in"))
 """Tasks whose items can be answered in any language."""
 
+ELSEWHERE = 0.3
+"""Share of their exercises that ask for the answer in another language."""
+
 KNOWN = {"en": 1.0, "id": 0.5, "vi": 0.5, "th": 0.5, "ms": 0.4, "ta": 0.2, "tl": 0.2, "my": 0.2}
 """Share of the facts that the base students' plain text tells in a language."""
 
@@ -144,10 +147,10 @@ def lesson(
     return (read.student, y, None) if mode == "p_z" else (read.teacher, y, row.y)
 
 
-def exercise(rng: random.Random, taught: Mapping[str, float], elsewhere: float = 0.3) -> tuple[str, str]:
+def exercise(rng: random.Random, taught: Mapping[str, float]) -> tuple[str, str]:
     """What a base student reads beside prose: a training item as a page of exercises has it, and its solution.
 
-    `taught`: the languages, with their relative frequencies; `elsewhere`: how often another one of them is asked for.
+    `taught`: the languages, with their relative frequencies; the answer may be asked for in another one of them.
     """
     while True:
         l, task, key = _drawn(rng, taught)
@@ -156,7 +159,7 @@ def exercise(rng: random.Random, taught: Mapping[str, float], elsewhere: float =
         words = load(l)
         question = rng.choice(TASKS[task].ask(words, key).train)
         others = [other for other in taught if other != l]
-        if task not in ANYWHERE or not others or rng.random() >= elsewhere:
+        if task not in ANYWHERE or not others or rng.random() >= ELSEWHERE:
             return question, answer(task, key, l)
         l_z = rng.choice(others)
         if split("answer-in", (l_z, *key), l) == "train":  # an item of that task as well, where it is a fact
