@@ -25,18 +25,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers import logging as transformers_logging
 
-from dudi.batch import Row, Window, WindowBuilder, collate, encode_rows
-from dudi.chat import Chat
-from dudi.config import Limits, Training
 from dudi.example import Example, Message
+from dudi.loss.objective import objective
+from dudi.loss.scores import Scores, hidden_states, sequence_log_probs
 from dudi.methods import TokenSignal, dudi
-from dudi.models import head_of
-from dudi.objective import objective
+from dudi.models.load import head_of
+from dudi.recipe.read import Limits, Training
 from dudi.rollouts import Request
 from dudi.rollouts.local import LocalSampler
-from dudi.scores import Scores, hidden_states, sequence_log_probs
-from dudi.trainer import DistillationTrainer, Job
-from dudi.verbalizer import Verbalizer
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import Verbalizer
+from dudi.training.trainer import DistillationTrainer, Job
+from dudi.training.window import Row, Window, WindowBuilder, collate, encode_rows
 
 TOLERANCE = 1e-4
 """Between devices in float32, relative, for the loss and for the norm of each gradient's difference."""

@@ -104,11 +104,11 @@ def run(
 def _chunked(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> Any:
     import torch
 
-    from dudi.chunked import Head, Positions, Term, score
-    from dudi.losses import token_loss
+    from dudi.loss.chunked import Head, Positions, Term, score
+    from dudi.loss.losses import token_loss
+    from dudi.loss.objective import objective
+    from dudi.loss.scores import Block, Reading, Scores
     from dudi.methods import GOLD, Loss, TokenSignal, dudi, views
-    from dudi.objective import objective
-    from dudi.scores import Block, Reading, Scores
 
     head, teacher_head = Head(weight, vocab=len(weight)), Head(teacher_weight, vocab=len(weight))
     n = len(labels)

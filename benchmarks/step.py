@@ -144,14 +144,14 @@ def step_times(clock: Clock, warm: int) -> tuple[Any, list[dict[str, float]]]:
 
 
 def measure_dudi(vocab: int, hidden: int, steps: int, warm: int) -> list[dict[str, float]]:
-    from dudi.batch import WindowBuilder, encode_rows
-    from dudi.chat import Chat
-    from dudi.config import Limits, Training
     from dudi.example import Example, Message
     from dudi.methods import build_method
+    from dudi.recipe.read import Limits, Training
     from dudi.rollouts.local import LocalSampler
-    from dudi.trainer import DistillationTrainer, Job
-    from dudi.verbalizer import Verbalizer
+    from dudi.text.chat import Chat
+    from dudi.text.verbalizer import Verbalizer
+    from dudi.training.trainer import DistillationTrainer, Job
+    from dudi.training.window import WindowBuilder, encode_rows
 
     chat = Chat(make_tokenizer(vocab), None, {})
     limits = Limits(prompt=PROMPT, total=PROMPT + NEW, rollout=NEW)

@@ -18,10 +18,10 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from dudi.config import parse_recipe
 from dudi.data.load import load_rows
-from dudi.progress import Watcher
-from dudi.train import run
+from dudi.recipe.read import parse_recipe
+from dudi.run.pipeline import run
+from dudi.run.progress import Watcher
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -21,16 +21,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from dudi.batch import WindowBuilder, encode_rows
-from dudi.chat import Chat
-from dudi.config import Data, Limits, Training
 from dudi.data.load import load_rows
 from dudi.example import Example, Message
 from dudi.methods import build_method
+from dudi.recipe.read import Data, Limits, Training
 from dudi.rollouts import Request, Rollout
 from dudi.rollouts.local import LocalSampler
-from dudi.trainer import DistillationTrainer, Job
-from dudi.verbalizer import Verbalizer
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import Verbalizer
+from dudi.training.trainer import DistillationTrainer, Job
+from dudi.training.window import WindowBuilder, encode_rows
 
 LANGUAGES = ("id", "vi", "th", "ta", "tl", "ms", "my")
 VOCAB = 384

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dudi.batch import Item, Row, Window, WindowBuilder, collate, encode_rows, needs_reference, needs_teacher
-from dudi.chat import Chat
-from dudi.config import Limits
 from dudi.example import Example, Message
 from dudi.methods import Loss, Method, Response, TokenSignal, View, build_method, views
+from dudi.recipe.read import Limits
 from dudi.rollouts import Request, Rollout
-from dudi.verbalizer import Verbalizer
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import Verbalizer
+from dudi.training.window import Item, Row, Window, WindowBuilder, collate, encode_rows, needs_reference, needs_teacher
 
 CPU = torch.device("cpu")
 BUILTIN = kit.builtin()

@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dudi.chat import Chat, check_same_tokenizer, read_template
 from dudi.errors import DudiError
 from dudi.example import Message
+from dudi.text.chat import Chat, check_same_tokenizer, read_template
 
 # Shapes of real templates: a default system turn (Qwen2.5), an empty thinking block (Qwen3), a date (Llama 3).
 DEFAULT_SYSTEM = (

@@ -17,15 +17,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from dudi import __version__, checkpoints
-from dudi.chat import Chat
+from dudi import __version__
 from dudi.cli import app, main
-from dudi.config import Data, load_recipe, shipped_recipes
 from dudi.data.load import load_rows, read_rows
 from dudi.example import Example
+from dudi.files import read_lines
 from dudi.methods import Mode, Response, View, table_1
-from dudi.metrics import read_lines
-from dudi.verbalizer import Verbalizer
+from dudi.recipe.read import Data, load_recipe, shipped_recipes
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import Verbalizer
+from dudi.training import checkpoints
 
 TOKEN = "hf_" + "secret" * 5
 ROWS = 2
@@ -377,7 +378,7 @@ def test_the_same_recipe_gives_the_same_run_also_after_a_stop(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stopped in the second stage after its first step, then resumed, from another working folder."""
-    from dudi import train
+    from dudi.run import pipeline as train
 
     file, out = str(finished / "r.toml"), tmp_path / "again"
     whole = train.DistillationTrainer.training_step
@@ -413,7 +414,7 @@ def test_the_output_folder_may_have_any_name(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Only as far as the recipe goes: it is what names the folder."""
-    from dudi import train
+    from dudi.run import pipeline as train
 
     seen = []
     monkeypatch.setattr(train, "run", lambda recipe, *rest: seen.append(recipe.output) or Path("nowhere"))

@@ -11,13 +11,13 @@ import kit
 import pytest
 from transformers import TrainerCallback
 
-from dudi import collapse
-from dudi.collapse import ENDS, ENOUGH, THRESHOLDS, Collapse, repeats, script, spans
+from dudi.files import read_lines
 from dudi.methods import build_method, views
-from dudi.metrics import read_lines
 from dudi.rollouts import Rollout
-from dudi.summary import markdown, summarize
-from dudi.train import resume_stage
+from dudi.run.pipeline import resume_stage
+from dudi.run.summary import markdown, summarize
+from dudi.training import collapse
+from dudi.training.collapse import ENDS, ENOUGH, THRESHOLDS, Collapse, repeats, script, spans
 
 TEXTS = {"th": "สวัสดีครับ วันนี้อากาศดี", "my": "မင်္ဂလာပါ ခင်ဗျာ ကောင်းပါသလား", "en": "Good morning to all of you", "": "12, 3!"}
 

@@ -11,9 +11,9 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from dudi.config import Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
 from dudi.errors import DudiError
 from dudi.methods import METHODS, Loss, LossOn, Mode, build_method
+from dudi.recipe.read import Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
 
 GOOD = """
 name = "r"

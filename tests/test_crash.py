@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from workers import common
 
-from dudi import checkpoints
-from dudi.config import dump_recipe
+from dudi.recipe.read import dump_recipe
+from dudi.training import checkpoints
 
 KILLED, STOPPED = -signal.SIGKILL, 143
 Place = list[Any]

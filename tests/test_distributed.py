@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from workers import common, ddp, fsdp
 
 from dudi.methods import METHODS, Teacher, build_method, views
-from dudi.train import resume_stage, run
+from dudi.run.pipeline import resume_stage, run
 
 Training = tuple[Path, list[dict[str, Any]]]
 """Where a case was trained, and its steps."""

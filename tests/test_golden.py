@@ -21,9 +21,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from dudi.config import Limits
+from dudi.draws import draw
 from dudi.example import Example
-from dudi.languages import draw
+from dudi.recipe.read import Limits
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 8

@@ -16,11 +16,12 @@ import torch
 from test_distributed import free_port
 from workers import common
 
-from dudi import checkpoints, guards
-from dudi.config import Recipe
 from dudi.errors import DudiError
-from dudi.guards import LOWER, Diverged, OutOfMemory, Stop, memory
-from dudi.train import resume_stage
+from dudi.recipe.read import Recipe
+from dudi.run.pipeline import resume_stage
+from dudi.training import checkpoints
+from dudi.training import faults as guards
+from dudi.training.faults import LOWER, Diverged, OutOfMemory, Stop, memory
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -41,8 +42,10 @@ def test_a_second_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     """After the echo's time it gets its own meaning back, and is sent again."""
     sent: list[tuple[int, Any]] = []
     now = [100.0]
-    monkeypatch.setattr("dudi.guards.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("dudi.guards.os.kill", lambda pid, number: sent.append((number, signal.getsignal(number))))
+    monkeypatch.setattr("dudi.training.faults.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        "dudi.training.faults.os.kill", lambda pid, number: sent.append((number, signal.getsignal(number)))
+    )
     stop = Stop()
     with stop.listening():
         stop._note(signal.SIGTERM, None)
@@ -217,11 +220,11 @@ def test_a_step_names_its_phase(phase: str, tmp_path: Path, monkeypatch: pytest.
         raise torch.OutOfMemoryError(CUDA)
 
     if phase == "rollout":
-        monkeypatch.setattr("dudi.batch.WindowBuilder.build", fail)
+        monkeypatch.setattr("dudi.training.window.WindowBuilder.build", fail)
     elif phase == "teacher":
-        monkeypatch.setattr("dudi.trainer.frozen_states", fail)
+        monkeypatch.setattr("dudi.training.trainer.frozen_states", fail)
     elif phase == "student":
-        monkeypatch.setattr("dudi.trainer.objective", fail)
+        monkeypatch.setattr("dudi.training.trainer.objective", fail)
     else:
         monkeypatch.setattr(made.accelerator, "backward", fail)
     with pytest.raises(OutOfMemory, match=f"in phase {phase} "):

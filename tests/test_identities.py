@@ -15,12 +15,12 @@ import torch
 from oracle import Oracle, agree, lively, use_exact_norms
 from transformers import PreTrainedModel
 
-from dudi.batch import Window
-from dudi.chat import Chat
-from dudi.config import Limits
 from dudi.example import Example
+from dudi.recipe.read import Limits
 from dudi.rollouts import Request, Rollout
-from dudi.trainer import DistillationTrainer
+from dudi.text.chat import Chat
+from dudi.training.trainer import DistillationTrainer
+from dudi.training.window import Window
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 DUDI_TOKENS = {"name": "dudi", "without": ("sequence",)}

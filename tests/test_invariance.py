@@ -12,16 +12,16 @@ import kit
 import pytest
 import torch
 
-from dudi import trainer as trainer_module
-from dudi.batch import Row, Window, collate
-from dudi.chat import Chat
-from dudi.config import Limits
 from dudi.example import Example
-from dudi.metrics import record
-from dudi.models import head_of
+from dudi.models.load import head_of
+from dudi.recipe.read import Limits
 from dudi.rollouts import Request, Rollout, uniforms
 from dudi.rollouts.local import LocalSampler, inverse_cdf
-from dudi.trainer import DistillationTrainer
+from dudi.text.chat import Chat
+from dudi.training import trainer as trainer_module
+from dudi.training.metrics import record
+from dudi.training.trainer import DistillationTrainer
+from dudi.training.window import Row, Window, collate
 
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"name": "sft"},

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from dudi.draws import draw
 from dudi.errors import DudiError
-from dudi.languages import LANGUAGES, choose_l_z, draw, language_code
+from dudi.languages import LANGUAGES, choose_l_z, language_code
 
 SEVEN = ("id", "vi", "th", "ta", "tl", "ms", "my")
 

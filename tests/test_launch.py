@@ -21,11 +21,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from transformers import AutoModelForCausalLM
 from workers import common
 
-from dudi import checkpoints, guards, launch
-from dudi.config import Recipe, dump_recipe, parse_recipe
 from dudi.errors import DudiError
-from dudi.launch import CONFIGS, Launch, check_launch, launch_run, mode_of, processes_here
-from dudi.train import run
+from dudi.recipe.read import Recipe, dump_recipe, parse_recipe
+from dudi.run import launch
+from dudi.run.launch import CONFIGS, Launch, check_launch, launch_run, mode_of, processes_here
+from dudi.run.pipeline import run
+from dudi.training import checkpoints
+from dudi.training import faults as guards
 
 SHORT = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
 FLOAT64 = {"models": {"precision": "float64"}}
@@ -241,9 +243,9 @@ def test_launch_fsdp2_is_one_process(tmp_path: Path) -> None:
 
 
 PATCHES = {
-    "data": "import dudi.train as t\ndef bad(*_): raise DudiError('these rows are bad')\nt.prepare = bad",
+    "data": "import dudi.run.pipeline as t\ndef bad(*_): raise DudiError('these rows are bad')\nt.prepare = bad",
     "step": (
-        "import dudi.trainer as t\nreal = t.DistillationTrainer._micro_batch\n"
+        "import dudi.training.trainer as t\nreal = t.DistillationTrainer._micro_batch\n"
         "def bad(self, *rest):\n"
         "    if self.state.global_step == 1: raise DudiError('these rows are bad')\n"
         "    return real(self, *rest)\n"

@@ -17,18 +17,20 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVEL_0 = (
     "errors",
     "languages",
+    "draws",
+    "files",
     "example",
     "methods",
-    "schema",
-    "config",
-    "verbalizer",
-    "stages",
+    "recipe.schema",
+    "recipe.read",
+    "recipe.stages",
+    "text.verbalizer",
     "data",
     "data.cli",
     "cli",
 )
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "huggingface_hub")
-MATHEMATICS = ("losses", "chunked", "scores", "objective", "metrics")
+MATHEMATICS = ("losses", "chunked", "scores", "objective")
 
 
 def loaded(code: str) -> set[str]:
@@ -44,7 +46,7 @@ def test_what_reads_and_plans_loads_no_torch(name: str) -> None:
 
 
 def test_the_mathematics_loads_no_transformers() -> None:
-    found = loaded(f"import {', '.join(f'dudi.{name}' for name in MATHEMATICS)}")
+    found = loaded(f"import {', '.join(f'dudi.loss.{name}' for name in MATHEMATICS)}")
     assert "torch" in found
     assert {"transformers", "datasets", "accelerate"} & found == set()
 
@@ -59,7 +61,7 @@ def trees() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def test_there_is_source() -> None:
-    assert {"methods.py", "trainer.py", "rollouts/local.py", "data/load.py"} <= {relative(file) for file in FILES}
+    assert {"methods.py", "training/trainer.py", "rollouts/local.py", "data/load.py"} <= {relative(file) for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=relative)
@@ -87,7 +89,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 def test_no_other_implementation_is_imported() -> None:
     found = {(relative(file), name) for file, tree in trees() for name in imported(tree)}
-    assert ("trainer.py", "torch") in found
+    assert ("training/trainer.py", "torch") in found
     assert {one for one in found if one[1] in ("trl", "peft", "verl", "unsloth", "tests", "pytest")} == set()
 
 

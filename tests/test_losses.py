@@ -11,8 +11,8 @@ import torch
 from oracle import cross_entropy, divergence
 from torch import Tensor
 
-from dudi.chunked import Head, Positions, Scored, Term, label_log_probs, score
-from dudi.losses import TokenLoss, by_autograd, dft, forward_kl, jsd, nll, reverse_kl, spin, token_loss
+from dudi.loss.chunked import Head, Positions, Scored, Term, label_log_probs, score
+from dudi.loss.losses import TokenLoss, by_autograd, dft, forward_kl, jsd, nll, reverse_kl, spin, token_loss
 from dudi.methods import Loss, Response, TokenSignal, View
 
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dudi.files import append_line, cut_back, read_lines
+from dudi.loss.objective import Objective
+from dudi.loss.scores import Block, Reading
 from dudi.methods import SequenceSignal, TokenSignal, View, build_method, views
-from dudi.metrics import MEASURES, Meter, Phases, append_line, cut_back, read_lines, record
-from dudi.objective import Objective
-from dudi.scores import Block, Reading
+from dudi.training.metrics import MEASURES, Meter, Phases, record
 
 NOTHING = Reading(torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
 
@@ -206,7 +207,7 @@ def test_clear_keeps_the_grid(meter: Meter) -> None:
 
 def test_one_process_has_nothing_to_collapse(meter: Meter) -> None:
     before = dict(meter.sums)
-    meter.collapse()
+    meter.total()
     assert meter.sums == before
 
 

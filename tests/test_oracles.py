@@ -15,14 +15,14 @@ import pytest
 import torch
 from oracle import Ids, Oracle, agree, lively, sample, use_exact_norms, worst
 
-from dudi.chat import Chat
-from dudi.config import Limits
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.metrics import record
+from dudi.recipe.read import Limits
 from dudi.rollouts import Request, uniforms
 from dudi.rollouts.local import LocalSampler
-from dudi.trainer import DistillationTrainer
+from dudi.text.chat import Chat
+from dudi.training.metrics import record
+from dudi.training.trainer import DistillationTrainer
 
 PLACES = (0, 1, 13, 26, 29, 42, 57, 78, 85)
 """Rows with system turns (0, 42) and with several turns (1, 29, 57, 85), in all seven languages, of unequal lengths."""

@@ -22,25 +22,25 @@ import pytest
 import torch
 from torch import Tensor
 
-import dudi.chunked
-import dudi.models
-import dudi.schema
-import dudi.train
-from dudi.batch import Row, Window, collate, encode_rows
-from dudi.chat import Chat
-from dudi.chunked import Head, Positions, Term, score
-from dudi.config import Data, Limits, Recipe, parse_recipe
+import dudi.loss.chunked
+import dudi.models.load
+import dudi.recipe.schema
+import dudi.run.pipeline
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.example import Message
-from dudi.losses import reverse_kl, token_loss
+from dudi.files import read_lines
+from dudi.loss.chunked import Head, Positions, Term, score
+from dudi.loss.losses import reverse_kl, token_loss
 from dudi.methods import GOLD, METHODS, Loss, TokenSignal, build_method, views
-from dudi.metrics import read_lines
+from dudi.recipe.read import Data, Limits, Recipe, parse_recipe
+from dudi.recipe.schema import Section
+from dudi.recipe.stages import TEACHER, Generate, plan
 from dudi.rollouts import Request, Rollout
 from dudi.rollouts.local import LocalSampler
-from dudi.schema import Section
-from dudi.stages import TEACHER, Generate, plan
-from dudi.trainer import DistillationTrainer, Job, arguments
+from dudi.text.chat import Chat
+from dudi.training.trainer import DistillationTrainer, Job, arguments
+from dudi.training.window import Row, Window, collate, encode_rows
 
 GOLD_STEP = {"name": "gkd", "lam": 0.0, "divergence": "reverse_kl"}
 SAMPLED_STEP = {"name": "gkd", "lam": 1.0, "divergence": "reverse_kl"}
@@ -334,7 +334,7 @@ def test_no_cache_in_rollouts(tmp_path: Path) -> None:
     def record(module: Any, args: Any, kwargs: Any, output: Any) -> None:
         if made.phases.now == "rollout":
             lengths.append(kwargs["input_ids"].shape[1])
-            cached.append(kwargs["past_key_values"].get_seq_length())
+            cached.append(kwargs.get("cache", kwargs.get("past_key_values")).get_seq_length())
 
     assert checkpoints_activations(made.student)
     made.student.base_model.register_forward_hook(record, with_kwargs=True)
@@ -488,7 +488,7 @@ class World:
         return self.seen[key]
 
     def start(self, table: dict[str, Any]) -> tuple[Job, list[dict[str, Any]], Path]:
-        """`dudi.train.run` until its first trainer is made: the job, how models were loaded, the run's folder."""
+        """A run until its first trainer is made: the job, how models were loaded, the run's folder."""
         recipe = parse_recipe(table, "test")
         folder = Path(recipe.output.format(name=recipe.name))
         shutil.rmtree(folder, ignore_errors=True)
@@ -503,12 +503,12 @@ class World:
             loads.append({"path": path, **kwargs})
             return real(path, **kwargs)
 
-        real = dudi.models.AutoModelForCausalLM.from_pretrained
+        real = dudi.models.load.AutoModelForCausalLM.from_pretrained
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dudi.train, "DistillationTrainer", stop)
-            patch.setattr(dudi.models, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=load))
+            patch.setattr(dudi.run.pipeline, "DistillationTrainer", stop)
+            patch.setattr(dudi.models.load, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=load))
             with pytest.raises(_Started):
-                dudi.train.run(recipe, say=lambda _: None)
+                dudi.run.pipeline.run(recipe, say=lambda _: None)
         return jobs[0], loads, folder
 
     def train(self, table: dict[str, Any]) -> tuple[DistillationTrainer, Path]:
@@ -572,7 +572,7 @@ def teacher_weights(w: World, table: dict[str, Any]) -> float:
 def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
     """Over how many of two processes each model is loaded, as the first of the two sees it."""
     found: list[Any] = []
-    real = dudi.train.load_model
+    real = dudi.run.pipeline.load_model
 
     def load(path: str, what: str, models: Any, dtype: Any, revision: Any, frozen: bool, processes: int) -> Any:
         found.append((what, processes))
@@ -580,8 +580,8 @@ def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
 
     two = SimpleNamespace(is_main_process=True, num_processes=2, process_index=0, wait_for_everyone=lambda: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dudi.train, "load_model", load)
-        patch.setattr(dudi.train, "PartialState", lambda cpu: two)
+        patch.setattr(dudi.run.pipeline, "load_model", load)
+        patch.setattr(dudi.run.pipeline, "PartialState", lambda cpu: two)
         w.start(table)
     return found
 
@@ -599,7 +599,7 @@ def tokenizer_loads(w: World, table: dict[str, Any]) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AutoTokenizer", "AutoConfig"):
-            patch.setattr(dudi.models, name, spy(getattr(dudi.models, name).from_pretrained))
+            patch.setattr(dudi.models.load, name, spy(getattr(dudi.models.load, name).from_pretrained))
         return w.start(table)[1], seen
 
 
@@ -625,14 +625,14 @@ def chunk_sizes(w: World, table: dict[str, Any]) -> set[int]:
     """The largest pieces in which response positions meet the heads."""
     made = DistillationTrainer(w.start(table)[0])
     seen: set[int] = set()
-    real = dudi.chunked.Head.product
+    real = dudi.loss.chunked.Head.product
 
     def product(head: Head, hidden: Tensor) -> Tensor:
         seen.add(len(hidden))
         return real(head, hidden)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dudi.chunked.Head, "product", product)
+        patch.setattr(dudi.loss.chunked.Head, "product", product)
         kit.step(made)
     return {max(seen)}
 
@@ -791,7 +791,7 @@ def test_every_recipe_key_changes_something(world: World, key: str) -> None:
 
 def test_no_key_is_swallowed() -> None:
     """A misspelt key in any table is an error."""
-    sections = [c for c in vars(dudi.schema).values() if isinstance(c, type) and issubclass(c, Section)]
+    sections = [c for c in vars(dudi.recipe.schema).values() if isinstance(c, type) and issubclass(c, Section)]
     assert len(sections) > 10
     assert all(section.model_config["extra"] == "forbid" for section in sections)
 
@@ -848,7 +848,7 @@ ARGUMENTS: dict[str, tuple[Any, Callable[[Path, dict[str, Any]], Any], dict[str,
     "dudi.spin_beta": (0.5, step_of, {}),
     "dudi.divergence": ("forward_kl", step_of, {}),
     "dudi.jsd_beta": (0.1, step_of, JSD),
-    "dudi.verbalizer": ("none", step_of, {}),
+    "dudi.text.verbalizer": ("none", step_of, {}),
     "dudi.include_english": (False, step_of, {}),
     "dudi.without": (("sequence",), step_of, {}),
 }

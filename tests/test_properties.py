@@ -14,8 +14,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_config import GOOD, KEYS, good
 
-from dudi.chat import Chat
-from dudi.config import Data, Recipe, dump_recipe, load_recipe, parse_recipe
 from dudi.data.conversation import RowError, messages_of, parse_conversations, to_example
 from dudi.data.load import load_rows
 from dudi.data.rows import as_line
@@ -25,7 +23,9 @@ from dudi.evals.parse import validated
 from dudi.evals.scoring import Constraints
 from dudi.example import Example, Message
 from dudi.methods import Mode, Response, View
-from dudi.verbalizer import Verbalizer, read_template
+from dudi.recipe.read import Data, Recipe, dump_recipe, load_recipe, parse_recipe
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import Verbalizer, read_template
 
 bounded = settings(
     max_examples=40,

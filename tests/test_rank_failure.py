@@ -12,8 +12,8 @@ import pytest
 from test_distributed import free_port
 from workers import common
 
-from dudi.config import dump_recipe
-from dudi.launch import Launch
+from dudi.recipe.read import dump_recipe
+from dudi.run.launch import Launch
 
 PATIENCE = 600
 """Seconds after which a run hangs: a busy machine's time to start it; gloo's own patience is half an hour."""
@@ -23,7 +23,7 @@ if "RANK" in os.environ:
     with open(os.path.join({folder!r}, "pid-" + os.environ["RANK"]), "w") as file:
         file.write(str(os.getpid()))
 if os.environ.get("RANK") == "1":
-    import dudi.train as t
+    import dudi.run.pipeline as t
     real = t.load_model
     def no_model(path, *rest): return real('/no/such/model', *rest)
     def broken(*_): raise ZeroDivisionError('while preparing')

@@ -17,15 +17,15 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
 from workers import common
 
-from dudi.chat import Chat
-from dudi.config import parse_recipe
 from dudi.errors import DudiError
 from dudi.example import Message
-from dudi.prepare import load_chat
+from dudi.recipe.read import parse_recipe
 from dudi.rollouts import Request
 from dudi.rollouts.local import LocalSampler
-from dudi.train import run
-from dudi.trainer import DistillationTrainer
+from dudi.run.pipeline import run
+from dudi.run.prepare import load_chat
+from dudi.text.chat import Chat
+from dudi.training.trainer import DistillationTrainer
 
 QWEN2 = (  # a system prompt of its own where the conversation has none
     "{%- if messages[0]['role'] == 'system' %}"

@@ -6,8 +6,8 @@ from statistics import fmean
 
 import pytest
 
-from dudi.config import load_recipe, shipped_recipes
 from dudi.methods import Loss, Mode, SequenceSignal, Teacher, TokenSignal
+from dudi.recipe.read import load_recipe, shipped_recipes
 
 LANGUAGES = ("id", "vi", "th", "ta", "tl", "ms", "my")
 PAPER = [name for name in shipped_recipes() if name != "tiny" and not name.startswith("lab/")]
@@ -216,7 +216,7 @@ def test_tiny():
 
 def test_loading_recipes_imports_no_torch():
     code = (
-        "import sys; from dudi.config import load_recipe, shipped_recipes\n"
+        "import sys; from dudi.recipe.read import load_recipe, shipped_recipes\n"
         "for name in shipped_recipes(): load_recipe(name).build()\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'accelerate', 'numpy'} & sys.modules.keys()))"
     )

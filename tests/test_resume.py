@@ -14,12 +14,12 @@ import torch
 from transformers import TrainerCallback
 from workers import common
 
-from dudi import checkpoints
-from dudi import train as train_module
 from dudi.errors import DudiError
 from dudi.rollouts.local import LocalSampler
-from dudi.train import resume_stage, run
-from dudi.trainer import DistillationTrainer
+from dudi.run import pipeline as train_module
+from dudi.run.pipeline import resume_stage, run
+from dudi.training import checkpoints
+from dudi.training.trainer import DistillationTrainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"name": "sft"},

@@ -27,14 +27,16 @@ from test_bad_input import Dudi
 from test_cli import write_recipe
 
 import dudi as package
-from dudi import checkpoints, prepare, rendering
-from dudi.batch import encode_rows
-from dudi.chat import Chat
-from dudi.config import MAX_FILES, Limits, Models, load_recipe, shipped_recipes
 from dudi.data.conversation import MAX_CHARS, RowError, parse_conversations
 from dudi.errors import DudiError
 from dudi.example import Example, Message
-from dudi.specials import SpecialTextError
+from dudi.recipe.read import MAX_FILES, Limits, Models, load_recipe, shipped_recipes
+from dudi.run import prepare
+from dudi.text import rendering
+from dudi.text.chat import Chat
+from dudi.text.special_tokens import SpecialTextError
+from dudi.training import checkpoints
+from dudi.training.window import encode_rows
 
 SOURCE = Path(package.__file__).parent
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.rglob("*.py"))}
@@ -106,7 +108,14 @@ def isolated(code: str, **environment: str) -> str:
 
 
 def test_importing_reaches_for_no_network() -> None:
-    modules = ["dudi.cli", "dudi.train", "dudi.show", "dudi.data.load", "dudi.evals.evaluate", "dudi.report.write"]
+    modules = [
+        "dudi.cli",
+        "dudi.run.pipeline",
+        "dudi.run.verbalized",
+        "dudi.data.load",
+        "dudi.evals.evaluate",
+        "dudi.report.write",
+    ]
     assert isolated(f"import {', '.join(modules)}; print('fine')").strip() == "fine"
 
 
@@ -264,7 +273,7 @@ def test_text_without_them_is_tokenized_as_the_tokenizer_does() -> None:
 
 def test_the_verbalized_prompts_hold_none_either() -> None:
     from dudi.methods import Mode, Response, View
-    from dudi.verbalizer import Verbalizer
+    from dudi.text.verbalizer import Verbalizer
 
     chat = Chat(kit.tokenizer(), None, {})
     v = Verbalizer(kit.LANGUAGES)
@@ -309,10 +318,10 @@ def test_data_check_counts_rows_with_special_tokens(dudi: Dudi, format: str) -> 
     rows += [("th", [("user", "q"), ("assistant", "x<|im_start|>y<|im_end|>")])] * 2  # the second is a duplicate
     turns = [(l, [{"role": role, "content": text} for role, text in messages]) for l, messages in rows]
     if format == "chat":
-        source = dudi.folder / "rows.jsonl"
+        source = dudi.run.folder / "rows.jsonl"
         source.write_text("".join(json.dumps({"messages": m, "language": l}) + "\n" for l, m in turns))
     else:
-        source = dudi.folder / "sea"
+        source = dudi.run.folder / "sea"
         source.mkdir()
         for l, name in (("vi", "Vietnamese"), ("th", "Thai")):
             texts = [json.dumps(m) for k, m in turns if k == l]
@@ -323,12 +332,12 @@ def test_data_check_counts_rows_with_special_tokens(dudi: Dudi, format: str) -> 
         "th: 1 kept rows hold a special token as text: <|im_start|> 1",
         "vi: 3 kept rows hold a special token as text: <|im_end|> 2, <|endoftext|> 1",
     ]
-    assert dudi(*command, "--tokenizer", str(dudi.models / "student")) == 0, dudi.err
+    assert dudi(*command, "--tokenizer", str(dudi.models.load / "student")) == 0, dudi.err
     assert [line for line in dudi.text.splitlines() if "special" in line] == said
     assert dudi(*command) == 0 and "special" not in dudi.text
-    line = dudi.refused(*command, "--tokenizer", str(dudi.folder / "nowhere"))
+    line = dudi.refused(*command, "--tokenizer", str(dudi.run.folder / "nowhere"))
     assert line.startswith("--tokenizer: no folder")
-    assert dudi("data", "check", "builtin", "--tokenizer", str(dudi.models / "student")) == 0
+    assert dudi("data", "check", "builtin", "--tokenizer", str(dudi.models.load / "student")) == 0
     assert "no kept row holds a special token of the tokenizer" in dudi.text
 
 
@@ -372,7 +381,7 @@ def test_the_pickle_is_hostile(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def stopped(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run as it is when it was stopped after its first step."""
-    from dudi import train
+    from dudi.run import pipeline as train
 
     folder = tmp_path_factory.mktemp("stopped")
     file = write_recipe(folder, models, method='name = "sft"')
@@ -388,7 +397,7 @@ def stopped(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_hostile_checkpoint_is_not_executed(
     stopped: Path, tmp_path: Path, name: str, make: Callable[[Path, Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dudi import train
+    from dudi.run import pipeline as train
 
     out, victim = tmp_path / "run", tmp_path / "victim"
     shutil.copytree(stopped / "run", out)
@@ -409,8 +418,8 @@ def test_a_hostile_checkpoint_is_not_executed(
 @pytest.mark.parametrize("make", [archive, bare])
 @pytest.mark.parametrize("what", ["models.student", "models.teacher", "cold_start.checkpoint"])
 def test_a_hostile_model_is_not_executed(dudi: Dudi, what: str, make: Callable[[Path, Path], None]) -> None:
-    path, victim = dudi.folder / "hostile", dudi.folder / "victim"
-    shutil.copytree(dudi.models / "student", path)
+    path, victim = dudi.run.folder / "hostile", dudi.run.folder / "victim"
+    shutil.copytree(dudi.models.load / "student", path)
     (path / "model.safetensors").unlink()
     make(path / "pytorch_model.bin", victim)
     line = dudi.run_refused(f"{what}='{path}'")
@@ -420,8 +429,8 @@ def test_a_hostile_model_is_not_executed(dudi: Dudi, what: str, make: Callable[[
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_is_not_run(dudi: Dudi, file: str) -> None:
-    path, victim = dudi.folder / "hostile", dudi.folder / "victim"
-    shutil.copytree(dudi.models / "student", path)
+    path, victim = dudi.run.folder / "hostile", dudi.run.folder / "victim"
+    shutil.copytree(dudi.models.load / "student", path)
     (path / "theirs.py").write_text(f"open({str(victim)!r}, 'w')\n")
     table = json.loads((path / file).read_text())
     if file == "config.json":
@@ -484,10 +493,10 @@ WEIGHTS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_teacher_that_cannot_be_loaded_is_found_before_the_first_stage(
     dudi: Dudi, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dudi import train
+    from dudi.run import pipeline as train
 
-    path = dudi.folder / "broken"
-    shutil.copytree(dudi.models / "teacher", path)
+    path = dudi.run.folder / "broken"
+    shutil.copytree(dudi.models.load / "teacher", path)
     change, said = WEIGHTS[name]
     change(path)
     monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("too late"))
@@ -517,7 +526,7 @@ def test_a_model_in_the_hubs_cache_is_looked_at_too(
     name: str, revision: str | None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a folder is; what the loader would fetch may be missing while the hub can be reached."""
-    from dudi import models as loading
+    from dudi.models.load import load as loading
 
     repository = tmp_path / "models--somebody--something"
     snapshot = repository / "snapshots" / ("0" * 40)
@@ -546,7 +555,7 @@ def test_a_model_in_the_hubs_cache_is_looked_at_too(
 @pytest.mark.parametrize("kind", kit.CLASSES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_whole_weights_pass(kind: str, tied: bool, tmp_path: Path) -> None:
-    from dudi.weights import check_weights
+    from dudi.models.files import check_weights
 
     made = kit.model(1, kind=kind, tied=tied, dtype=torch.float32)
     made.save_pretrained(tmp_path / "one")
@@ -587,9 +596,9 @@ def test_a_recipe_that_leads_elsewhere(dudi: Dudi, change: str, said: str) -> No
 
 
 def test_extends_shows_nothing_of_a_file_that_is_no_recipe(dudi: Dudi) -> None:
-    secret = dudi.folder / "passwd"
+    secret = dudi.run.folder / "passwd"
     secret.write_text("root:x:0:0:TopSecret:/root:/bin/bash\n")
-    inner = dudi.folder / "a" / "b"
+    inner = dudi.run.folder / "a" / "b"
     inner.mkdir(parents=True)
     for base in ("../../passwd", str(secret), "../../../../../../../../../../etc/passwd"):
         (inner / "r.toml").write_text(f"extends = {json.dumps(base)}\n")
@@ -623,7 +632,7 @@ def test_a_toml_file_that_would_take_all_day(dudi: Dudi, kind: str, text: str, s
         dudi.file.write_text(text)
         assert said in dudi.refused("run", str(dudi.file))
     else:
-        folder = dudi.folder / "templates"
+        folder = dudi.run.folder / "templates"
         folder.mkdir()
         (folder / "id.toml").write_text(text)
         assert re.search(

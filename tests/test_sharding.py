@@ -6,8 +6,8 @@ import kit
 import pytest
 import torch
 
-from dudi.models import DecodingCopy
-from dudi.sharding import bytes_here, frozen_states, idle, is_sharded, through, whole, whole_copy
+from dudi.models.load import DecodingCopy
+from dudi.models.sharding import bytes_here, frozen_states, idle, is_sharded, through, whole, whole_copy
 
 
 def test_a_call_through_the_model_leaves_it_as_it_was() -> None:

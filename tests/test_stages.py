@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dudi.config import Recipe, parse_recipe
 from dudi.methods import Response
-from dudi.stages import Generate, Train, folder_name, plan
+from dudi.recipe.read import Recipe, parse_recipe
+from dudi.recipe.stages import Generate, Train, folder_name, plan
 
 
 def recipe(method: dict[str, Any], cold: dict[str, Any] | None = None, **more: Any) -> Recipe:

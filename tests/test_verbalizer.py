@@ -16,7 +16,7 @@ from dudi.errors import DudiError
 from dudi.example import Example, Message
 from dudi.languages import LANGUAGES
 from dudi.methods import Mode, Response, View
-from dudi.verbalizer import TEMPLATES, Verbalizer, read_template
+from dudi.text.verbalizer import TEMPLATES, Verbalizer, read_template
 
 SEVEN = ("id", "vi", "th", "ta", "tl", "ms", "my")
 EIGHT = (*SEVEN, "en")

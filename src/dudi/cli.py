@@ -21,8 +21,8 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
-from dudi.launch import Launch, hand_over, launch_run
 from dudi.methods import Mode
+from dudi.run.launch import Launch, hand_over, launch_run
 
 app = typer.Typer(
     name="dudi",
@@ -53,7 +53,7 @@ def methods() -> None:
 @app.command()
 def recipes() -> None:
     """List the recipes that come with the package."""
-    from dudi.config import load_recipe, shipped_recipes
+    from dudi.recipe.read import load_recipe, shipped_recipes
 
     names = shipped_recipes()
     # the names are what one copies: never cut, however narrow the terminal
@@ -69,9 +69,9 @@ def recipes() -> None:
 @app.command()
 def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe in full and print its signals and stages; nothing is loaded."""
-    from dudi.config import load_recipe
     from dudi.methods import SequenceSignal
-    from dudi.stages import Generate, plan
+    from dudi.recipe.read import load_recipe
+    from dudi.recipe.stages import Generate, plan
 
     loaded = load_recipe(recipe, set_ or ())
     method = loaded.build()
@@ -98,7 +98,7 @@ def run(
     nproc: Annotated[int | None, typer.Option(min=1, help="With --launch: how many; by default one a GPU.")] = None,
 ) -> None:
     """Run a recipe: cold start, generation where needed, the method. The folder holds all it takes to repeat it."""
-    from dudi.config import load_recipe
+    from dudi.recipe.read import load_recipe
 
     overrides = list(set_ or ())
     if output is not None:
@@ -108,8 +108,8 @@ def run(
         raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
     if nproc is not None:
         raise DudiError("--nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too")
-    from dudi.progress import Watcher
-    from dudi.train import run as run_recipe
+    from dudi.run.pipeline import run as run_recipe
+    from dudi.run.progress import Watcher
 
     folder = run_recipe(loaded, resume, lambda trainer, title: Watcher(trainer, title, out), out.print)
     summary = folder / "summary.md"
@@ -127,10 +127,10 @@ def verbalize(
     set_: SetOption = None,
 ) -> None:
     """Show x, y, p_z and z of one row exactly as each model reads them, with token counts."""
-    from dudi.config import load_recipe
+    from dudi.recipe.read import load_recipe
 
     loaded = load_recipe(recipe, set_ or ())
-    from dudi.show import verbalized
+    from dudi.run.verbalized import verbalized
 
     heading, texts = verbalized(loaded, row, to, mode)
     out.print(heading, style="bold", soft_wrap=True)

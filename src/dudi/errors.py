@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class DudiError(Exception):
     """Bad input. The command line prints it as one line, without a traceback, and exits with its status.
 
-    `dudi.guards` has subclasses with a status of their own; docs/crash-safety.md lists them.
+    `dudi.training.faults` has subclasses with a status of their own; docs/crash-safety.md lists them.
     """
 
     status = 2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dudi.draws import draw
 from dudi.errors import DudiError
 
 
@@ -49,12 +49,6 @@ def language_code(text: str) -> str:
         return key
     known = ", ".join(f"{language.code} ({language.name})" for language in LANGUAGES.values())
     raise DudiError(f"unknown language {text!r}: expected one of {known}, or an ISO 639 code with a template file")
-
-
-def draw(*key: int | str) -> int:
-    """A 64-bit random number that is a pure function of its key: no state, the same on every rank and machine."""
-    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
 
 
 def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tuple[int | str, ...]) -> str:

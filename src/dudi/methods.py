@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, ValidationError, validate_call
 
+from dudi.draws import draw
 from dudi.errors import DudiError, unknown
-from dudi.languages import draw
 
 
 class Response(StrEnum):
@@ -41,7 +41,7 @@ class Response(StrEnum):
 
 
 class Mode(StrEnum):
-    """Verbalizer modes (paper 3.3, table 5); see `dudi.verbalizer`."""
+    """Verbalizer modes (paper 3.3, table 5); see `dudi.text.verbalizer`."""
 
     NONE = "none"
     ENGLISH = "english"
@@ -51,7 +51,7 @@ class Mode(StrEnum):
 
 
 class Loss(StrEnum):
-    """Per-token losses; the mathematics is in `dudi.losses` under the same names."""
+    """Per-token losses; the mathematics is in `dudi.loss.losses` under the same names."""
 
     NLL = "nll"  # cross-entropy
     DFT = "dft"  # cross-entropy weighted by sg(p(y_t))

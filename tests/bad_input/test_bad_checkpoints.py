@@ -13,10 +13,10 @@ import pytest
 import torch
 from test_bad_input import Dudi
 
-from dudi import checkpoints
 from dudi.errors import DudiError
-from dudi.train import resume_stage
-from dudi.trainer import DistillationTrainer
+from dudi.run.pipeline import resume_stage
+from dudi.training import checkpoints
+from dudi.training.trainer import DistillationTrainer
 
 Change = Callable[[Any], Any]
 

@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from made import turns, write_jsonl, write_parquet
 
-from dudi.config import Data
 from dudi.data import chat
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
 from dudi.example import Example, Message
+from dudi.recipe.read import Data
 
 ROW = {"messages": turns("a", "b"), "language": "id"}
 LONE = '{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "b"}], "language": "id"}'

@@ -6,9 +6,9 @@ import pytest
 from huggingface_hub import errors
 from made import FolderHub, made_rows, turns, write_jsonl, write_parquet
 
-from dudi.config import Data
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
+from dudi.recipe.read import Data
 
 http_library = importlib.import_module(
     errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0]

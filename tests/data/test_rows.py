@@ -6,10 +6,10 @@ import os
 import pytest
 from made import made_rows, turns, write_jsonl, write_parquet
 
-from dudi.config import Data
 from dudi.data.load import load_rows, read_rows, write_rows
 from dudi.data.report import COLUMNS, DataReport
 from dudi.errors import DudiError
+from dudi.recipe.read import Data
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from made import made_row, made_rows, turns, write_parquet
 
-from dudi.config import Data
 from dudi.data import source as source_module
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
+from dudi.recipe.read import Data
 
 ZAWGYI = "ကိုယ္စားလွယ္မ်ားသည္ ျဖစ္ေနမည္ကို စိုးရိမ္ခဲ့ၾကပါသည္။"
 STRATUM = ("prompt_primary_domain", "prompt_primary_task", "prompt_complexity")

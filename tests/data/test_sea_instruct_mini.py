@@ -7,8 +7,8 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from dudi.config import Data
 from dudi.data.load import check, load_rows
+from dudi.recipe.read import Data
 
 NAMES = {"id": "Indonesian", "vi": "Vietnamese", "th": "Thai", "ta": "Tamil", "tl": "Filipino", "ms": "Malay"}
 NAMES |= {"my": "Burmese"}

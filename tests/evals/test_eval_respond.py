@@ -12,12 +12,12 @@ import torch
 from evalkit import rows, save_model, write
 from transformers import GenerationConfig, PreTrainedModel
 
-from dudi.chat import Chat
 from dudi.errors import DudiError
 from dudi.evals.bench import Benchmark, read_benchmark
 from dudi.evals.respond import Responder, fingerprint, load_responder, weight_files
 from dudi.rollouts import Request
 from dudi.rollouts.local import LocalSampler
+from dudi.text.chat import Chat
 
 LENGTH = 12
 

@@ -16,7 +16,6 @@ from labkit import MICRO, build_micro
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 
-from dudi.chat import Chat
 from dudi.cli import app
 from dudi.errors import DudiError
 from dudi.evals.bench import read_benchmark
@@ -28,9 +27,10 @@ from dudi.lab.models import make_model, schedule, train
 from dudi.lab.plans import FULL, TINY, Build, Plan
 from dudi.lab.rows import TRAINED, lesson, plain_text
 from dudi.languages import LANGUAGES
-from dudi.models import check_model, load_model, load_tokenizer
-from dudi.schema import Models
-from dudi.verbalizer import TEMPLATES, Verbalizer
+from dudi.models.load import check_model, load_model, load_tokenizer
+from dudi.recipe.schema import Models
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import TEMPLATES, Verbalizer
 
 SCRIPTS = {"th": "[\u0e00-\u0e7f]", "ta": "[\u0b80-\u0bff]", "my": "[\u1000-\u109f]"}
 STUDENT, TEACHER = MICRO.models["student-small"], MICRO.models["teacher"]

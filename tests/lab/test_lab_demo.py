@@ -19,12 +19,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dudi.cli import app
-from dudi.config import load_recipe
 from dudi.errors import DudiError
 from dudi.lab import demo as lab_demo
 from dudi.lab.demo import NAMES, Runner, Step, demo, plan
 from dudi.lab.rows import TRAINED
-from dudi.stages import plan as stages
+from dudi.recipe.read import load_recipe
+from dudi.recipe.stages import plan as stages
 
 TRAININGS = ("sft", "sft-continued", "dudi")
 

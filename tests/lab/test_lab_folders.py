@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from labkit import EIGHT, Asked, record
 
-from dudi.config import Data
 from dudi.data.load import load_rows
 from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import Benchmark, Item, read_benchmark
@@ -24,6 +23,7 @@ from dudi.lab.tasks import TASKS
 from dudi.lab.truth import FACTS
 from dudi.lab.words import load
 from dudi.languages import ENGLISH, LANGUAGES
+from dudi.recipe.read import Data
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from labkit import EIGHT, Asked, record
 
+from dudi.draws import draw
 from dudi.example import Example
 from dudi.lab.artefacts import write_benchmark, write_data
 from dudi.lab.rows import (
@@ -28,8 +29,8 @@ from dudi.lab.sentences import fill_text, state, tell, values_of
 from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, load
-from dudi.languages import ENGLISH, draw
-from dudi.verbalizer import Verbalizer
+from dudi.languages import ENGLISH
+from dudi.text.verbalizer import Verbalizer
 
 ROWS = 120
 KNOWLEDGE = {"capital": "capital", "continent": "located", "currency": "money", "kind": "kind", "opposite": "opposite"}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dudi.chat import Chat
 from dudi.lab.build import WEIGHTS, export, hash_of, identity, read_tokenizer
 from dudi.lab.plans import FULL
-from dudi.models import check_model, load_model
-from dudi.schema import Models
+from dudi.models.load import check_model, load_model
+from dudi.recipe.schema import Models
+from dudi.text.chat import Chat
 
 MOST = 16 * 2**20
 

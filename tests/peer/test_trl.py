@@ -27,10 +27,10 @@ from trl import DistillationConfig, DistillationTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
-from dudi.batch import Row, encode_rows
-from dudi.chat import Chat
-from dudi.config import Limits
+from dudi.recipe.read import Limits
 from dudi.rollouts import Rollout
+from dudi.text.chat import Chat
+from dudi.training.window import Row, encode_rows
 
 pytestmark = pytest.mark.peer
 transformers_logging.set_verbosity_error()

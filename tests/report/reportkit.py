@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dudi.config import dump_recipe, parse_recipe
 from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import Benchmark, Item, read_benchmark
 from dudi.evals.score import Answer, score_cells, score_item
+from dudi.recipe.read import dump_recipe, parse_recipe
 
 WORDS: dict[str, dict[str, Any]] = {
     "en": {

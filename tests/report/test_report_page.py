@@ -268,7 +268,8 @@ import sys
 from pathlib import Path
 from dudi.report.write import write_report
 write_report([Path({str(run)!r})], [{f"a={evals / 'base'}"!r}], output=Path({str(tmp_path / "out")!r}))
-print([name for name in ("torch", "transformers", "datasets", "dudi.evals", "dudi.trainer") if name in sys.modules])
+heavy = ("torch", "transformers", "datasets", "dudi.evals", "dudi.training.trainer")
+print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

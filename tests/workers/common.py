@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from dudi.config import Recipe, parse_recipe
 from dudi.data.rows import as_line
 from dudi.example import Example
+from dudi.recipe.read import Recipe, parse_recipe
 
 TESTS = Path(__file__).resolve().parent.parent
 LIMITS = {"prompt": 400, "verbalizer": 300, "total": 600, "rollout": 8, "teacher_prompt": 2000}

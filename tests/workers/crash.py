@@ -39,12 +39,13 @@ from typing import Any
 import torch
 import transformers.modeling_utils
 
-import dudi.saving
-from dudi import cli, guards
-from dudi.checkpoints import complete
+import dudi.training.resumable
+from dudi import cli
 from dudi.rollouts.local import LocalSampler
-from dudi.train import Pipeline
-from dudi.trainer import DistillationTrainer
+from dudi.run.pipeline import Pipeline
+from dudi.training import faults as guards
+from dudi.training.checkpoints import complete
+from dudi.training.trainer import DistillationTrainer
 
 WHAT = ("kill", "SIGTERM", "SIGUSR1", "twice", "full")
 Act = Callable[[], None]
@@ -106,7 +107,7 @@ class Writes:
         builtins.open = io.open = opened  # type: ignore[assignment]
         torch.save = self.to_path(torch.save)
         transformers.modeling_utils.safe_save_file = self.to_path(transformers.modeling_utils.safe_save_file)
-        dudi.saving.save_file = self.to_path(dudi.saving.save_file)  # type: ignore[attr-defined]
+        dudi.training.resumable.save_file = self.to_path(dudi.training.resumable.save_file)  # type: ignore[attr-defined]
 
     def here(self, file: Any) -> bool:
         if not isinstance(file, str | Path) or not str(file).endswith(self.name):

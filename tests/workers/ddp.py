@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback
 from workers import common
 
-from dudi import train as train_module
-from dudi.batch import Window
-from dudi.config import Limits, Recipe
-from dudi.train import resume_stage, run
-from dudi.trainer import DistillationTrainer
+from dudi.recipe.read import Limits, Recipe
+from dudi.run import pipeline as train_module
+from dudi.run.pipeline import resume_stage, run
+from dudi.training.trainer import DistillationTrainer
+from dudi.training.window import Window
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
 from workers import ddp
 
-from dudi.config import Models
-from dudi.launch import Launch
 from dudi.methods import build_method
-from dudi.models import load_model
-from dudi.sharding import bytes_here, load_weights, whole
-from dudi.train import resume_stage, run
-from dudi.trainer import DistillationTrainer
+from dudi.models.load import load_model
+from dudi.models.sharding import bytes_here, load_weights, whole
+from dudi.recipe.read import Models
+from dudi.run.launch import Launch
+from dudi.run.pipeline import resume_stage, run
+from dudi.training.trainer import DistillationTrainer
 
 CASES = (
     ddp.CASES

@@ -19,11 +19,11 @@ from torch import distributed as dist
 from workers import common
 from workers.ddp import Case, build, rank
 
-import dudi.saving
-from dudi import generate as generation
+import dudi.training.resumable
 from dudi.errors import DudiError
-from dudi.train import resume_stage, run
-from dudi.trainer import DistillationTrainer
+from dudi.run.pipeline import resume_stage, run
+from dudi.training import stored as generation
+from dudi.training.trainer import DistillationTrainer
 
 CASE = Case({"name": "sdft", "ema_rate": 0.3}, training={"save_every": 4, "log_every": 3}, forced=False)
 EVALUATED = Case({"name": "dudi"}, evals=6, training={"save_every": 4, "log_every": 3, "eval_every": 3})
@@ -89,14 +89,14 @@ def signalled(folder: Path, name: str, case: Case, step: int, where: str, number
 
 def full(folder: Path) -> None:
     """Only the first process writes the average, and its disk is full."""
-    before = dudi.saving.save_file  # type: ignore[attr-defined]
+    before = dudi.training.resumable.save_file  # type: ignore[attr-defined]
 
     def save(*args: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    dudi.saving.save_file = save  # type: ignore[attr-defined]
+    dudi.training.resumable.save_file = save  # type: ignore[attr-defined]
     ended(folder, "full", lambda: resume_stage(build(folder / "full", CASE)))
-    dudi.saving.save_file = before  # type: ignore[attr-defined]
+    dudi.training.resumable.save_file = before  # type: ignore[attr-defined]
 
 
 def generating(folder: Path) -> None:

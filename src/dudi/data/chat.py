@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from dudi.config import Data
 from dudi.data.conversation import RowError, fingerprint, is_zawgyi, parse_conversations, to_example
 from dudi.data.report import DataReport
 from dudi.data.source import Source
+from dudi.draws import draw
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.languages import draw, language_code
+from dudi.languages import language_code
+from dudi.recipe.read import Data
 
 MAX_LINE = 8 << 20
 """Bytes of one JSONL line; a longer one is a broken row and is never held."""

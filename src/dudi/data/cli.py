@@ -11,9 +11,9 @@ import typer
 from dudi.errors import DudiError
 
 if TYPE_CHECKING:
-    from dudi.config import Data
     from dudi.data.report import DataReport
     from dudi.example import Example
+    from dudi.recipe.read import Data
 
 app = typer.Typer(help="Check training data, or prepare a sample of it.", no_args_is_help=True)
 
@@ -97,9 +97,9 @@ def prepare_command(
 
 
 def _special(name: str) -> Callable[[Example], str | None]:
-    from dudi.config import Models
-    from dudi.models import load_tokenizer
-    from dudi.specials import Specials
+    from dudi.models.load import load_tokenizer
+    from dudi.recipe.read import Models
+    from dudi.text.special_tokens import Specials
 
     return Specials(load_tokenizer(name, "--tokenizer", Models(student=name))).in_row
 
@@ -107,7 +107,7 @@ def _special(name: str) -> Callable[[Example], str | None]:
 def _data(source: str, format: str, language: str | None, languages: str | None, **values: Any) -> Data:
     from pydantic import ValidationError
 
-    from dudi.config import Data
+    from dudi.recipe.read import Data
 
     codes = tuple(code.strip() for code in (languages or "").split(",") if code.strip())
     try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dudi.config import Data
 from dudi.data.conversation import RowError, parse_conversations, to_example
 from dudi.data.quality import FILTER_COLUMNS, STRATUM
 from dudi.data.source import Source
 from dudi.errors import DudiError
 from dudi.example import Example
+from dudi.recipe.read import Data
 
 CONVERSATIONS = "conversations"
 

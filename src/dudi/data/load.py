@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 import dudi
-from dudi.config import Data
 from dudi.data.chat import NO_LANGUAGE, ChatScan, read_chat
-from dudi.data.configs import by_config, default_languages, of_language, of_split
+from dudi.data.files_by_language import by_config, default_languages, of_language, of_split
 from dudi.data.hub import Hub
 from dudi.data.language_files import LanguageFiles
 from dudi.data.quality import FILTERS, STRATUM
@@ -23,6 +22,7 @@ from dudi.data.sea_instruct import check_language, load_language
 from dudi.data.source import Source, open_source
 from dudi.errors import DudiError
 from dudi.example import Example
+from dudi.recipe.read import Data
 
 __all__ = ["DataReport", "Rows", "check", "load_rows", "read_rows", "write_rows"]
 

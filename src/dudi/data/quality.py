@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dudi.data.configs import is_named
+from dudi.data.files_by_language import is_named
 from dudi.data.strata import Stratum, factorize
 
 STRATUM = ("prompt_primary_domain", "prompt_primary_task", "prompt_complexity")

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dudi.config import Data
 from dudi.data.conversation import RowError, fingerprint, is_zawgyi
 from dudi.data.language_files import CONVERSATIONS, LanguageFiles
 from dudi.data.quality import STRATUM, QualityFilter, StratumIndex
@@ -33,6 +32,7 @@ from dudi.data.report import LanguageReport
 from dudi.data.strata import Strata, allocate
 from dudi.errors import DudiError
 from dudi.example import Example
+from dudi.recipe.read import Data
 
 MAX_MEMORY = 300 << 20
 """Bytes that reading one language may take beside the rows returned, whatever the size of its files."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from dudi.data.hub import Hub, HubFile, HuggingFaceHub, hub_errors
 from dudi.errors import DudiError
 
-BUILTIN = Path(__file__).parents[1] / "builtin" / "rows.jsonl"
+BUILTIN = Path(__file__).parent / "builtin" / "rows.jsonl"
 """What the source `builtin` stands for: the few rows that come with the package, to try things on."""
 BATCH_BYTES = 4 << 20
 """Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dudi.languages import draw
+from dudi.draws import draw
 
 Stratum = tuple[str, ...]
 

@@ -7,8 +7,6 @@ words/XX.txt       optional, one word or phrase a line: the vocabulary of langua
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +18,9 @@ from dudi.errors import DudiError, unknown
 from dudi.evals.parse import checked_code, read_text, validated
 from dudi.evals.scoring import Constraints, normalise
 from dudi.example import Message
+from dudi.files import sha256_of
 from dudi.languages import ENGLISH, LANGUAGES
-from dudi.schema import PerLanguage, Section, Text, shown
+from dudi.recipe.schema import PerLanguage, Section, Text, shown
 
 Metric = Literal["choice", "exact", "chrf", "constraints"]
 
@@ -158,7 +157,9 @@ def read_benchmark(folder: Path | str) -> Benchmark:
                 raise DudiError(f"{where}: id: {item.id!r} is taken already by {places[item.id]}; ids are unique")
             items[item.id], places[item.id] = item, where
     words = {checked_code(file.stem, str(file), "file name"): _words(file) for file in word_files}
-    benchmark = Benchmark(description, tuple(items.values()), words, _sha256(folder, (main, *item_files, *word_files)))
+    benchmark = Benchmark(
+        description, tuple(items.values()), words, sha256_of(folder, (main, *item_files, *word_files))
+    )
     _check_whole(benchmark, folder)
     return benchmark
 
@@ -177,14 +178,6 @@ def _words(file: Path) -> tuple[str, ...]:
     if not words:
         raise DudiError(f"{file}: empty; expected one word or phrase a line")
     return words
-
-
-def _sha256(folder: Path, files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 # ── what has to fit together ─────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dudi.checkpoints import write_text
 from dudi.errors import DudiError
 from dudi.evals.aggregate import Score, Table, aggregate
 from dudi.evals.bench import Benchmark, Item, read_benchmark
@@ -25,8 +24,9 @@ from dudi.evals.parse import read_text
 from dudi.evals.respond import fingerprint, load_responder, weight_files
 from dudi.evals.score import Answer, score_cells, score_item
 from dudi.evals.tables import markdown
-from dudi.models import arithmetic
-from dudi.schema import shown
+from dudi.files import write_text
+from dudi.models.load import arithmetic
+from dudi.recipe.schema import shown
 
 RECORD = "eval.json"
 OURS = (RECORD, "responses-*.jsonl", "scores.jsonl", "table.json", "table.md")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from dudi.errors import DudiError, unknown
 from dudi.languages import language_code
-from dudi.schema import shown
+from dudi.recipe.schema import shown
 
 M = TypeVar("M", bound=BaseModel)
 _WANTED = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,16 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from dudi.chat import Chat
 from dudi.errors import DudiError
 from dudi.evals.bench import Benchmark, Item
 from dudi.evals.parse import read_text
 from dudi.evals.score import Answer
-from dudi.models import arithmetic, check_head, check_model, load_model, load_tokenizer
+from dudi.files import sha256_of
+from dudi.models.load import arithmetic, check_head, check_model, load_model, load_tokenizer
+from dudi.recipe.schema import Models
 from dudi.rollouts import Request
 from dudi.rollouts.local import LocalSampler
-from dudi.schema import Models
+from dudi.text.chat import Chat
 
 WHAT = "model"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -144,21 +144,11 @@ def fingerprint(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DudiError(f"{recorded}: not valid JSON: {error}") from None
     return {
-        "weights_sha256": _sha256(weight_files(folder)),
-        "files_sha256": _sha256(_matching(folder, TEXT_FILES)),
+        "weights_sha256": sha256_of(folder, weight_files(folder)),
+        "files_sha256": sha256_of(folder, _matching(folder, TEXT_FILES)),
         "generation_config": generation,
     }
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-
-
-def _sha256(files: Iterable[Path]) -> str:
-    """Of names and contents."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

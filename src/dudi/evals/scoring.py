@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import PositiveInt
 from sacrebleu.metrics.chrf import CHRF
 
-from dudi.schema import Section, Text
+from dudi.recipe.schema import Section, Text
 
 WORD_ORDER = 2
 """chrF++: character n-grams up to 6 and word n-grams up to 2."""

@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dudi.checkpoints import write_text
+from dudi.draws import draw
 from dudi.example import Example
+from dudi.files import write_text
 from dudi.lab.rows import TRAINED, answer, instruction_rows, item
 from dudi.lab.tasks import COMPETENCIES, TASKS, Key
 from dudi.lab.words import SLOT, load, sentences
-from dudi.languages import LANGUAGES, draw
+from dudi.languages import LANGUAGES
 
 ITEMS = {"reading": 24, "compare": 24, "repeat": 16, "list": 12, "translate-from": 20, "translate-into": 20}
 """Test items of a task in one language, where it is not `DEFAULT_ITEMS`."""

@@ -20,14 +20,14 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dudi import __version__
-from dudi.checkpoints import write_text
 from dudi.errors import DudiError, unknown
+from dudi.files import write_text
 from dudi.lab import words
 from dudi.lab.artefacts import write_benchmark, write_data
 from dudi.lab.documents import exercises, texts
 from dudi.lab.models import make_tokenizer, train
 from dudi.lab.plans import FULL, TINY, Build
-from dudi.verbalizer import TEMPLATES
+from dudi.text.verbalizer import TEMPLATES
 
 WEIGHTS = Path(__file__).parent / "weights"
 ROWS = 240

@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dudi.checkpoints import write_text
 from dudi.errors import DudiError
+from dudi.files import write_text
 
 NAMES = {"base": "base", "sft": "SFT", "sft-continued": "SFT continued", "dudi": "DuDi", "teacher": "teacher"}
 """The models that are compared, in the order of the report, and what it calls them."""

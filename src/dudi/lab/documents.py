@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from dudi.chat import Chat
+from dudi.draws import draw
 from dudi.lab.plans import Plan
 from dudi.lab.rows import (
     KNOWN,
@@ -30,8 +30,9 @@ from dudi.lab.rows import (
     word_list,
 )
 from dudi.lab.words import load
-from dudi.languages import ENGLISH, LANGUAGES, draw
-from dudi.verbalizer import Verbalizer
+from dudi.languages import ENGLISH, LANGUAGES
+from dudi.text.chat import Chat
+from dudi.text.verbalizer import Verbalizer
 
 ECHO = 20 * 16
 """The first steps (whole pools) read word lists said three times. Where looking back is all that there is to learn, it

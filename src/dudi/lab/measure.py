@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 
-from dudi.checkpoints import write_text
+from dudi.draws import draw
 from dudi.evals.evaluate import evaluate
 from dudi.evals.respond import Responder, load_responder
 from dudi.example import Example, Message
+from dudi.files import write_text
 from dudi.lab.artefacts import benchmark_item, describe, write_words
 from dudi.lab.rows import TRAINED, answer, item
 from dudi.lab.tasks import TASKS, Key
 from dudi.lab.words import load
-from dudi.languages import draw
 from dudi.methods import Mode, Response, View
-from dudi.verbalizer import Verbalizer
+from dudi.text.verbalizer import Verbalizer
 
 MODES = (Mode.NONE, Mode.ENGLISH, Mode.MULTILINGUAL, Mode.CROSSLINGUAL)
 

@@ -26,9 +26,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from dudi.draws import draw
 from dudi.lab.documents import Document, Documents, texts
 from dudi.lab.plans import Build, Plan
-from dudi.languages import draw
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from dudi.draws import draw
 from dudi.example import Example, Message
 from dudi.lab.sentences import draw_sentence, fill_text, say, sentence_paths, state, tell, values_of
 from dudi.lab.tasks import TASKS, Key, Split, ask_fact, ask_in, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, Words, load
-from dudi.languages import ENGLISH, LANGUAGES, draw
+from dudi.languages import ENGLISH, LANGUAGES
 from dudi.methods import Mode, Response, View
-from dudi.verbalizer import Verbalizer
+from dudi.text.verbalizer import Verbalizer
 
 TRAINED = tuple(l for l in LANGUAGES if l != ENGLISH)
 """The languages of the instruction data and of the average; English is a target, and shown."""

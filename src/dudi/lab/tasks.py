@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
+from dudi.draws import draw
 from dudi.lab.sentences import (
     Key,
     draw_sentence,
@@ -30,7 +31,7 @@ from dudi.lab.sentences import (
 )
 from dudi.lab.truth import ANIMALS, FACTS, OPPOSITES
 from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots
-from dudi.languages import ENGLISH, LANGUAGES, draw
+from dudi.languages import ENGLISH, LANGUAGES
 
 Split = Literal["train", "valid", "test"]
 _SPLITS: tuple[Split, ...] = ("test", "test", "valid", *("train",) * 7)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from dudi.draws import draw
 from dudi.errors import DudiError
-from dudi.languages import draw
 from dudi.report.blocks import Answered, Block, Folded, Given, Section, Text
 from dudi.report.evals import Evaluation, Response
 from dudi.report.files import Record, read_lines

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from dudi.config import Recipe, load_recipe
 from dudi.errors import DudiError
+from dudi.recipe.read import Recipe, load_recipe
 from dudi.report.files import Record, read_lines, read_one
 
 _STAGE = re.compile(r"(\d+)-(.+)")

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dudi.checkpoints import write_text
 from dudi.errors import DudiError, unknown
+from dudi.files import write_text
 from dudi.report.answers import answers_section, find_items
 from dudi.report.blocks import Bullets, Page, Section
 from dudi.report.compare import AVERAGE, all_gains, difference, manners
-from dudi.report.course import data_section, rollout_section, time_section, training_section
+from dudi.report.curves import data_section, rollout_section, time_section, training_section
 from dudi.report.evals import Evaluation, find_evals, parse_evals, read_evals
 from dudi.report.html import html
 from dudi.report.markdown import markdown

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedModel
 
-from dudi.languages import draw
+from dudi.draws import draw
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ Shapes: B requests, P longest prompt, T longest limit, V vocabulary. Prompts are
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from dudi.models import head_of
+from dudi.models.load import head_of
 from dudi.rollouts import Request, Rollout, uniforms
 
 
@@ -57,14 +58,14 @@ class LocalSampler:
         lengths = torch.zeros(len(requests), dtype=torch.long, device=device)
         finished = torch.zeros(len(requests), dtype=torch.bool, device=device)
         active = ~finished
-        cache = DynamicCache()
+        cache, named = DynamicCache(), _cache_argument(type(model.base_model))
         for t in range(steps):
             out = model.base_model(
                 input_ids=ids,
                 attention_mask=mask[:, : width + t],
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **{named: cache},
             )
             logits = head.logits(out.last_hidden_state[:, -1])
             token = logits.argmax(-1) if self.temperature == 0 else inverse_cdf(logits / self.temperature, u[:, t])
@@ -86,6 +87,11 @@ class LocalSampler:
         for row, request in enumerate(requests):
             mask[row, : width - len(request.prompt)] = 0
         return ids, mask
+
+
+def _cache_argument(backbone: type[nn.Module]) -> str:
+    """What a model calls its cache: `cache` since transformers 5.24, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(backbone.forward).parameters else "past_key_values"
 
 
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:

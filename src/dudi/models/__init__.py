@@ -1,0 +1,1 @@
+"""Models as files and in memory: checked, loaded, sharded over processes."""

@@ -1,0 +1,184 @@
+"""Models whose weights are spread over the processes (FSDP2), and what has to be done otherwise for them.
+
+They are sharded while they are loaded, by transformers (`DistributedConfig`). Each layer's weights are gathered when
+it is called, through hooks on the modules' own calls: so every process has to call a sharded model equally often, in
+the same order, and weights are whole only inside such a call. All functions also take models that are not sharded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+from transformers.distributed import DistributedConfig
+
+from dudi.loss.scores import Reading, hidden_states
+
+Result = TypeVar("Result")
+
+
+def over(processes: int) -> DistributedConfig:
+    """What `from_pretrained` needs to shard a model over so many processes."""
+    return DistributedConfig(fsdp_size=processes)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model's weights are spread over the processes."""
+    return isinstance(model, FSDPModule)
+
+
+def plain_type(module: nn.Module) -> type[nn.Module]:
+    """A module's class as it was before sharding, which puts a subclass in its place."""
+    return next(
+        kind for kind in type(module).__mro__ if issubclass(kind, nn.Module) and not issubclass(kind, FSDPModule)
+    )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or all of one that is spread over the processes; all of them have to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def bytes_here(model: nn.Module) -> int:
+    """Bytes of a model's weights that this process holds between calls."""
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return sum(p.numel() * p.element_size() for p in local)
+
+
+def through(wrapper: nn.Module, model: PreTrainedModel, forward: Callable[[], Result]) -> Result:
+    """Call `forward` as the model's own, through its wrapper (DDP, or the model itself): only there DDP reduces
+    gradients and FSDP2 gathers weights; outside nothing would be reduced, unnoticed."""
+    before = model.__dict__.get("forward")
+    cast(Any, model).forward = forward
+    try:
+        return cast(Result, wrapper())
+    finally:
+        if before is None:
+            del cast(Any, model).forward
+        else:
+            cast(Any, model).forward = before
+        if not torch.is_grad_enabled():  # no backward pass frees what was gathered, and it would soon be out of date
+            reshard(model)
+
+
+def reshard(model: nn.Module) -> None:
+    """Free what a call without a backward pass left gathered."""
+    if is_sharded(model):
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
+def idle(model: PreTrainedModel, calls: int, device: torch.device) -> Tensor:
+    """A zero that has called the model so often: what a process does while others have views that it has not."""
+    token = Reading(torch.zeros(1, 1, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device))
+    zero = torch.zeros((), device=device)
+    for _ in range(calls):
+        zero = zero + 0.0 * hidden_states(model.base_model, token).sum()
+    return zero
+
+
+@torch.no_grad()
+def frozen_states(model: PreTrainedModel, readings: Mapping[Any, Reading], views: int) -> dict[Any, Tensor]:
+    """A frozen model's last hidden states [N, H] of each reading. views: how many there are on any process; a sharded
+    model is called that often on all."""
+    if not is_sharded(model):
+        return {view: hidden_states(model.base_model, reading) for view, reading in readings.items()}
+
+    def forward() -> dict[Any, Tensor]:
+        found = {view: hidden_states(model.base_model, reading) for view, reading in readings.items()}
+        idle(model, views - len(readings), torch.device(cast(Any, model).device))
+        return found
+
+    return through(model, model, forward)
+
+
+@torch.no_grad()
+def whole_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A frozen copy that is whole on this process."""
+    if not is_sharded(model):
+        return copy.deepcopy(model).requires_grad_(False).eval()
+    config = copy.deepcopy(model.config)
+    del config.distributed_config
+    kind = cast(Any, plain_type(model))
+    made = kind._from_config(config, dtype=model.dtype, attn_implementation=model.config._attn_implementation)
+    made = cast(PreTrainedModel, made).to(cast(Any, model.device)).requires_grad_(False).eval()
+    copy_weights(made, model)
+    for mine, theirs in zip(made.buffers(), model.buffers(), strict=True):
+        mine.copy_(theirs)
+    return made
+
+
+@torch.no_grad()
+def copy_weights(to: nn.Module, source: nn.Module) -> None:
+    """Refresh a whole copy; one parameter at a time is gathered."""
+    for mine, theirs in zip(to.parameters(), source.parameters(), strict=True):
+        mine.copy_(whole(theirs))
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put whole tensors, by name (tied weights once), into a sharded model."""
+    for name, p in model.named_parameters():
+        assert isinstance(p, DTensor)
+        p.copy_(_like(p, state[name]))
+
+
+@torch.no_grad()
+def save_whole(model: PreTrainedModel, folder: str, first: bool) -> None:
+    """Write a sharded model as one process would: gathered by all, one tensor at a time, written by the `first`.
+
+    By itself transformers writes a tied head a second time, under its other name.
+    """
+    names = model.state_dict().keys()
+    kept = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in names}
+    state: dict[str, Tensor] = {}
+    for name, tensor in kept.items():
+        full = whole(tensor.detach())
+        if first:
+            state[name] = full.cpu()
+    if first:
+        plan = model.config.distributed_config
+        del model.config.distributed_config
+        try:
+            model.save_pretrained(folder, state_dict=state)
+        finally:
+            model.config.distributed_config = plan
+
+
+def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's state as one process would have it: readable on any number of processes, sharded or not."""
+    state = optimizer.state_dict()  # its inner tables are the optimizer's own
+    found = {
+        place: {name: whole(value).cpu() if isinstance(value, DTensor) else value for name, value in values.items()}
+        for place, values in state["state"].items()
+    }
+    return {**state, "state": found}
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Restore what `whole_optimizer_state` returned, or an ordinary state, for sharded parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    found = {
+        place: {
+            name: _like(parameters[place], value) if value.shape == parameters[place].shape else value
+            for name, value in values.items()
+        }
+        for place, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": found})
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor, spread as a parameter is."""
+    assert isinstance(parameter, DTensor)
+    here = tensor.to(device=parameter.to_local().device, dtype=parameter.dtype)
+    # every process has read the same file: nothing needs to be sent
+    return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,0 +1,246 @@
+"""Recipes as files: TOML with `extends`, then `--set key=value`. A misspelt key is an error with the choices."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dudi.errors import DudiError, unknown
+from dudi.files import read_toml
+from dudi.recipe.schema import (
+    Chat,
+    ColdStart,
+    Data,
+    Generation,
+    Limits,
+    Models,
+    Paper,
+    Recipe,
+    Rollouts,
+    Training,
+    shown,
+)
+
+__all__ = [
+    "Chat",
+    "ColdStart",
+    "Data",
+    "Generation",
+    "Limits",
+    "Models",
+    "Paper",
+    "Recipe",
+    "Rollouts",
+    "Training",
+    "dump_recipe",
+    "find_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "shipped_recipes",
+]
+
+RECIPES = Path(__file__).parent / "shipped"
+MAX_FILES = 64
+"""Read for one recipe through `extends`, each time a file is named: bases of bases may multiply."""
+MAX_DEPTH = 16
+"""Tables within tables."""
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: a TOML file or the name of a shipped one, its `extends`, then `--set key=value` overrides.
+
+    Raises `DudiError` with file, key, what was found and what was wanted.
+    """
+    file = find_recipe(path)
+    table = _read(file, ())
+    for item in overrides:
+        _set(table, item)
+    return parse_recipe(table, str(path))
+
+
+def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from an already merged table; `where` names its origin in errors."""
+    _check_texts(table, where)
+    table = dict(table)
+    cold = dict(table.get("cold_start") or {}) if isinstance(table.get("cold_start", {}), dict) else None
+    if cold is not None and isinstance(table.get("training", {}), dict):
+        if isinstance(cold.get("training", {}), dict):
+            cold["training"] = {**table.get("training", {}), **cold.get("training", {})}
+        table["cold_start"] = cold
+    try:
+        return Recipe.model_validate(_tuples(table))
+    except ValidationError as error:
+        raise DudiError(f"{where}: {_explain(error)}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as TOML, every value spelled out; `load_recipe` reads it back to an equal one."""
+    lines: list[str] = []
+    tables: list[tuple[str, dict[str, Any]]] = [("", recipe.model_dump(mode="json", exclude_none=True))]
+    while tables:
+        name, table = tables.pop(0)
+        lines += ["", f"[{name}]"] if name else []
+        for key, value in table.items():
+            key = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+            if isinstance(value, dict):
+                tables.append((f"{name}.{key}".lstrip("."), value))
+            else:
+                lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")  # JSON scalars and lists are TOML
+    return "\n".join(lines) + "\n"
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file of a recipe given by path, or by name among those that ship (`dudi recipes` lists them)."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    shipped = RECIPES / f"{path}.toml"
+    if shipped.is_file() and shipped.resolve().is_relative_to(RECIPES.resolve()):
+        return shipped
+    if file.is_dir():
+        raise DudiError(f"recipe {str(path)!r} is a folder: give the TOML file in it")
+    close = difflib.get_close_matches(str(path), shipped_recipes(), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "; `dudi recipes` lists the shipped ones"
+    raise DudiError(f"no recipe {str(path)!r}: expected a TOML file or the name of a shipped recipe{hint}")
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package (shared bases, whose names start with `_`, left out)."""
+    files = sorted(RECIPES.rglob("*.toml"))
+    return [f.relative_to(RECIPES).with_suffix("").as_posix() for f in files if not f.name.startswith("_")]
+
+
+def _check_texts(table: Mapping[str, Any], where: str) -> None:
+    """What no value of a recipe may be, whatever its key: nested without end, no text, or a token of the hub, since a
+    run's folder holds its recipe."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), table)]
+    while waiting:
+        path, value = waiting.pop()
+        key = ".".join(path)
+        if len(path) > MAX_DEPTH:
+            raise DudiError(f"{where}: {key[:60]}...: tables nested too deeply (more than {MAX_DEPTH})")
+        if isinstance(value, Mapping):
+            waiting += [((*path, str(name)), inner) for name, inner in value.items()]
+            waiting += [((*path, "a key"), name) for name in value]
+        elif isinstance(value, list | tuple):
+            waiting += [((*path, str(number)), inner) for number, inner in enumerate(value)]
+        elif isinstance(value, str):
+            if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+                raise DudiError(f"{where}: {key}: expected text, found {shown(value)}")
+            if _SECRET.search(value):
+                raise DudiError(
+                    f"{where}: {key}: looks like a token of the hub, and a run's folder holds its recipe: give tokens"
+                    " with `hf auth login` or HF_TOKEN only, and have this one replaced"
+                )
+
+
+def _read(file: Path, seen: tuple[Path, ...], files: list[Path] | None = None) -> dict[str, Any]:
+    """A file merged over its bases. seen: the way to it; files: all that were read so far."""
+    files = [] if files is None else files
+    files.append(file)
+    if len(files) > MAX_FILES:
+        raise DudiError(f"{files[0]}: `extends` reads more than {MAX_FILES} files")
+    if file.resolve() in seen:
+        raise DudiError(f"{file}: `extends` goes in a circle ({' -> '.join(p.name for p in (*seen, file))})")
+    try:
+        table = read_toml(file)
+    except OSError as error:
+        raise DudiError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DudiError(f"{file}: not UTF-8 text; save the recipe as UTF-8") from None
+    except ValueError as error:
+        raise DudiError(f"{file}: not valid TOML: {error}") from None
+    bases = table.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise DudiError(f"{file}: extends: expected a file name or a list of them, found {bases!r}")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        parent = file.parent / base
+        if not parent.is_file():
+            raise DudiError(f"{file}: extends: no file {base!r} beside it")
+        merged = _merge(merged, _read(parent, (*seen, file.resolve()), files))
+    return _merge(merged, table)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Tables are merged key by key; a `method` table of another name replaces the base's whole."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            if depth > MAX_DEPTH:
+                raise DudiError(f"{key[:60]!r}: tables nested too deeply (more than {MAX_DEPTH})")
+            renamed = key == "method" and value.get("name", old.get("name")) != old.get("name")
+            value = value if renamed else _merge(old, value, depth + 1)
+        result[key] = value
+    return result
+
+
+def _set(table: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise DudiError(f"--set {item!r}: expected key=value, such as --set training.lr=1e-5")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}".replace("\n", " "))["value"]
+    except (ValueError, RecursionError):
+        value = text.strip()  # a bare word is a string: --set method.verbalizer=mix
+    for part in parts[:-1]:
+        if not isinstance(table.get(part, {}), dict):
+            raise DudiError(f"--set {item!r}: {part!r} is a value, not a table")
+        table = table.setdefault(part, {})
+    table[parts[-1]] = value
+
+
+def _tuples(value: Any) -> Any:
+    """TOML has arrays only; strict models want tuples."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault, in one line; how many more there are. A misspelt key comes first: it may explain the others."""
+    faults = error.errors(include_url=False)
+    inherited = {("cold_start", *fault["loc"]) for fault in faults if fault["loc"][0:1] == ("training",)}
+    faults = [fault for fault in faults if fault["loc"] not in inherited]  # a fault of [training] is one, not two
+    first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        message = unknown(str(first["loc"][-1]), _choices(first["loc"][:-1]), f"key in [{_table(first['loc'][:-1])}]")
+    elif first["type"] == "missing":
+        message = f"{key}: missing; it has no default"
+    elif first["type"] == "value_error":
+        text = str(first["ctx"]["error"])
+        message = f"{key}: {text}" if key else text
+    else:
+        wanted = {"tuple_type": "an array", "model_type": "a table", "dict_type": "a table"}.get(first["type"])
+        text = f"expected {wanted}" if wanted else first["msg"][0].lower() + first["msg"][1:]
+        message = f"{key}: {text}, found {shown(first['input'])}"
+    more = len(faults) - 1
+    message += f" (and {more} more fault{'s' if more > 1 else ''})" if more else ""
+    return " ".join(message.splitlines())
+
+
+def _table(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc)) or "recipe"
+
+
+def _choices(loc: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in loc:
+        model = model.model_fields[str(part)].annotation
+        for option in getattr(model, "__args__", ()):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                model = option
+    return list(model.model_fields)

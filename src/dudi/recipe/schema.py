@@ -1,0 +1,284 @@
+"""The schema of a recipe: every table and key, its type, default and meaning. `dudi.recipe.read` reads the files."""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+
+from dudi.errors import DudiError
+from dudi.languages import language_code
+from dudi.methods import Method, build_method
+
+
+def _expected(what: str) -> WrapValidator:
+    """One fault that says what was wanted, where pydantic reports one for each type of a union."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"expected {what}, found {shown(value)}") from None
+
+    return WrapValidator(check)
+
+
+PerLanguage = Annotated[
+    PositiveInt | dict[str, PositiveInt],
+    _expected("a positive whole number, or a table of them by language such as {default = 256, my = 512}"),
+]
+"""One number for all languages, or a table `{default = 256, my = 512}`."""
+TemplateValue = Annotated[str | bool | int, _expected("a text, a whole number, true or false")]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys are refused, values are not coerced from other types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Models(Section):
+    """Folders or hub names of the checkpoints."""
+
+    student: Text
+    teacher: Text | None = None
+    student_revision: str | None = None
+    teacher_revision: str | None = None
+    trust_remote_code: bool = False
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Arithmetic. `auto` is bfloat16 autocast on a GPU and float32 elsewhere; the student's own weights are float32
+    (float64 under `float64`) in every case, since bfloat16 rounds most updates of a small learning rate away."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    teacher_sharding: Literal["replicate", "shard"] = "replicate"
+    """On several processes: a whole frozen teacher on each device, or its weights spread over them, for one that does
+    not fit."""
+
+
+class Chat(Section):
+    """How messages become token ids."""
+
+    template: str = "teacher"
+    """`teacher`, `student`, or the path of a Jinja file. Base models, as students are, have none of their own."""
+    kwargs: dict[str, TemplateValue] = {}
+    """Passed to the template, such as `enable_thinking = false` or `date_string = "26 Jul 2024"`."""
+
+
+class Data(Section):
+    """Where the rows come from."""
+
+    source: Text
+    """A hub name, a folder of Parquet files, one `.jsonl` / `.parquet` file, or `builtin` (a few rows to try)."""
+    format: Literal["sea_instruct", "chat"] = "chat"
+    """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: `messages`, or `prompt` and `completion`."""
+    revision: str | None = None
+    split: str = "train"
+    languages: tuple[str, ...] = ()
+    """Languages to train on; empty: those of the data. The verbalizer chooses among these (and English)."""
+    language: str | None = None
+    """`chat` only: the language of every row, where the data has no `language` column."""
+    rows_per_language: PositiveInt | None = None
+    """Stratified sample of this size (domain x task x complexity kept); none: every row that passes the filter."""
+    quality_filter: bool = True
+    """`sea_instruct` only: keep rows marked Excellent, coherent, natural and harmless."""
+    bad_rows: Literal["skip", "error"] | None = None
+    """What a broken row does; by default `skip` (and report) for sea_instruct, `error` for chat."""
+    eval_rows_per_language: Annotated[int, Field(ge=0)] = 0
+    """Rows set aside for the evaluation loss, never trained on."""
+    template_folder: str | None = None
+    """Verbalizer templates of your own, one TOML a language; languages missing there use the shipped ones."""
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_language(code) for code in codes)
+
+    @field_validator("language")
+    @classmethod
+    def _known_one(cls, code: str | None) -> str | None:
+        return None if code is None else _language(code)
+
+
+class Limits(Section):
+    """Lengths in tokens (paper, appendix B). Each may be a table by language."""
+
+    prompt: PerLanguage = 768
+    """x; a longer one leaves the row out."""
+    verbalizer: PerLanguage = 64
+    """What p_z may add to x."""
+    total: PerLanguage = 1024
+    """x + y; a longer y is cut on the right, without EOS."""
+    rollout: PerLanguage = 256
+    """New tokens of y' and y~, and of a teacher's answer."""
+    teacher_prompt: PerLanguage = 4096
+    """z; a longer one leaves that row's on-policy term out."""
+
+    def of(self, name: Literal["prompt", "verbalizer", "total", "rollout", "teacher_prompt"], language: str) -> int:
+        """The limit that holds for one language, in tokens."""
+        value = getattr(self, name)
+        return int(value) if isinstance(value, int) else int(value.get(language, value["default"]))
+
+    @model_validator(mode="after")
+    def _default_given(self) -> Limits:
+        for name in Limits.model_fields:
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                if "default" not in value:
+                    raise ValueError(f"{name}: a table by language needs a `default`")
+                for key in value:
+                    if key != "default" and _language(key, f"{name}: ") != key:
+                        raise ValueError(f"{name}: use the language code {language_code(key)!r} instead of {key!r}")
+        return self
+
+
+class Rollouts(Section):
+    """Sampling of y', y~ and teacher answers."""
+
+    temperature: Annotated[float, Field(gt=0)] = 0.9
+
+
+class Training(Section):
+    """The optimizer step (paper, appendix B, and the defaults of the trainer it used)."""
+
+    lr: Annotated[float, Field(ge=0)] = 2e-5
+    batch: PositiveInt = 32
+    """Rows of one optimizer step, over all ranks."""
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: PositiveInt | None = None
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch: PositiveInt = 8
+    """At most so many rows of one rank at a time; changes memory, never the result."""
+    micro_batch_tokens: PositiveInt = 16_384
+    """At most so many padded student tokens at a time (one row always fits)."""
+    gradient_checkpointing: bool = False
+    head_chunk: PositiveInt = 256
+    """Response positions projected to the vocabulary at a time."""
+    log_every: PositiveInt = 10
+    overlap_every: Annotated[int, Field(ge=0)] = 50
+    """Steps between measurements of overlap@16 and entropies; 0: never."""
+    eval_every: Annotated[int, Field(ge=0)] = 0
+    save_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+
+
+class ColdStart(Section):
+    """Stage 1: what the method starts from, and its reference R."""
+
+    method: dict[str, Any] = {"name": "sft"}
+    """A method table (`name = "sft" | "dft" | "seqkd"`), or `name = "none"` for the base student itself."""
+    checkpoint: str | None = None
+    """A finished cold start: this stage is not run, its checkpoint is used."""
+    training: Training = Training()
+    """Starts from the values of [training]; what stands in [cold_start.training] replaces them."""
+
+
+class Generation(Section):
+    """What `generation_config.json` of the result says; evaluators read their sampling from there."""
+
+    do_sample: bool = False
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Probability = 1.0
+    max_new_tokens: PositiveInt = 512
+
+
+class Paper(Section):
+    """What the paper reports for this row (SEA-HELM averages, 0-100), shown beside our results."""
+
+    table: str
+    average: float
+    languages: dict[str, float] = {}
+
+
+class Recipe(Section):
+    """One run: the method, what it starts from, its models, data, limits and training."""
+
+    name: Text
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    output: Text = "runs/{name}"
+    method: dict[str, Any]
+    cold_start: ColdStart = ColdStart()
+    models: Models
+    chat: Chat = Chat()
+    data: Data
+    limits: Limits = Limits()
+    rollouts: Rollouts = Rollouts()
+    training: Training = Training()
+    generation: Generation = Generation()
+    paper: Paper | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, name: str) -> str:
+        """The name becomes a folder in `output`, so it must not lead out of it."""
+        if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            raise ValueError(f"expected a name that can be a folder's, without / and \\, found {shown(name)}")
+        return name
+
+    @field_validator("output")
+    @classmethod
+    def _fillable(cls, output: str) -> str:
+        try:  # not by trial: `format` would also look up attributes, and pad to any width
+            fields = [(field, spec, how) for _, field, spec, how in Formatter().parse(output) if field is not None]
+        except ValueError:
+            fields = [("", "", None)]
+        if any(field != ("name", "", None) for field in fields):
+            raise ValueError(f"the only placeholder is {{name}}, found {shown(output)}") from None
+        return output
+
+    def build(self) -> Method:
+        """The method as signals (validated when the recipe was read)."""
+        return build_method(self.method)
+
+    def build_cold_start(self) -> Method | None:
+        """The cold start's method; None where the method starts from the base student or a given checkpoint."""
+        given = self.cold_start.checkpoint is not None or self.cold_start.method.get("name") == "none"
+        if given or not self.build().cold_start:
+            return None
+        return build_method(self.cold_start.method)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        method = self.build()
+        name = self.cold_start.method.get("name")  # checked even where the method has no use for it
+        if name not in ("sft", "dft", "seqkd", "none"):
+            raise ValueError(f"cold_start.method.name: expected sft, dft, seqkd or none, found {shown(name)}")
+        if name == "none" and len(self.cold_start.method) > 1:
+            raise ValueError("cold_start.method: `none` has no keys beside its name")
+        try:
+            if name != "none":
+                build_method(self.cold_start.method)
+        except ValueError as error:
+            raise ValueError(f"cold_start.method: {error}") from None
+        for one in (method, self.build_cold_start()):
+            if one is not None and one.needs_larger_teacher and self.models.teacher is None:
+                raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
+        return self
+
+
+def _language(code: str, where: str = "") -> str:
+    try:
+        return language_code(code)
+    except DudiError as error:
+        raise ValueError(f"{where}{error}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as a recipe writes it, more or less, and not too long."""
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,225 @@
+"""Several processes for one run: `dudi run RECIPE --launch MODE --nproc N`, and how a process finds out its mode.
+
+The wrapper starts torch's own launcher with the environment that `accelerate launch --config_file MODE.yaml` would set
+(the files in `launch_configs/`), so that both ways, and several machines, end in the same place: `launched`.
+
+    ddp      every process holds all weights, gradients are averaged
+    fsdp2    the student's weights, gradients and optimizer state are spread over the processes
+    zero2    DeepSpeed: gradients and optimizer state are spread
+    zero3    DeepSpeed: weights too (its configuration ships; running it is refused)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from dudi.errors import DudiError
+from dudi.recipe.schema import Recipe
+from dudi.recipe.stages import TEACHER, Generate, plan
+
+CONFIGS = Path(__file__).parent / "launch_configs"
+ERRORS = "DUDI_ERRORS"
+"""Names the folder in which a started process leaves its error's line, so that it is shown once and not N times."""
+STOPPED = 143
+"""The exit status after SIGTERM or SIGUSR1: that of `dudi.training.faults.Preempted`, which needs torch."""
+
+
+class Launch(Enum):
+    """How the processes of a run share the work."""
+
+    DDP = "ddp"
+    FSDP2 = "fsdp2"
+    ZERO2 = "zero2"
+    ZERO3 = "zero3"
+
+    @property
+    def config(self) -> Path:
+        """The file for `accelerate launch --config_file`."""
+        return CONFIGS / f"{self.value}.yaml"
+
+    @property
+    def zero(self) -> int:
+        """The stage of DeepSpeed's ZeRO; 0: without DeepSpeed."""
+        return {Launch.ZERO2: 2, Launch.ZERO3: 3}.get(self, 0)
+
+    def environment(self) -> dict[str, str]:
+        """What tells a process its mode: the same variables that `accelerate launch` sets."""
+        if self is Launch.FSDP2:
+            return {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        if self.zero:
+            file = CONFIGS / f"{self.value}.json"
+            return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+        return {}
+
+
+@cache
+def launched() -> Launch | None:
+    """The mode that this process was started in, by whichever launcher; None: it is alone.
+
+    Under FSDP2 Accelerate hears no more of it: the student is sharded as it is loaded, and must not be wrapped again.
+    """
+    mode = mode_of(os.environ)
+    if mode is Launch.FSDP2:
+        os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return mode
+
+
+def mode_of(environment: Mapping[str, str]) -> Launch | None:
+    """The mode that a process's environment tells."""
+    if "WORLD_SIZE" not in environment:
+        return None
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        return Launch.ZERO3 if _zero_stage(environment) == 3 else Launch.ZERO2
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        version = environment.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise DudiError(f"FSDP version {version} is not supported: set fsdp_version: 2 (see {Launch.FSDP2.config})")
+        return Launch.FSDP2
+    return Launch.DDP
+
+
+def _zero_stage(environment: Mapping[str, str]) -> int:
+    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file == "none":
+        return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+    return int(json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"])
+
+
+def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int) -> None:
+    """Refuse, with `DudiError`, what a mode cannot do, before anything is written."""
+    if mode is Launch.ZERO3:  # rollouts, head and moving average would need its weights gathered: nobody could try it
+        raise DudiError("--launch zero3 is not supported yet: use fsdp2, which spreads the same things")
+    if mode is not None and mode.zero:
+        missing = "a GPU for each process" if not gpus else "the package deepspeed (`pip install deepspeed`)"
+        if not gpus or importlib.util.find_spec("deepspeed") is None:
+            raise DudiError(f"--launch {mode.value} needs {missing}, which is not here; fsdp2 does the same without")
+    written = [s.name for s in plan(recipe) if isinstance(s, Generate) and s.writer == TEACHER]
+    if written and recipe.models.teacher_sharding == "shard" and processes > 1:
+        raise DudiError(
+            f"models.teacher_sharding = 'shard': a sharded teacher cannot write answers, as stage {written[0]!r} needs"
+            " them; use 'replicate'"
+        )
+
+
+def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
+    """Start `dudi ARGUMENTS` in so many processes on this machine, and wait; returns the exit status.
+
+    0 when all went well, that of a `DudiError` in any of them (its line is printed once), 143 after SIGTERM or SIGUSR1
+    as without a launcher, 130 after Ctrl-C, else 1. One process that fails makes torch's launcher stop the others.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # one line of ours, no table of tracebacks
+    single = ["--nproc-per-node", str(processes), "--standalone", "--local-addr", "127.0.0.1"]
+    ours = ["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT"]  # the others go through `_passing_on`
+    signals: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="dudi-launch-") as errors:
+        os.environ |= mode.environment() | {ERRORS: errors}
+        os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+        if Path("/sys/class/net/lo").exists():
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine, whose own name may not resolve
+        try:
+            with _passing_on(signals):
+                torchrun.run(torchrun.parse_args([*single, *ours, "--module", "dudi", *arguments]))
+        except ChildFailedError as error:
+            status = _show(Path(errors))
+            if status is None and signals:
+                print("dudi: stopped; go on with --resume", file=sys.stderr)
+                return STOPPED
+            if status is None:
+                rank, failure = error.get_first_failure()
+                print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
+            return status or 1
+        except SignalException as stopped:
+            if _show(Path(errors)) is None:
+                print("dudi: stopped; go on with --resume", file=sys.stderr)
+            return 128 + int(stopped.sigval)
+    return 0
+
+
+@contextmanager
+def _passing_on(came: list[int]) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 go on to the started processes, which save and end by themselves; `came` holds those noted.
+
+    torch's launcher would kill them 30 seconds after SIGTERM, in the middle of a long step, and passes no SIGUSR1 on.
+    One that comes before any process was started ends the wrapper.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        started = psutil.Process().children()
+        if not started:
+            raise SystemExit(STOPPED)
+        for process in started:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _show(folder: Path) -> int | None:
+    """Print each line that processes left, once; their exit status, or None where none left one."""
+    found: dict[str, int] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: int(file.name)):
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        if entry["line"] not in found:
+            print("dudi:" + (f" process {file.name}:" if file.name != "0" else ""), entry["line"], file=sys.stderr)
+        found[entry["line"]] = entry["status"]
+    return max(found.values(), default=None)
+
+
+def hand_over(line: str, status: int) -> bool:
+    """Leave an error's line to the wrapper that started this process; False where there is none."""
+    folder = os.environ.get(ERRORS)
+    if folder is None or "RANK" not in os.environ or not Path(folder).is_dir():
+        return False
+    (Path(folder) / os.environ["RANK"]).write_text(json.dumps({"line": line, "status": status}), encoding="utf-8")
+    return True
+
+
+def processes_here(wanted: int | None, gpus: int) -> int:
+    """How many processes to start: as told, else one for each GPU. Raises `DudiError` where that is none."""
+    if wanted is not None and gpus and wanted > gpus:
+        raise DudiError(f"--nproc {wanted}: only {gpus} GPUs are visible, and each process needs its own")
+    if wanted is None and not gpus:
+        raise DudiError("--launch: no GPU is visible; say with --nproc how many processes to start on the CPU")
+    return wanted or gpus
+
+
+def launch_run(
+    mode: Launch, wanted: int | None, name: str, recipe: Recipe, overrides: Sequence[str], resume: bool
+) -> int:
+    """`dudi run NAME` with these overrides, in several processes; returns the exit status.
+
+    Raises `DudiError` for what can be known beforehand.
+    """
+    if "WORLD_SIZE" in os.environ:
+        raise DudiError("--launch: this process was itself started by a launcher; leave one of the two out")
+    import torch
+
+    gpus = torch.cuda.device_count()
+    processes = processes_here(wanted, gpus)
+    check_launch(mode, recipe, processes, gpus)
+    settings = [argument for item in overrides for argument in ("--set", item)]
+    return launch(mode, processes, ["run", name, *settings, *(["--resume"] if resume else [])])

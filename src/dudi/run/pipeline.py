@@ -1,0 +1,248 @@
+"""A recipe, run: recipe -> rows -> stages -> one folder that holds everything needed to repeat it.
+
+RUN/recipe.toml, environment.json     what was run, with what
+RUN/data/                             the very rows, their report and manifest
+RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
+RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, checkpoint-*/, model/ (or batches of responses)
+RUN/summary.json, summary.md          written last
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from dudi import processes
+from dudi.data.load import read_rows, write_rows
+from dudi.errors import DudiError
+from dudi.files import cut_back, write_text
+from dudi.methods import Teacher
+from dudi.models.load import arithmetic, check_head, load_model, write_generation_config
+from dudi.recipe.read import Recipe, dump_recipe
+from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
+from dudi.rollouts import Rollout
+from dudi.rollouts.local import LocalSampler
+from dudi.run.folder import check_devices, check_folder, environment, whole_or_absent
+from dudi.run.launch import Launch, check_launch, launched
+from dudi.run.prepare import Prepared, prepare
+from dudi.run.summary import write_summary
+from dudi.training import checkpoints, faults
+from dudi.training.stored import generate, read_responses
+from dudi.training.trainer import METRICS, TIMES, DistillationTrainer, Job
+from dudi.training.window import WindowBuilder, needs_teacher
+
+Watch = Callable[[DistillationTrainer, str], TrainerCallback]
+"""Makes the callback that shows a training's progress, from its trainer and its title."""
+
+
+def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: Callable[[str], None] = print) -> Path:
+    """Run all stages of a recipe; returns the run's folder. `resume` goes on with one that was stopped."""
+    check_devices()
+    mode = launched()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    state = PartialState(cpu=not torch.cuda.is_available())
+    check_launch(mode, recipe, state.num_processes, torch.cuda.device_count())
+    folder = Path(recipe.output.format(name=recipe.name))
+    with processes.together():  # no process looks at the folder after the first one has begun to write
+        check_folder(folder, recipe, resume)
+        data = read_rows(folder / "data") if (folder / "data").is_dir() else None
+        prepared = prepare(recipe, data)
+    stop = faults.Stop()
+    with stop.listening(), whole_or_absent(folder, new=state.is_main_process and not resume):
+        if state.is_main_process:
+            if data is None:
+                write_text(folder / "recipe.toml", dump_recipe(recipe))
+                write_text(folder / "lengths.json", json.dumps(prepared.lengths(), indent=1))
+                write_rows(prepared.data, folder / "data")
+            write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
+        state.wait_for_everyone()
+        pipeline = Pipeline(
+            prepared, plan(recipe), folder, state, watch, say if state.is_main_process else _silent, stop
+        )
+        for stage in pipeline.stages:
+            if stop.due():
+                raise stop.preempted(f"before stage {stage.name}")
+            pipeline.run(stage)
+            state.wait_for_everyone()
+            gc.collect()  # the stage's models, before the next one's
+        if state.is_main_process:
+            write_summary(folder)
+    return folder
+
+
+def _silent(text: str) -> None:
+    """Only the first process of a distributed run talks."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of a run, each in a folder of its own; what is finished is not done again."""
+
+    prepared: Prepared
+    stages: tuple[Stage, ...]
+    folder: Path
+    state: PartialState
+    watch: Watch | None
+    say: Callable[[str], None]
+    stop: faults.Stop
+
+    def run(self, stage: Stage) -> None:
+        """One stage, or what is left of it."""
+        title = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage.name}"
+        if isinstance(stage, Generate):
+            self._generate(stage, title)
+        elif not processes.from_first(partial(self._trained, stage)):
+            self.say(title)
+            self._train(stage, title)
+
+    def _trained(self, stage: Train) -> bool:
+        """Whether a stage has its result. A damaged one is written again, from the last checkpoint, which must be."""
+        here = self._of(stage.name)
+        fault = checkpoints.damage(here / "model") if (here / "model").is_dir() else None
+        if fault is None:
+            return (here / "model").is_dir()
+        if checkpoints.newest(here, self.say) is None:
+            raise DudiError(
+                f"{here / 'model'}: {fault}, and there is no checkpoint to write it from: restore it from a copy, or"
+                " remove that folder to train the stage again"
+            )
+        self.say(f"{here / 'model'}: {fault}: it is made again from the last checkpoint")
+        return False
+
+    def _of(self, name: str) -> Path:
+        """A stage's folder."""
+        return self.folder / folder_name(self.stages, name)
+
+    def _train(self, stage: Train, title: str) -> None:
+        """A training, from its newest complete checkpoint if there is one; `model/` appears when it is done."""
+        p, here = self.prepared, self._of(stage.name)
+        weights, frozen, autocast = arithmetic(p.recipe.models.precision)
+        several = self.state.num_processes
+        student = self._load(stage.start, weights, frozen=False, over=several if launched() is Launch.FSDP2 else 1)
+        # SeqKD's `nll` needs what the teacher wrote, not the teacher
+        scores = stage.method.teacher is Teacher.LARGER and needs_teacher(stage.method.signals)
+        sharded = p.recipe.models.teacher_sharding == "shard"
+        teacher = self._load(TEACHER, frozen, over=several if sharded else 1) if scores else None
+        reference = None if stage.reference is None else self._load(stage.reference, frozen)
+        for what, model in (("student", student), ("teacher", teacher)):
+            rows = 0 if model is None else model.get_output_embeddings().weight.shape[0]
+            if rows > p.chat.vocab:
+                self.say(f"  {what}: {rows - p.chat.vocab} padded vocabulary rows of {rows} are sliced off")
+        write_generation_config(student, p.recipe.generation, p.chat.stop_ids, p.chat.pad)
+        build = partial(WindowBuilder, p.chat, p.verbalizer, p.recipe.limits, self._sampler(), p.recipe.seed)
+        job = Job(
+            method=stage.method,
+            student=student,
+            teacher=teacher,
+            reference=reference,
+            builder=build(stored=self._responses(stage, "train"), salt=stage.name),
+            eval_builder=build(stored=self._responses(stage, "eval"), salt=f"{stage.name} eval"),
+            rows=p.train.rows,
+            eval_rows=p.eval.rows,
+            languages=p.languages,
+            training=stage.training,
+            seed=p.recipe.seed,
+            autocast=autocast,
+            folder=here,
+        )
+        here.mkdir(parents=True, exist_ok=True)
+        trainer = DistillationTrainer(job, stop=self.stop, say=self.say)
+        if self.watch:
+            trainer.add_callback(self.watch(trainer, title))
+        resume_stage(trainer)
+        staged = here / checkpoints.STAGING
+        with processes.together(), checkpoints.writing(here / "model"):
+            if self.state.is_main_process:
+                shutil.rmtree(staged, ignore_errors=True)
+        with processes.together(), checkpoints.writing(here / "model"):
+            trainer.save_model(str(staged), _internal_call=True)  # on all: a sharded one is gathered
+        with processes.together(), checkpoints.writing(here / "model"):
+            if self.state.is_main_process:
+                checkpoints.publish(staged, here / "model")
+
+    def _generate(self, stage: Generate, title: str) -> None:
+        """Write the answers that a later stage trains on; batches that are there already are kept."""
+        p, here = self.prepared, self._of(stage.name)
+        batch = p.recipe.training.batch
+        splits = (("train", p.train.rows), ("eval", p.eval.rows))
+        if all(read_responses(here / split, rows, batch) is not None for split, rows in splits):
+            return
+        self.say(title)
+        model = self._load(stage.writer, arithmetic(p.recipe.models.precision)[1])
+        check_head(model, p.chat.vocab, stage.writer)
+        for split, rows in splits:
+            key = (stage.response.value, split, p.recipe.seed, stage.number)
+            rank, world = self.state.process_index, self.state.num_processes
+
+            def progress(done: int, batches: int, split: str = split, world: int = world) -> None:
+                if done % max(batches // 10, 1) == 0:
+                    self.say(f"  {split}: {done}/{batches} batches")
+                if (done % world == 0 or done == batches) and self.stop.due():  # each process has written a batch
+                    raise self.stop.preempted(f"in stage {stage.name}: the finished batches are saved")
+
+            with faults.memory("generation"):
+                generate(model, self._sampler(), rows, key, p.recipe.limits, batch, here / split, rank, world, progress)
+
+    def _responses(self, stage: Train, split: str) -> dict[int, Rollout]:
+        """What the generation stage before this one wrote, by row; nothing where the method reads none."""
+        if stage.responses is None:
+            return {}
+        rows = (self.prepared.train if split == "train" else self.prepared.eval).rows
+        found = read_responses(self._of(stage.responses) / split, rows, self.prepared.recipe.training.batch)
+        assert found is not None, "the generation stage before this one is complete"
+        return found
+
+    def _sampler(self) -> LocalSampler:
+        chat = self.prepared.chat
+        return LocalSampler(chat.stop_ids, chat.pad, chat.vocab, self.prepared.recipe.rollouts.temperature)
+
+    def _load(self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1) -> PreTrainedModel:
+        """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder; sharded `over`
+        so many processes."""
+        with faults.memory("loading"):
+            return self._loaded(name, dtype, frozen, over)
+
+    def _loaded(self, name: str, dtype: torch.dtype, frozen: bool, over: int) -> PreTrainedModel:
+        models = self.prepared.recipe.models
+        if name == STUDENT:
+            return load_model(models.student, "models.student", models, dtype, models.student_revision, frozen, over)
+        if name == TEACHER:
+            assert models.teacher is not None
+            return load_model(models.teacher, "models.teacher", models, dtype, models.teacher_revision, frozen, over)
+        if name in [stage.name for stage in self.stages]:
+            return load_model(str(self._of(name) / "model"), name, models, dtype, None, frozen, over)
+        return load_model(name, "cold_start.checkpoint", models, dtype, None, frozen, over)
+
+
+def resume_stage(trainer: DistillationTrainer) -> None:
+    """Train to the end, from the newest whole checkpoint; metrics are cut back to its step."""
+    here, first = trainer.job.folder, trainer.is_world_process_zero()
+    found = processes.from_first(partial(checkpoints.newest, here, trainer.say))
+    step = checkpoints.step_of(found) if found else 0
+    if first:
+        for name in (METRICS, TIMES):
+            cut_back(here / name, step)
+    with faults.memory("optimizer"):  # what is in no phase of its own
+        if found is None:
+            trainer.train()
+            return
+        trainer.restore(found)
+        if not trainer.is_last(found):
+            trainer.train(resume_from_checkpoint=str(found))
+            return
+        trainer._load_from_checkpoint(str(found))  # the Trainer would do one more step before it looks
+        if first:
+            checkpoints.rotate(here, trainer.job.training.keep_checkpoints, found)  # a kill may have come before
+        if trainer.args.eval_on_start:
+            trainer.evaluate()

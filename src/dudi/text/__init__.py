@@ -1,0 +1,1 @@
+"""What models read: chat templates, the verbalizer's prompts, special tokens that stay text."""

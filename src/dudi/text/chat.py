@@ -1,0 +1,156 @@
+"""Messages <-> token ids through a model's own chat template.
+
+Only the template decides what a turn looks like (default system prompt, thinking block, date); nothing of it is known
+here. The prompt is what the template renders with a generation prompt, the response is what it renders after that, up
+to and with the token that ends the turn, which is also where rollouts stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from dudi.errors import DudiError
+from dudi.example import Example, Message
+from dudi.text.rendering import read_template_file, render
+from dudi.text.special_tokens import Specials
+
+_PROBE = (Message("user", "?"),)
+
+
+class Chat:
+    """One tokenizer with one chat template.
+
+    turn_end: id of the token that ends an answer; stop_ids: ids at which a rollout stops; vocab: number of token ids
+    (model heads may be padded beyond it). Raises `DudiError` where the template cannot be used.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None, kwargs: Mapping[str, Any]) -> None:
+        self.tokenizer = tokenizer
+        self.template = template or tokenizer.chat_template
+        self.kwargs = dict(kwargs)
+        self.specials = Specials(tokenizer)
+        if not isinstance(self.template, str):
+            raise DudiError(
+                'the tokenizer has no chat template (base models have none): set chat.template to "teacher" with a'
+                " models.teacher that has one, or to the path of a Jinja file"
+            )
+        if "strftime_now" in self.template and "date_string" not in self.kwargs:
+            raise DudiError(
+                "the chat template prints today's date, so that the same run differs from day to day: fix it, such as"
+                ' chat.kwargs = { date_string = "26 Jul 2024" }'
+            )
+        self.vocab = max(tokenizer.get_vocab().values()) + 1
+        prompt = self._render(_PROBE, True, trial=True)
+        full = self._render((*_PROBE, Message("assistant", "0")), False, trial=True)
+        if not full.startswith(prompt) or "0" not in full[len(prompt) :]:
+            raise DudiError("the chat template does not continue its own generation prompt: it cannot be trained with")
+        self.tail = full[len(prompt) :].rpartition("0")[2]
+        ends = [i for i in self._ids(self.tail) if i in self.specials.ids] or [tokenizer.eos_token_id]
+        if ends[0] is None:
+            raise DudiError("neither the chat template nor the tokenizer has a token that ends an answer (eos_token)")
+        self.turn_end: int = ends[0]
+        eos = self.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # an id may be 0
+        self.stop_ids = tuple(sorted({self.turn_end, eos}))
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.turn_end
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a prompt: all turns, and the opening of the answer."""
+        return self._ids(self._render(messages, True))
+
+    def response(self, x: Sequence[Message], y: str) -> list[int]:
+        """The ids of y after the prompt x, with the token that ends the turn."""
+        prompt = self._render(x, True)
+        content = self._answer(prompt, (*x, Message("assistant", y)))
+        before, whole = self._ids(prompt), self._ids(prompt + content)
+        if whole[: len(before)] == before:
+            return [*whole[len(before) :], self.turn_end]
+        # A token would span the border. A model that answers starts a new token there, so the border is kept.
+        ids = self._ids(content)
+        if self.decode(before + ids) != self.specials.unmark(prompt + content):
+            raise DudiError(
+                "the tokenizer cannot tokenize an answer apart from its prompt: token borders do not line up"
+            )
+        return [*ids, self.turn_end]
+
+    def conversation(self, x: Sequence[Message], y: str) -> tuple[list[int], list[int]]:
+        """The ids of a whole conversation and the positions of all assistant tokens in it (turn ends included)."""
+        messages = (*x, Message("assistant", y))
+        whole = self._render(messages, False)
+        ids: list[int] = []
+        targets: list[int] = []
+        done = 0
+        for k, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            prompt = self._render(messages[:k], True)
+            content = self._answer(prompt, messages[: k + 1])
+            if not whole.startswith(prompt + content + self.tail):
+                raise DudiError(
+                    "the chat template writes earlier turns in another way once a conversation goes on, so their loss"
+                    ' cannot be taken in one pass: use loss_on = "last"'
+                )
+            ids += self._ids(prompt[done:])
+            answer = [*self._ids(content), self.turn_end]
+            targets += range(len(ids), len(ids) + len(answer))
+            ids += answer
+            # the text of the turn-end token is in `tail`; what follows it belongs to the next piece
+            done = len(prompt + content) + len(self.decode([self.turn_end]))
+        return ids, targets
+
+    def special_text(self, example: Example) -> str | None:
+        """The first special token that stands in a row's text, where it is read as text."""
+        return self.specials.in_row(example)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included: for people to read, never to be tokenized again."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def save(self, folder: str | Path) -> None:
+        """Tokenizer and template files, so that the result is used with the template it was trained with."""
+        self.tokenizer.chat_template = self.template
+        self.tokenizer.save_pretrained(str(folder))
+
+    def _answer(self, prompt: str, messages: Sequence[Message]) -> str:
+        full = self._render(messages, False)
+        if not full.startswith(prompt) or not full.endswith(self.tail):
+            raise DudiError("the chat template does not continue its own generation prompt for this conversation")
+        return full[len(prompt) : len(full) - len(self.tail)]
+
+    def _render(self, messages: Sequence[Message], prompt: bool, trial: bool = False) -> str:
+        """The template's text; special tokens that stand in messages are marked in it (`dudi.text.special_tokens`)."""
+        marked = [{"role": m.role, "content": self.specials.mark(m.content)} for m in messages]
+        assert self.template is not None
+        return render(self.tokenizer, self.template, marked, prompt, self.kwargs, trial)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.specials.encode(text)
+
+
+def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> str | None:
+    """The template that `chat.template` names: "teacher", "student", or a file."""
+    if choice == "student" or (choice == "teacher" and teacher is None):
+        return student.chat_template
+    if choice == "teacher":
+        assert teacher is not None
+        return teacher.chat_template
+    try:
+        return read_template_file(Path(choice))
+    except (OSError, ValueError):
+        raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
+
+
+def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Divergences compare token by token: both vocabularies must be the same, or `DudiError` names a difference."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    token = min((t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)), key=lambda t: (len(t), t))
+    raise DudiError(
+        f"student and teacher have different tokenizers ({len(ours)} and {len(theirs)} tokens; {token!r} is"
+        f" {ours.get(token)} and {theirs.get(token)}): distillation compares distributions over the same tokens; use a"
+        " teacher of the student's family"
+    )

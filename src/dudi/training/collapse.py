@@ -1,0 +1,181 @@
+"""Rollouts that have collapsed: all at the limit, empty, repeating themselves, or in another script than was asked for.
+
+A student that learns from its own responses can fall into a state in which they teach nothing, while the loss looks
+well. Shares are taken by view and language over the logged interval, or over several until there are enough rows, and
+are a warning from a threshold on: in the log once when it begins and once when it ends, and in `metrics.jsonl` while
+it lasts. Training goes on: no number but these depends on them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from dudi import processes
+from dudi.languages import ENGLISH, LANGUAGES
+from dudi.methods import View
+
+THRESHOLDS = {"cut": 0.9, "empty": 0.5, "repeating": 0.3, "script": 0.5}
+"""From these shares on, a warning begins.
+
+cut: run into the limit. A base student is cut often in its first steps, and long answers are: only nearly all is a
+fault. empty: nothing before the stop token; half of them, since some data has rows that are rightly answered with
+nothing. repeating: the second half is one n-gram over and over; healthy text never is, so a third is already much.
+script: another script than that of the language asked for; half, since names and code in Latin letters are no fault.
+"""
+ENDS = 0.8
+"""A warning ends below this part of its threshold, so that a share that wavers about it is not announced each time."""
+ENOUGH = 16
+"""Rows that a share is taken over: among fewer, one row moves it by more than the distance of two thresholds."""
+LONGEST, TIMES, SHORTEST = 32, 4, 8
+"""An n-gram that repeats has up to 32 tokens (a phrase, in scripts of several tokens a letter), 4 times at least, over
+8 tokens at least: a list, a rhyme or a laugh is none."""
+LETTERS = 10
+"""Letters that a script is told from; a number, a name or a formula says nothing about the language."""
+
+SAID = {
+    "cut": "run into limits.rollout",
+    "empty": "are empty",
+    "repeating": "end in one repeated n-gram",
+    "script": "are written in another script than the language asked for",
+}
+QUANTITIES = ("rows", "cut", "empty", "repeating", "judged", "script")
+
+
+class Collapse:
+    """Counts of a training's rollouts, and which warnings are on. All counts are whole numbers, so sums are exact."""
+
+    def __init__(self, views: Iterable[View], languages: Sequence[str]) -> None:
+        self.languages = tuple(sorted({*languages, ENGLISH}))
+        names = [view.name for view in views if view.response.sampled]
+        self.mine = dict.fromkeys(
+            (f"{name}/{l}/{q}" for name in names for l in self.languages for q in QUANTITIES), 0.0
+        )
+        self.sums = dict(self.mine)
+        self.on: dict[str, float] = {}
+        self.reads_text = len({LANGUAGES[l].script for l in self.languages if l in LANGUAGES}) > 1
+
+    def add(self, view: View, l: str, asked: str, ids: Sequence[int], finished: bool, text: str) -> None:
+        """One rollout of a row in l, asked to be in another language or in l; ids with the stop token if finished."""
+        said = ids[:-1] if finished else ids
+        here = f"{view.name}/{l}"
+        self.mine[f"{here}/rows"] += 1
+        self.mine[f"{here}/cut"] += not finished
+        self.mine[f"{here}/empty"] += not said
+        self.mine[f"{here}/repeating"] += repeats(said)
+        found = script(text)
+        if found is not None and asked in LANGUAGES and f"{view.name}/{asked}/judged" in self.mine:
+            self.mine[f"{view.name}/{asked}/judged"] += 1
+            self.mine[f"{view.name}/{asked}/script"] += found != LANGUAGES[asked].script.upper()
+
+    def gather(self) -> None:
+        """Add what each process counted to the sums that all of them hold."""
+        if not self.mine:
+            return
+        for key, value in zip(self.mine, processes.summed(list(self.mine.values())), strict=True):
+            self.sums[key] += value
+        self.mine = dict.fromkeys(self.mine, 0.0)
+
+    def judge(self, step: int) -> list[str]:
+        """End an interval: what has begun or ended, as lines for the log. A share of too few rows goes on counting."""
+        said = []
+        for here in dict.fromkeys(key.rpartition("/")[0] for key in self.sums):
+            for total, kinds in (("rows", ("cut", "empty", "repeating")), ("judged", ("script",))):
+                count = self.sums[f"{here}/{total}"]
+                if count < ENOUGH:
+                    continue
+                for kind in kinds:
+                    said += self._judge(here, kind, self.sums[f"{here}/{kind}"] / count, int(count), step)
+                for quantity in (total, *kinds):
+                    self.sums[f"{here}/{quantity}"] = 0.0
+        return said
+
+    def _judge(self, here: str, kind: str, share: float, count: int, step: int) -> list[str]:
+        key, (view, _, language) = f"{here}/{kind}", here.rpartition("/")
+        limit = THRESHOLDS[kind]
+        what = f"rollouts {view} in {language} {SAID[kind]}"
+        if key in self.on and share < ENDS * limit:
+            del self.on[key]
+            return [f"  step {step}: over: {what} ({share:.0%} of {count} now)"]
+        if key not in self.on and share < limit:
+            return []
+        new = key not in self.on
+        self.on[key] = share
+        return [f"  step {step}: warning: {share:.0%} of {count} {what}"] if new else []
+
+    def line(self) -> dict[str, Any]:
+        """What a line of metrics says of it: {"collapse": {view: {language: {kind: share}}}}, or nothing."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for key, share in self.on.items():
+            view, language, kind = key.split("/")
+            found.setdefault(view, {}).setdefault(language, {})[kind] = share
+        return {"collapse": found} if found else {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; gather first."""
+        return {"sums": self.sums, "on": self.on}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        assert state["sums"].keys() == self.sums.keys(), "a checkpoint of the same recipe"
+        self.sums, self.on = dict(state["sums"]), dict(state["on"])
+
+
+def repeats(ids: Sequence[int]) -> bool:
+    """Whether the second half of a response is one n-gram over and over."""
+    half = list(ids[len(ids) // 2 :])
+    most = min(LONGEST, len(half) // TIMES)
+    return len(half) >= SHORTEST and any(half[n:] == half[:-n] for n in range(1, most + 1))
+
+
+def script(text: str) -> str | None:
+    """The script that most letters of a text are of, such as THAI; None where it has too few to tell."""
+    found = Counter(_script(c) for c in text)
+    del found[""]
+    return found.most_common(1)[0][0] if found.total() >= LETTERS else None
+
+
+@cache
+def _script(character: str) -> str:
+    """The first word of a letter's Unicode name; nothing for what is no letter. Vowel signs written as marks count."""
+    if unicodedata.category(character)[0] not in "LM":
+        return ""
+    name = unicodedata.name(character, "").split(" ")[0].split("-")[0]
+    return "" if name in ("COMBINING", "VARIATION") else name
+
+
+def spans(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """From the lines of a training's metrics: each warning with its first and last step and its largest share."""
+    found: list[dict[str, Any]] = []
+    for before, line in pairwise([{}, *lines]):
+        was, now = (_flat(one.get("collapse", {})) for one in (before, line))
+        for key, share in now.items():
+            if key in was:
+                entry = next(e for e in reversed(found) if (e["view"], e["language"], e["what"]) == key)
+                entry |= {"to": line["step"], "largest": max(share, entry["largest"])}
+            else:
+                view, language, what = key
+                found.append(
+                    {
+                        "view": view,
+                        "language": language,
+                        "what": what,
+                        "from": line["step"],
+                        "to": line["step"],
+                        "largest": share,
+                    }
+                )
+    return found
+
+
+def _flat(collapse: dict[str, Any]) -> dict[tuple[str, str, str], float]:
+    return {
+        (view, language, kind): share
+        for view, languages in collapse.items()
+        for language, kinds in languages.items()
+        for kind, share in kinds.items()
+    }

@@ -1,0 +1,57 @@
+"""Generation stages: a teacher (SeqKD) or an opponent (SPIN) answers every row once, before training.
+
+Rows are sampled in fixed batches, each written as one whole file, so that a stage that was stopped goes on with the
+batches that are missing, and several processes share them without talking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from dudi.files import write_text
+from dudi.recipe.read import Limits
+from dudi.rollouts import Request, Rollout, Sampler
+from dudi.training.window import Row
+
+
+def generate(
+    model: PreTrainedModel,
+    sampler: Sampler,
+    rows: Sequence[Row],
+    key: tuple[int | str, ...],
+    limits: Limits,
+    batch: int,
+    folder: Path,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Answer x of every row; this process does every `world`-th batch. key: (seed, number of the stage, ...)."""
+    starts = range(0, len(rows), batch)
+    for number, start in enumerate(starts):
+        file = _file(folder, number)
+        if number % world == rank and not file.exists():
+            chosen = rows[start : start + batch]
+            requests = [Request(row.x, (*key, row.index), limits.of("rollout", row.example.l)) for row in chosen]
+            written = zip(chosen, sampler(model, requests), strict=True)
+            lines = [{"index": row.index, "ids": r.ids, "finished": r.finished} for row, r in written]
+            write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+        if progress:
+            progress(number + 1, len(starts))
+
+
+def read_responses(folder: Path, rows: Sequence[Row], batch: int) -> dict[int, Rollout] | None:
+    """Row index -> response; None while a batch is missing."""
+    files = [_file(folder, number) for number in range(len(range(0, len(rows), batch)))]
+    if not all(file.exists() for file in files):
+        return None
+    lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return {line["index"]: Rollout(tuple(line["ids"]), line["finished"]) for line in lines}
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"batch-{number:06d}.jsonl"

@@ -1,0 +1,306 @@
+"""One optimizer step, on `transformers.Trainer`. No mathematics here: that is in `dudi.loss.objective`.
+
+A step reads its window (the rows of this process), builds the views (all rollouts in one call), counts, and walks over
+micro-batches. For each, teacher and reference score first; then the student is called once, through its wrapper's
+forward, so that DDP and FSDP see every gradient. Clipping, optimizer, schedule and devices are the Trainer's.
+
+Data order, l_z and random numbers are functions of (seed, epoch, row, view), coins of (seed, step): a step depends on
+its number and the weights alone, not on the number of processes, and a resumed run repeats the straight one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, TrainerCallback
+
+from dudi import processes
+from dudi.draws import draw
+from dudi.files import append_line
+from dudi.loss.objective import Objective, objective
+from dudi.loss.scores import Scores, hidden_states, sequence_log_probs
+from dudi.methods import Signal, View, views
+from dudi.models.load import DecodingCopy, EmaTeacher, check_head, head_of, whole_head
+from dudi.models.sharding import (
+    frozen_states,
+    idle,
+    is_sharded,
+    through,
+    whole,
+)
+from dudi.training import faults
+from dudi.training.collapse import Collapse
+from dudi.training.job import Job, arguments
+from dudi.training.metrics import Meter, Phases, record
+from dudi.training.resumable import METRICS, TIMES, SavingTrainer
+from dudi.training.window import Row, Window, collate, needs_reference, needs_teacher
+
+
+class DistillationTrainer(SavingTrainer):
+    """The one loop, for every method."""
+
+    def __init__(
+        self,
+        job: Job,
+        callbacks: Sequence[TrainerCallback] = (),
+        stop: faults.Stop | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.job = job
+        self.stop = stop or faults.Stop()
+        self.say = say
+        self.phases = Phases()
+        self.meter = Meter(job.method, job.languages)
+        self.collapse = Collapse(views(job.method.signals), job.languages)
+        self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
+        self.frozen_teacher = self.ema.model if self.ema else job.teacher
+        samples = any(view.response.sampled for view in views(job.method.signals))
+        self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
+        self.last_lr = 0.0
+        named = (("student", job.student), ("teacher", job.teacher), ("reference", job.reference))
+        for what, model in named:
+            if model is not None:
+                check_head(model, job.builder.chat.vocab, what)
+        frozen = self.frozen_teacher
+        self.teacher_head = None if frozen is None else whole_head(frozen, job.builder.chat.vocab)
+        self.lockstep = is_sharded(job.student) or (frozen is not None and is_sharded(frozen))
+        if job.training.gradient_checkpointing:
+            new = getattr(job.student, "activation_checkpointing_enable", None)  # the name since transformers 5.2x
+            (new or job.student.gradient_checkpointing_enable)({"use_reentrant": False})
+        super().__init__(
+            model=job.student,
+            args=arguments(job),
+            train_dataset=[{"place": place} for place in range(self.steps_per_epoch)],
+            eval_dataset=[{"place": 0}] if job.eval_rows else None,
+            callbacks=[_Hooks(self), *callbacks],
+            processing_class=job.builder.chat.tokenizer,
+        )
+        self.remove_callback(PrinterCallback)
+
+    # ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the rows; the last may be ragged."""
+        return math.ceil(len(self.job.rows) / self.job.training.batch)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
+        return DataLoader(cast(Any, self.train_dataset), batch_size=1)
+
+    def window_rows(self, step: int) -> tuple[int, list[Row], list[float]]:
+        """(epoch, rows, weights) of this process at an optimizer step; a ragged end is filled with rows of weight 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
+        order = torch.randperm(len(self.job.rows), generator=generator).tolist()
+        batch = order[place * self.job.training.batch : (place + 1) * self.job.training.batch]
+        return (epoch, *self._share([self.job.rows[i] for i in batch]))
+
+    def _share(self, rows: list[Row]) -> tuple[list[Row], list[float]]:
+        """This process's rows of a global batch, all processes the same number."""
+        mine = rows[self.args.process_index :: self.args.world_size]
+        filler = math.ceil(len(rows) / self.args.world_size) - len(mine)
+        return mine + rows[:1] * filler, [1.0] * len(mine) + [0.0] * filler
+
+    # ── the step ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one whole optimizer step; returns this process's share of the loss."""
+        step, job = self.state.global_step, self.job
+        model.train()
+        self.last_lr = self._get_learning_rate()
+        signals = job.method.active(job.seed, step)
+        epoch, rows, weight = self.window_rows(step)
+        with self._phase("rollout"):
+            window = job.builder.build(self.decoder.refreshed(), signals, rows, weight, epoch)
+        self._meter_rollouts(window)
+        counts = self._over_ranks(window.counts(signals))
+        every = job.training.overlap_every
+        measure = bool(every) and (step + 1) % every == 0
+        micro = self._micro_batches(window)
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        fault: faults.Fault | None = None
+        for k, places in enumerate(micro):
+            last = k == len(micro) - 1
+            with self._reduced(model, last):
+                result = self._micro_batch(model, window, places, signals, counts, measure)
+                with self._phase("backward"):
+                    # gradients are averaged over ranks, but each rank's loss is its share of the sum
+                    self.accelerator.backward(result.loss * self.args.world_size)
+            total += result.loss.detach()
+            fault = fault or faults.fault_of(result, window, places)
+            self.meter.add_objective(result, [window.rows[p].example.l for p in places])
+        faults.stop_at_fault(fault, step + 1, job.folder)  # only now: a process that left its loop would be waited for
+        self.meter.add("loss", float(total))
+        self.meter.add("steps", 1 / self.args.world_size)
+        return total
+
+    def _reduced(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are added up over micro-batches, and over processes at the last. A sharded student's are spread
+        at each: whole ones are what does not fit."""
+        if self.is_deepspeed_enabled:  # its engine steps where this says so; nothing may be deferred under ZeRO
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            return contextlib.nullcontext()
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
+
+    def _micro_batches(self, window: Window) -> list[list[int]]:
+        """Row numbers of each micro-batch; where a model is sharded, all processes have the same number of them."""
+        micro = list(window.micro_batches(self.job.training.micro_batch, self.job.training.micro_batch_tokens))
+        if self.lockstep:
+            micro += [[] for _ in range(processes.most(len(micro)) - len(micro))]
+        return micro
+
+    def _micro_batch(
+        self,
+        model: nn.Module,
+        window: Window,
+        places: list[int],
+        signals: Sequence[Signal],
+        counts: Mapping[str, float],
+        measure: bool,
+    ) -> Objective:
+        """Teacher and reference score their views; then one student forward scores its own and gives the loss."""
+        job, vocab = self.job, self.job.builder.chat.vocab
+        blocks = collate(window, places, job.builder.chat.pad, self.args.device)
+        with self._phase("teacher"), torch.no_grad(), self._autocast():
+            teacher: dict[View, Tensor] = {}
+            if self.frozen_teacher is not None:
+                judged = needs_teacher(signals)
+                readings = {view: reading for view in judged & blocks.keys() if (reading := blocks[view].teacher)}
+                teacher = frozen_states(self.frozen_teacher, readings, len(judged))
+            reference: dict[View, Tensor] = {}
+            if job.reference is not None:
+                head = head_of(job.reference, vocab)
+                for view in needs_reference(signals) & blocks.keys():
+                    hidden = hidden_states(job.reference.base_model, blocks[view].student)
+                    reference[view] = sequence_log_probs(hidden, head, blocks[view], job.training.head_chunk)
+
+        def forward() -> Objective:
+            with self._autocast():
+                student = {view: hidden_states(self.student.base_model, b.student) for view, b in blocks.items()}
+                missing = len(views(tuple(signals))) - len(blocks) if self.lockstep else int(not blocks)
+                zero = idle(self.student, missing, self.args.device)
+                head = head_of(self.student, vocab)  # after the backbone: see there
+                if not blocks:  # no row has a term (all z too long): a zero that touches every parameter
+                    return Objective(zero + 0.0 * head.weight.sum(), {}, {}, {})
+                scores = Scores(blocks, student, head, teacher, self.teacher_head, reference)
+                found = objective(signals, scores, counts, job.training.head_chunk, measure)
+                return replace(found, loss=found.loss + zero) if missing else found
+
+        with self._phase("student"):
+            return through(model, self.student, forward)
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """A phase of the step: its time is taken, and it is named where memory ends."""
+        with faults.memory(name), self.phases(name):
+            yield
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.autocast)
+
+    def _over_ranks(self, counts: dict[str, float]) -> dict[str, float]:
+        """Counts of the whole step, reduced in one call."""
+        return dict(zip(counts, processes.summed(list(counts.values())), strict=True))
+
+    def _meter_rollouts(self, window: Window) -> None:
+        chat = self.job.builder.chat
+        for view, items in window.items.items():
+            if view.response.sampled:
+                for row, item, weight in zip(window.rows, items, window.weight, strict=True):
+                    length, finished = (None, False) if item is None else (len(item.response), item.finished)
+                    self.meter.add_rollout(view, row.example.l, weight, length, finished)
+                    if item is not None and weight:
+                        l, ids = row.example.l, item.response
+                        text = (
+                            str(chat.tokenizer.decode([*ids], skip_special_tokens=True))
+                            if self.collapse.reads_text
+                            else ""
+                        )
+                        self.collapse.add(view, l, item.l_z or l, ids, finished, text)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = whole(super()._clip_grad_norm(model))
+        ids = [row.example.id for row in self.window_rows(self.state.global_step)[1]]
+        faults.stop_at_gradient(float(norm), ids, self.state.global_step + 1, self.job.folder)
+        self.meter.add("grad_norm", float(norm) / self.args.world_size)
+        return norm
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the Trainer's estimate knows nothing of rollouts and teachers."""
+        return 0
+
+    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The loss on the rows set aside, by signal and language, with random numbers that are the same every time.
+
+        A coin's signals are each weighted by their probability: the expected loss.
+        """
+        job, meter = self.job, Meter(self.job.method, self.job.languages)
+        signals = job.method.expected()
+        self.student.eval()
+        for start in range(0, len(job.eval_rows), job.training.batch):
+            if self.stop.due():
+                self.evaluation_due = True
+                raise self.stop.preempted(f"in the evaluation of step {self.state.global_step}")
+            rows, weight = self._share(list(job.eval_rows[start : start + job.training.batch]))
+            with faults.memory("evaluation"):
+                window = job.eval_builder.build(self.decoder.refreshed(), signals, rows, weight, 0)
+            for places in self._micro_batches(window):
+                ones = {s.name: 1.0 for s in signals}
+                with faults.memory("evaluation"):
+                    result = self._micro_batch(self.student, window, places, signals, ones, False)
+                meter.add_objective(result, [window.rows[p].example.l for p in places])
+        self.evaluation_due = False
+        meter.total()
+        self.student.train()
+        entry = record(meter.sums, signals)
+        loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        if self.is_world_process_zero():
+            line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
+            append_line(job.folder / METRICS, line)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Hooks(TrainerCallback):
+    """What happens between steps: the moving average, and the metrics' lines."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.ema:
+            self.trainer.ema.update(self.trainer.student)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, job = self.trainer, self.trainer.job
+        if trainer.is_world_process_zero():
+            seconds = {name: round(value, 4) for name, value in trainer.phases.take().items()}
+            append_line(job.folder / TIMES, {"step": state.global_step, **seconds})
+        if state.global_step % job.training.log_every and state.global_step != state.max_steps:
+            return
+        trainer.meter.total()
+        trainer.collapse.gather()
+        changes = trainer.collapse.judge(state.global_step)
+        if trainer.is_world_process_zero():
+            for change in changes:
+                trainer.say(change)
+            line = {
+                "step": state.global_step,
+                "epoch": state.global_step / trainer.steps_per_epoch,
+                "lr": trainer.last_lr,
+            }
+            append_line(
+                job.folder / METRICS, line | record(trainer.meter.sums, job.method.signals) | trainer.collapse.line()
+            )
+        trainer.meter.clear()

@@ -1,0 +1,252 @@
+"""Examples and views -> Blocks: verbalize, sample, tokenize, count, pad.
+
+`Rows` holds the training rows as token ids within their limits. `build_window` makes everything one optimizer step of
+this process reads: for each view and row an `Item`, whose response is the gold y, a stored text, or sampled now, all
+sampled views in one call. `collate` pads some of its rows into Blocks of tensors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dudi.example import Example
+from dudi.loss.scores import Block, Reading
+from dudi.methods import LossOn, SequenceSignal, Signal, TokenSignal, View, views
+from dudi.recipe.read import Limits
+from dudi.rollouts import Request, Rollout, Sampler
+from dudi.text.chat import Chat
+from dudi.text.special_tokens import SpecialTextError
+from dudi.text.verbalizer import Verbalizer
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row as token ids. index: its number in the data, which keys its random numbers; x: the prompt;
+    y: the answer with its turn end, or cut on the right without one (`y_cut`)."""
+
+    index: int
+    example: Example
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+    y_cut: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows within their limits, and per language what the limits did and how dense the tokens are."""
+
+    rows: tuple[Row, ...]
+    left_out: Counter[str]  # x longer than limits.prompt
+    cut: Counter[str]  # y cut at limits.total
+    tokens: Counter[str]
+    characters: Counter[str]
+    special: Counter[str] = field(default_factory=Counter)  # with a special token in their text, read as text
+    refused: Counter[str] = field(default_factory=Counter)  # with one that the tokenizer cannot read as text: left out
+
+
+def encode_rows(examples: Sequence[Example], chat: Chat, limits: Limits) -> Rows:
+    """Tokenize x and y of every row. x too long: the row is left out; y too long: cut on the right, without its end.
+    A question is never cut."""
+    rows = []
+    left_out, cut, tokens, characters = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    special, refused = Counter[str](), Counter[str]()
+    for index, example in enumerate(examples):
+        special[example.l] += chat.special_text(example) is not None
+        try:
+            x, y = chat.prompt(example.x), chat.response(example.x, example.y)
+        except SpecialTextError:
+            refused[example.l] += 1
+            continue
+        tokens[example.l] += len(y) - 1
+        characters[example.l] += len(example.y)
+        if len(x) > limits.of("prompt", example.l):
+            left_out[example.l] += 1
+            continue
+        room = max(limits.of("total", example.l) - len(x), 1)
+        cut[example.l] += len(y) > room
+        rows.append(Row(index, example, tuple(x), tuple(y[:room]), len(y) > room))
+    return Rows(tuple(rows), left_out, cut, tokens, characters, special, refused)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row through one view: what the student reads, what the teacher reads, the response, and which positions of
+    student prompt + response carry loss (all of the response, unless `targets` says otherwise)."""
+
+    student: tuple[int, ...]
+    teacher: tuple[int, ...] | None
+    response: tuple[int, ...]
+    finished: bool
+    l_z: str | None = None
+    targets: tuple[int, ...] | None = None
+
+
+@dataclass
+class Window:
+    """All rows of one optimizer step of this process.
+
+    weight: by row 1, or 0 for rows that only fill up the batch; items: by view, one for each row, None where the row
+    has no such view; dropped: (view name, language) -> rows without a term because p_z or z is too long.
+    """
+
+    rows: list[Row]
+    weight: list[float]
+    items: dict[View, list[Item | None]]
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def counts(self, signals: Sequence[Signal]) -> dict[str, float]:
+        """For each signal, the tokens (or rows, for sequence signals) that count, in this window."""
+        found: dict[str, float] = {}
+        for s in signals:
+            if isinstance(s, TokenSignal):
+                pairs = zip(self.items[s.view], self.weight, strict=True)
+                found[s.name] = sum(w * max(_targets(i) - s.skip_tokens, 0) for i, w in pairs if i is not None)
+            else:
+                both = zip(self.items[s.winner], self.items[s.loser], self.weight, strict=True)
+                found[s.name] = sum(w for a, b, w in both if a is not None and b is not None)
+        return found
+
+    def micro_batches(self, rows: int, tokens: int) -> Iterator[list[int]]:
+        """Row numbers, at most `rows` and at most `tokens` padded student tokens at a time (one row always fits).
+
+        Longest rows first: rows of a micro-batch are of similar lengths, and memory shows at once whether it is enough.
+        """
+        sizes = [[len(i.student) + len(i.response) if i else 0 for i in items] for items in self.items.values()]
+        batch: list[int] = []
+        widest = [0] * len(sizes)
+        for row in sorted(range(len(self.rows)), key=lambda row: -sum(size[row] for size in sizes)):
+            wider = [max(w, size[row]) for w, size in zip(widest, sizes, strict=True)]
+            if batch and (len(batch) == rows or (len(batch) + 1) * sum(wider) > tokens):
+                yield batch
+                batch, wider = [], [size[row] for size in sizes]
+            batch.append(row)
+            widest = wider
+        if batch:
+            yield batch
+
+
+def _targets(item: Item) -> int:
+    return len(item.response) if item.targets is None else len(item.targets)
+
+
+@dataclass(frozen=True)
+class WindowBuilder:
+    """What turns rows into a window. stored: row index -> the response a generation stage wrote for it; salt: keeps
+    the random numbers of evaluation and generation apart from those of training."""
+
+    chat: Chat
+    verbalizer: Verbalizer
+    limits: Limits
+    sampler: Sampler
+    seed: int
+    stored: Mapping[int, Rollout] = field(default_factory=dict)
+    salt: str = "train"
+
+    def build(
+        self, model: PreTrainedModel, signals: Sequence[Signal], rows: list[Row], weight: list[float], epoch: int
+    ) -> Window:
+        """Verbalize, then sample all sampled views of all rows in one call, on token ids throughout."""
+        window = Window(rows, weight, {})
+        judged = needs_teacher(signals)
+        requests: list[Request] = []
+        waiting: list[tuple[View, int, Item]] = []
+        for view in views(tuple(signals)):
+            items: list[Item | None] = []
+            for place, row in enumerate(rows):
+                item = self._item(view, row, epoch, view in judged, window)
+                items.append(item)
+                if item is not None and view.response.sampled:
+                    key = (self.salt, self.seed, epoch, row.index, view.name)
+                    requests.append(Request(item.student, key, self.limits.of("rollout", row.example.l)))
+                    waiting.append((view, place, item))
+            window.items[view] = items
+        for (view, place, item), rollout in zip(waiting, self.sampler(model, requests), strict=True):
+            window.items[view][place] = Item(item.student, item.teacher, rollout.ids, rollout.finished, item.l_z)
+        return window
+
+    def _item(self, view: View, row: Row, epoch: int, judged: bool, window: Window) -> Item | None:
+        """A row through a view; sampled responses are filled in later."""
+        if view.loss_on is LossOn.ALL_ASSISTANT:
+            return self._conversation(row)
+        student, teacher, l_z = row.x, row.x, None
+        if view.verbalizer.value != "none":
+            v = self.verbalizer(view, row.example, epoch, row.index)
+            student = row.x if v.student == row.example.x else tuple(self.chat.prompt(v.student))
+            teacher, l_z = tuple(self.chat.prompt(v.teacher)), v.l_z
+            l = row.example.l
+            room = self.limits.of("prompt", l) + self.limits.of("verbalizer", l)
+            if len(student) > room or (judged and len(teacher) > self.limits.of("teacher_prompt", l)):
+                window.dropped[view.name, l] += 1
+                return None
+        response, finished = row.y, not row.y_cut
+        if view.response.stored:
+            response, finished = self.stored[row.index].ids, self.stored[row.index].finished
+        return Item(student, teacher if judged else None, response, finished, l_z)
+
+    def _conversation(self, row: Row) -> Item:
+        """Loss on every assistant turn: the whole conversation is scored, within limits.total."""
+        ids, targets = self.chat.conversation(row.example.x, row.example.y)
+        room = self.limits.of("total", row.example.l)
+        kept = tuple(t for t in targets if t < room)
+        return Item(tuple(ids[: targets[0]]), None, tuple(ids[targets[0] : room]), not row.y_cut, targets=kept)
+
+
+def collate(window: Window, places: Sequence[int], pad: int, device: torch.device) -> dict[View, Block]:
+    """Pad some rows of a window into Blocks. Views that none of them has are left out."""
+    blocks = {}
+    for view, items in window.items.items():
+        chosen = [(k, item) for k, place in enumerate(places) if (item := items[place]) is not None]
+        if not chosen:
+            continue
+        targets = [
+            range(len(i.student), len(i.student) + len(i.response)) if i.targets is None else i.targets
+            for _, i in chosen
+        ]
+        whole = [i.student + i.response for _, i in chosen]
+        student = _reading(whole, [[t - 1 for t in ts] for ts in targets], pad, device)
+        teacher = None
+        if chosen[0][1].teacher is not None:
+            prompts = [i.teacher or () for _, i in chosen]
+            ends = [[len(p) - 1 + t for t in range(len(i.response))] for p, (_, i) in zip(prompts, chosen, strict=True)]
+            same = all(p == i.student for p, (_, i) in zip(prompts, chosen, strict=True))
+            both = [p + i.response for p, (_, i) in zip(prompts, chosen, strict=True)]
+            teacher = student if same else _reading(both, ends, pad, device)
+        weight = [window.weight[places[k]] for k, _ in chosen]
+        lengths = torch.tensor([len(ts) for ts in targets], device=device)
+        blocks[view] = Block(
+            view,
+            student,
+            teacher,
+            labels=_flat([[ids[t] for t in ts] for ids, ts in zip(whole, targets, strict=True)], device),
+            row=torch.tensor([k for k, _ in chosen], device=device).repeat_interleave(lengths),
+            position=_flat([range(len(ts)) for ts in targets], device),
+            weight=torch.tensor(weight, device=device).repeat_interleave(lengths),
+            rows=len(places),
+        )
+    return blocks
+
+
+def _reading(ids: list[tuple[int, ...]], predicts: list[list[int]], pad: int, device: torch.device) -> Reading:
+    width = max(map(len, ids))
+    table = torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=device)
+    return Reading(table, _flat([[b * width + t for t in ts] for b, ts in enumerate(predicts)], device))
+
+
+def _flat(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    return torch.tensor([value for row in rows for value in row], dtype=torch.long, device=device)
+
+
+def needs_teacher(signals: Sequence[Signal]) -> set[View]:
+    """The views that the teacher scores."""
+    return {s.view for s in signals if isinstance(s, TokenSignal) and s.loss.needs_teacher}
+
+
+def needs_reference(signals: Sequence[Signal]) -> set[View]:
+    """The views that the reference scores."""
+    return {view for s in signals if isinstance(s, SequenceSignal) for view in (s.winner, s.loser)}
