@@ -61,7 +61,9 @@ def trees() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def test_there_is_source() -> None:
-    assert {"methods.py", "training/trainer.py", "rollouts/local.py", "data/load.py"} <= {relative(file) for file in FILES}
+    assert {"methods.py", "training/trainer.py", "rollouts/local.py", "data/load.py"} <= {
+        relative(file) for file in FILES
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=relative)

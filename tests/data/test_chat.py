@@ -4,7 +4,7 @@ import re
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import turns, write_jsonl, write_parquet
+from kit.data import turns, write_jsonl, write_parquet
 
 from dudi.data import chat
 from dudi.data.load import check, load_rows

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from made import made_rows, turns, write_jsonl, write_parquet
+from kit.data import made_rows, turns, write_jsonl, write_parquet
 from typer.testing import CliRunner
 
 from dudi.data.cli import app

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import made_rows, write_parquet
+from kit.data import made_rows, write_parquet
 
 from dudi.data.sea_instruct import MAX_MEMORY
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_distributed import free_port
-from workers import common
+from kit import processes, runs
+from kit.processes import free_port
 
 from dudi.recipe.read import dump_recipe
 from dudi.run.launch import Launch
@@ -39,9 +39,9 @@ NO_MODEL = "models.student: no folder '/no/such/model'; give a model folder or a
 def run_two(place: str, mode: Launch, folder: Path, *launcher: str) -> tuple[int, list[str]]:
     """Two processes, of which the second is patched: exit status, and lines of standard error. None is left."""
     (folder / "sitecustomize.py").write_text(PATCH.format(folder=str(folder), place=PLACES[place]), encoding="utf-8")
-    recipe = common.recipe(folder, {"name": "sft"}, output="run", training={"epochs": 1.0})
+    recipe = runs.recipe(folder, {"name": "sft"}, output="run", training={"epochs": 1.0})
     (folder / "recipe.toml").write_text(dump_recipe(recipe), encoding="utf-8")
-    env = common.environment()
+    env = processes.environment()
     env["PYTHONPATH"] = os.pathsep.join((str(folder), env["PYTHONPATH"]))
     command = [sys.executable, *launcher, "-m", "dudi", "run", str(folder / "recipe.toml")]
     if launcher:

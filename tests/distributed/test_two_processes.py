@@ -6,9 +6,7 @@ DDP with the methods that differ most in the fast tests; the other methods, and 
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import socket
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,9 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from kit import runs
+from kit.processes import start_two
+from kit.runs import assert_close
+from kit.workers import ddp, fsdp
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from workers import common, ddp, fsdp
 
 from dudi.methods import METHODS, Teacher, build_method, views
 from dudi.run.pipeline import resume_stage, run
@@ -28,33 +29,18 @@ Training = tuple[Path, list[dict[str, Any]]]
 HALF = "FSDPQwen2ForCausalLM"
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def start_two(script: str, folder: Path, *arguments: str) -> Path:
-    """Run a worker in two processes; what they left."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    launcher += ["--master-port", str(free_port())]
-    status, text = common.start(script, str(folder), *arguments, launcher=launcher, timeout=1800)
-    assert status == 0, text[-6000:]
-    return folder
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left: all cases in one launch."""
     folder = tmp_path_factory.mktemp("two")
     ddp.recipes(folder, "two")  # models and rows are made once
-    return start_two("ddp.py", folder)
+    return start_two("ddp", folder)
 
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of the other methods."""
-    return start_two("ddp.py", tmp_path_factory.mktemp("more"), "more")
+    return start_two("ddp", tmp_path_factory.mktemp("more"), "more")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +48,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left that hold half of the weights each."""
     folder = tmp_path_factory.mktemp("shards")
     ddp.recipes(folder, "two")
-    return start_two("fsdp.py", folder)
+    return start_two("fsdp", folder)
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +67,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 def reports(two: Path, case: str) -> list[dict[str, Any]]:
     return [json.loads((two / f"{case}-{rank}.json").read_text()) for rank in range(2)]
-
-
-def assert_close(found: Any, wanted: Any, where: str = "") -> None:
-    """Two lines of metrics, number by number."""
-    assert type(found) is type(wanted), where
-    if isinstance(wanted, dict):
-        assert found.keys() == wanted.keys(), where
-        for key in wanted:
-            assert_close(found[key], wanted[key], f"{where}/{key}")
-    elif isinstance(wanted, float):
-        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9), where
-    else:
-        assert found == wanted, where
 
 
 def test_every_method_is_here() -> None:
@@ -136,8 +109,8 @@ def assert_same_training(one: Training, ranks: list[dict[str, Any]], together: P
     assert all(line["grad_norm"] > 1e-3 for line in train if "signal" in line) and len(train) == ddp.STEPS
     assert any(len(s["by_language"]) > 1 for line in train for s in line.get("signal", {}).values())
     weights = [load_file(together / f"weights-{rank}.safetensors") for rank in range(2)]
-    assert common.identical(*weights), "ranks have drifted apart"
-    assert common.furthest(weights[0], load_file(alone / "weights-0.safetensors")) < 1e-6
+    assert runs.identical(*weights), "ranks have drifted apart"
+    assert runs.furthest(weights[0], load_file(alone / "weights-0.safetensors")) < 1e-6
 
 
 @pytest.mark.parametrize("case", ddp.CASES)
@@ -234,7 +207,7 @@ def test_a_checkpoint_of_halves_is_an_ordinary_one(shards: Path, tmp_path: Path)
     assert len({tuple(sorted(names)) for names in written}) == 1, "tied weights once"
     end = AutoModelForCausalLM.from_pretrained(straight / "checkpoint-6", dtype=torch.float64)
     assert type(end).__name__ == "Qwen2ForCausalLM" and "distributed_config" not in end.config.to_dict()
-    assert common.furthest(end.state_dict(), resumed.student.state_dict()) < 1e-9
+    assert runs.furthest(end.state_dict(), resumed.student.state_dict()) < 1e-9
     state, other = (
         torch.load(run / "checkpoint-6/optimizer.pt", weights_only=True)["state"]
         for run in (straight, tmp_path / "run")
@@ -284,14 +257,14 @@ def test_a_rank_without_an_on_policy_term(two: Path) -> None:
 
 def assert_same_run(here: Path, there: Path) -> None:
     """The same responses, token for token; the same metrics and weights."""
-    assert [s.name for s in common.stages(here)] == [s.name for s in common.stages(there)]
-    for a, b in zip(common.stages(here), common.stages(there), strict=True):
+    assert [s.name for s in runs.stages(here)] == [s.name for s in runs.stages(there)]
+    for a, b in zip(runs.stages(here), runs.stages(there), strict=True):
         for file in a.rglob("batch-*.jsonl"):
             assert (b / file.relative_to(a)).read_bytes() == file.read_bytes()
         if (a / "model").is_dir():
-            for mine, theirs in zip(common.metrics(a), common.metrics(b), strict=True):
+            for mine, theirs in zip(runs.metrics(a), runs.metrics(b), strict=True):
                 assert_close(theirs, mine)
-            assert common.furthest(common.weights(a), common.weights(b)) < 1e-6
+            assert runs.furthest(runs.weights(a), runs.weights(b)) < 1e-6
     assert json.loads((there / "environment.json").read_text())["processes"] == 2
     assert (there / "summary.json").is_file() and not list(there.rglob("training_args.bin"))
 
@@ -332,7 +305,7 @@ def test_resume_on_another_number_of_processes(two: Path, tmp_path: Path) -> Non
     for mine, theirs in zip(here, there, strict=True):
         assert_close(mine, theirs)
     end = load_file(two / "resume" / "straight" / "checkpoint-6" / "model.safetensors")
-    assert common.furthest(end, {name: resumed.student.get_parameter(name).detach() for name in end}) < 1e-6
+    assert runs.furthest(end, {name: resumed.student.get_parameter(name).detach() for name in end}) < 1e-6
 
 
 def test_coin_is_a_function_of_seed_and_step() -> None:
@@ -343,12 +316,3 @@ def test_coin_is_a_function_of_seed_and_step() -> None:
     share = sides.count("on_policy") / 2000
     assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 2000) ** 0.5
     assert sides != [method.active(8, step)[0].name for step in range(2000)]
-
-
-def test_the_docs_name_tests_that_exist() -> None:
-    """The table of peers' bugs, at the end of docs/distributed.md."""
-    page = (common.TESTS.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(test_\w+)\.(\w+)`", page.split("## Peers' bugs, checked")[1])
-    assert len(named) > 15
-    for file, name in named:
-        assert f"\ndef {name}(" in (common.TESTS / f"{file}.py").read_text(encoding="utf-8"), name

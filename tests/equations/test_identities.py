@@ -12,7 +12,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from oracle import Oracle, agree, lively, use_exact_norms
+from kit.oracle import Oracle, agree, lively, use_exact_norms
 from transformers import PreTrainedModel
 
 from dudi.example import Example

@@ -13,7 +13,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from oracle import Ids, Oracle, agree, lively, sample, use_exact_norms, worst
+from kit.oracle import Ids, Oracle, agree, lively, sample, use_exact_norms, worst
 
 from dudi.example import Example
 from dudi.methods import build_method

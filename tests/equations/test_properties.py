@@ -12,7 +12,7 @@ import kit
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_config import GOOD, KEYS, good
+from kit.recipes import GOOD, KEYS, good
 
 from dudi.data.conversation import RowError, messages_of, parse_conversations, to_example
 from dudi.data.load import load_rows

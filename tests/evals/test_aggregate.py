@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from evalkit import bench, score
+from kit.evals import bench, score
 
 from dudi.evals.aggregate import Cell, Score, Table, aggregate
 from dudi.evals.bench import Benchmark

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evalkit import DESCRIPTION, item, rows, user, write
+from kit.evals import DESCRIPTION, item, rows, user, write
 
 from dudi.errors import DudiError
 from dudi.evals.bench import read_benchmark

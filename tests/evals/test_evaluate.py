@@ -14,7 +14,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from evalkit import DESCRIPTION, item, rows, save_model, write
+from kit.evals import DESCRIPTION, item, rows, save_model, write
 
 from dudi import cli
 from dudi.errors import DudiError

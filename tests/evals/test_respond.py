@@ -9,7 +9,7 @@ from pathlib import Path
 import kit
 import pytest
 import torch
-from evalkit import rows, save_model, write
+from kit.evals import rows, save_model, write
 from transformers import GenerationConfig, PreTrainedModel
 
 from dudi.errors import DudiError

@@ -11,7 +11,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from test_bad_input import Dudi
+from kit.command import Dudi
 
 from dudi.errors import DudiError
 from dudi.run.pipeline import resume_stage

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,48 +14,16 @@ import kit
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from test_cli import command, digests, write_recipe
+from kit.command import Dudi, command, write_recipe
+from kit.runs import digests
 
-from dudi import cli
 from dudi.data import hub, rows
 from dudi.files import read_lines
-from dudi.models.load import load as dudi_models
+from dudi.models import load as dudi_models
 from dudi.recipe.read import load_recipe
 from dudi.run import pipeline as train
 from dudi.run.folder import check_devices
 from dudi.training import checkpoints
-
-
-class Dudi:
-    """`dudi`, called in this process."""
-
-    def __init__(self, folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-        self.folder, self.models, self._monkeypatch, self._capsys = folder, models, monkeypatch, capsys
-        self.out = folder / "run"
-        self.file = write_recipe(folder, models)
-
-    def __call__(self, *argv: str) -> int:
-        """The exit status; standard output is in `text`, standard error in `err`."""
-        self._monkeypatch.setattr(sys, "argv", ["dudi", *argv])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        self.text, self.err = self._capsys.readouterr()
-        return int(stop.value.code or 0)
-
-    def refused(self, *argv: str, status: int = 2) -> str:
-        """The one line of a command that is refused."""
-        assert self(*argv) == status, self.err
-        (line,) = self.err.splitlines()
-        assert line.startswith("dudi: ") and line.isprintable()
-        return line.removeprefix("dudi: ")
-
-    def run_refused(self, *sets: str) -> str:
-        """The one line of a run that is refused; no output folder is left."""
-        line = self.refused("run", str(self.file), *(part for one in sets for part in ("--set", one)))
-        assert not self.out.exists(), sorted(self.out.rglob("*"))
-        return line
-
 
 # ── by the real command ──────────────────────────────────────────────────────────────────────────────────────────────
 REAL: list[tuple[list[str], str]] = [
@@ -166,7 +133,7 @@ ROWS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize("bad, said", ROWS, ids=lambda case: str(case)[:60])
 def test_a_broken_row_is_named(dudi: Dudi, bad: Any, said: str) -> None:
-    file = dudi.run.folder / "rows.jsonl"
+    file = dudi.folder / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in (GOOD, bad)), encoding="utf-8")
     line = dudi.run_refused(f"data.source='{file}'")
     assert "rows.jsonl: line 2" in line and said in line
@@ -176,14 +143,14 @@ def test_a_broken_row_is_named(dudi: Dudi, bad: Any, said: str) -> None:
     "text, said", [("{", "line 1: line: not JSON"), ("", "no row is left"), ("\n\n", "no row is left")]
 )
 def test_a_file_without_rows(dudi: Dudi, text: str, said: str) -> None:
-    file = dudi.run.folder / "rows.jsonl"
+    file = dudi.folder / "rows.jsonl"
     file.write_text(text, encoding="utf-8")
     line = dudi.run_refused(f"data.source='{file}'")
     assert said in line.replace(f"{file}: ", "")
 
 
 def test_nothing_left_after_the_filters(dudi: Dudi) -> None:
-    file = dudi.run.folder / "rows.jsonl"
+    file = dudi.folder / "rows.jsonl"
     file.write_text(json.dumps(turns("user")) + "\n", encoding="utf-8")
     line = dudi.run_refused(f"data.source='{file}'", "data.bad_rows=skip")
     assert "no row of 'id' is left to train on" in line
@@ -209,7 +176,7 @@ def test_a_language_that_cannot_be_forced(dudi: Dudi, argv: str, said: str) -> N
 
 # ── templates ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_template_without_a_placeholder(dudi: Dudi) -> None:
-    folder = dudi.run.folder / "templates"
+    folder = dudi.folder / "templates"
     folder.mkdir()
     (folder / "my.toml").write_text('teacher = "{question}"\nstudent = "{question}"\n[names]\n', encoding="utf-8")
     line = dudi.run_refused(f"data.template_folder='{folder}'")
@@ -231,15 +198,15 @@ def test_a_template_without_a_placeholder(dudi: Dudi) -> None:
     ],
 )
 def test_a_chat_template_that_cannot_be_used(dudi: Dudi, text: str, said: str) -> None:
-    file = dudi.run.folder / "t.jinja"
+    file = dudi.folder / "t.jinja"
     file.write_text(text, encoding="utf-8")
     assert said in dudi.run_refused(f"chat.template='{file}'")
 
 
 def test_no_chat_template_at_all(dudi: Dudi) -> None:
     for name in ("student", "teacher"):
-        kit.save(dudi.run.folder / name, kit.model(1, dtype=torch.float32), kit.tokenizer(template=None))
-    sets = [f"models.{name}='{dudi.run.folder / name}'" for name in ("student", "teacher")]
+        kit.save(dudi.folder / name, kit.model(1, dtype=torch.float32), kit.tokenizer(template=None))
+    sets = [f"models.{name}='{dudi.folder / name}'" for name in ("student", "teacher")]
     assert "the tokenizer has no chat template" in dudi.run_refused(*sets)
     assert 'chat.template: expected "teacher", "student" or a readable file' in dudi.run_refused("chat.template=x")
 
@@ -297,8 +264,8 @@ MODELS.remove(("cold_start.checkpoint", "broken tokenizer"))  # which is not rea
 
 @pytest.mark.parametrize("what, fault", MODELS)
 def test_a_model_that_cannot_be_used(dudi: Dudi, what: str, fault: str) -> None:
-    path = dudi.run.folder / "broken"
-    shutil.copytree(dudi.models.load / "student", path)
+    path = dudi.folder / "broken"
+    shutil.copytree(dudi.models / "student", path)
     break_it, said = BROKEN[fault]
     break_it(path)
     sets = [f"{what}='{path}'"]
@@ -312,7 +279,7 @@ def test_a_model_that_cannot_be_used(dudi: Dudi, what: str, fault: str) -> None:
 def test_different_tokenizers(dudi: Dudi) -> None:
     other = kit.tokenizer()
     other.add_tokens(["zz9"])
-    path = kit.save(dudi.run.folder / "other", kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), other)
+    path = kit.save(dudi.folder / "other", kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), other)
     line = dudi.run_refused(f"models.teacher='{path}'")
     assert f"different tokenizers ({kit.VOCAB} and {kit.VOCAB + 1} tokens; 'zz9' is None and {kit.VOCAB})" in line
 
@@ -394,15 +361,15 @@ def test_an_occupied_folder_is_left_alone(dudi: Dudi) -> None:
     [("{f}/r.toml", "is occupied"), ("{f}/r.toml/run", "r.toml' is a file"), ("{f}/" + "x" * 300, "cannot be used")],
 )
 def test_an_output_path_that_cannot_be_a_folder(dudi: Dudi, output: str, said: str) -> None:
-    before = digests(dudi.run.folder)
-    assert said in dudi.refused("run", str(dudi.file), "--output", output.format(f=dudi.run.folder))
-    assert digests(dudi.run.folder) == before
+    before = digests(dudi.folder)
+    assert said in dudi.refused("run", str(dudi.file), "--output", output.format(f=dudi.folder))
+    assert digests(dudi.folder) == before
 
 
 def test_an_unwritable_folder_is_found_before_the_data_is_read(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != dudi.run.folder)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != dudi.folder)  # root may write anywhere
     monkeypatch.setattr(train, "prepare", lambda *args: pytest.fail("too late"))
-    assert f"cannot be made: '{dudi.run.folder}' cannot be written to" in dudi.run_refused()
+    assert f"cannot be made: '{dudi.folder}' cannot be written to" in dudi.run_refused()
 
 
 def test_an_empty_folder_may_be_used_and_stays_if_the_run_is_refused(dudi: Dudi, monkeypatch: Any) -> None:
@@ -464,7 +431,7 @@ def half_written(self: Any, folder: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def test_no_space_for_a_checkpoint_keeps_the_one_before(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dudi("run", str(dudi.file), "--output", str(dudi.run.folder / "whole")) == 0
+    assert dudi("run", str(dudi.file), "--output", str(dudi.folder / "whole")) == 0
     publish, calls = checkpoints.publish, []
 
     def second(staged: Path, final: Path) -> None:
@@ -480,7 +447,7 @@ def test_no_space_for_a_checkpoint_keeps_the_one_before(dudi: Dudi, monkeypatch:
     assert [c.name for c in checkpoints.complete(stage)] == ["checkpoint-1"]
     assert not (stage / "model").exists() and not (dudi.out / "2-dudi").exists()
     assert dudi("run", str(dudi.file), "--resume") == 0
-    assert same_results(dudi.out, dudi.run.folder / "whole")
+    assert same_results(dudi.out, dudi.folder / "whole")
 
 
 def same_results(one: Path, other: Path) -> bool:
@@ -546,7 +513,7 @@ def test_no_space_for_metrics(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_space_for_generated_responses(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_recipe(dudi.run.folder, dudi.models.load, method='name = "seqkd"')
+    file = write_recipe(dudi.folder, dudi.models, method='name = "seqkd"')
     argv = ("run", str(file), "--set", "cold_start.method.name=none")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_for("batch-000001", os.replace))
@@ -581,7 +548,7 @@ def finished(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_resume_with_another_recipe_names_the_key(dudi: Dudi, finished: Path, change: str, said: str) -> None:
-    out = dudi.run.folder / "run"
+    out = dudi.folder / "run"
     shutil.copytree(finished / "run", out)
     before = digests(out)
     argv = ("run", str(finished / "r.toml"), "--resume", "--output", str(out))
@@ -602,7 +569,7 @@ def test_resume_with_nothing_there(dudi: Dudi) -> None:
     "name, said", [("recipe.toml", "not valid TOML"), ("data/train.jsonl", "changed since it was")]
 )
 def test_resume_of_a_damaged_run(dudi: Dudi, finished: Path, name: str, said: str) -> None:
-    out = dudi.run.folder / "run"
+    out = dudi.folder / "run"
     shutil.copytree(finished / "run", out)
     with (out / name).open("a", encoding="utf-8") as file:
         file.write("[[")
@@ -630,7 +597,7 @@ def test_several_gpus_without_a_launcher(dudi: Dudi, monkeypatch: pytest.MonkeyP
 def test_nan_weights_stop_the_run_and_keep_the_last_checkpoint(
     dudi: Dudi, monkeypatch: pytest.MonkeyPatch, method: str, signals: str
 ) -> None:
-    file = write_recipe(dudi.run.folder, dudi.models.load, method=method)
+    file = write_recipe(dudi.folder, dudi.models, method=method)
     whole, seen = train.DistillationTrainer.training_step, []
 
     def broken(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_bad_input import Dudi
+from kit.command import Dudi
 from transformers import AutoModelForCausalLM
 
 from dudi.errors import DudiError
@@ -41,7 +41,7 @@ def broken(models: Path, folder: Path, given: Any) -> Path:
 
 @pytest.mark.parametrize("given", CONFIGS, ids=lambda case: str(case)[:40])
 def test_a_config_that_cannot_be_used(dudi: Dudi, given: Any) -> None:
-    path = broken(dudi.models.load, dudi.run.folder, given)
+    path = broken(dudi.models, dudi.folder, given)
     line = dudi.run_refused(f"models.teacher='{path}'")
     assert line.startswith("models.teacher: ") and len(line) < 700
 
@@ -75,8 +75,8 @@ TOKENIZERS: list[tuple[str, str | bytes]] = [
 
 @pytest.mark.parametrize("name, text", TOKENIZERS, ids=lambda case: str(case)[:30])
 def test_a_tokenizer_that_cannot_be_used(dudi: Dudi, name: str, text: str | bytes) -> None:
-    path = dudi.run.folder / "broken"
-    shutil.copytree(dudi.models.load / "student", path)
+    path = dudi.folder / "broken"
+    shutil.copytree(dudi.models / "student", path)
     (path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     line = dudi.run_refused(f"models.student='{path}'")
     assert line.startswith("models.student: ") and len(line) < 700

@@ -1,6 +1,6 @@
 """`kill -9` at the worst moments, a full disk, damaged files, signals: then the same end as undisturbed, bit for bit.
 
-Runs are started by the command line, in processes of their own; `workers/crash.py` has the places and puts them in.
+Runs are started by the command line, in processes of their own; `kit/workers/crash.py` has the places and puts them in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workers import common
+from kit import runs
+from kit.processes import start
 
 from dudi.recipe.read import dump_recipe
 from dudi.training import checkpoints
@@ -147,7 +148,7 @@ class Ran:
     def recipe(self, of: str, name: str) -> str:
         method, tables = recipes(self.folder)[of]
         file = self.output(name).with_suffix(".toml")
-        made = common.recipe(self.folder, method, output=self.output(name).name, **tables)
+        made = runs.recipe(self.folder, method, output=self.output(name).name, **tables)
         file.write_text(dump_recipe(made), encoding="utf-8")
         return str(file)
 
@@ -169,7 +170,7 @@ def run_all(folder: Path, cases: Mapping[str, Case]) -> Ran:
         },
     }
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    status, text = common.start("crash.py", str(folder / "plan.json"), str(folder / "results.json"), timeout=3600)
+    status, text = start("crash", str(folder / "plan.json"), str(folder / "results.json"), timeout=3600)
     assert status == 0, text
     ran.reports = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return ran
@@ -201,9 +202,9 @@ def check(name: str, case: Case, ran: Ran) -> None:
         folder, text = Path(file).parent.name, re.sub(r"\s", "", report["said"][-1])  # lines are wrapped anywhere
         assert f"{folder}isdamaged({Path(file).name}" in text or f"{folder}:{Path(file).name}" in text
     left = ran.output(name)
-    common.assert_same_end(ran.output(f"straight {case.of}"), left)
+    runs.assert_same_end(ran.output(f"straight {case.of}"), left)
     assert not list(left.rglob("staging")), "nothing half-written is left in a stage"
-    for stage in common.stages(left):
+    for stage in runs.stages(left):
         for whole in (*stage.glob("checkpoint-*"), *stage.glob("model")):
             assert checkpoints.damage(whole) is None
     kept = {f: when for f, when in report["files"].items() if Path(f).match("batch-*.jsonl")}

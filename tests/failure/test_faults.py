@@ -13,8 +13,8 @@ from typing import Any
 import kit
 import pytest
 import torch
-from test_distributed import free_port
-from workers import common
+from kit import runs
+from kit.processes import start_two
 
 from dudi.errors import DudiError
 from dudi.recipe.read import Recipe
@@ -75,13 +75,8 @@ def test_in_another_thread_nothing_changes() -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    common.recipe(folder, {"name": "sft"})  # models and rows are made once
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    status, text = common.start(
-        "guards.py", str(folder), launcher=[*launcher, "--master-port", str(free_port())], timeout=900
-    )
-    assert status == 0, text[-6000:]
-    return folder
+    runs.recipe(folder, {"name": "sft"})  # models and rows are made once
+    return start_two("faults", folder)
 
 
 def ends(two: Path, case: str) -> tuple[str, int, str]:
@@ -144,7 +139,7 @@ def test_only_the_rows_at_fault_are_named(tmp_path: Path) -> None:
     before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
     with pytest.raises(Diverged, match=rf"step 1 \(signal off_policy; rows {re.escape(bad.example.id)}\): there is no"):
         resume_stage(made)
-    assert common.identical(before, {n: p.detach() for n, p in made.model.named_parameters()})
+    assert runs.identical(before, {n: p.detach() for n, p in made.model.named_parameters()})
 
 
 def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
@@ -232,6 +227,6 @@ def test_a_step_names_its_phase(phase: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_status_is_documented() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "crash-safety.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "crash-safety.md").read_text(encoding="utf-8")
     for kind in (DudiError, Diverged, OutOfMemory, guards.Preempted):
         assert f"| {kind.status} |" in text

@@ -11,8 +11,8 @@ from typing import Any
 import kit
 import pytest
 import torch
+from kit import runs
 from transformers import TrainerCallback
-from workers import common
 
 from dudi.errors import DudiError
 from dudi.rollouts.local import LocalSampler
@@ -59,7 +59,7 @@ def made(folder: Path, method: str, evals: int = 0, **training: Any) -> Distilla
     """
     student = kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32)
     defaults = {"batch": 4, "micro_batch": 2, "epochs": 2.0, "save_every": 2, "log_every": 3, "overlap_every": 2}
-    rows = common.rows(11 + evals)
+    rows = kit.short_rows(11 + evals)
     t = kit.trainer(
         folder,
         METHODS[method],
@@ -82,11 +82,11 @@ def optimizer_state(t: DistillationTrainer) -> dict[str, torch.Tensor]:
 
 def assert_same_state(a: DistillationTrainer, b: DistillationTrainer) -> None:
     assert a.state.global_step == b.state.global_step
-    assert common.identical(dict(a.model.named_parameters()), dict(b.model.named_parameters()))
+    assert runs.identical(dict(a.model.named_parameters()), dict(b.model.named_parameters()))
     assert len(optimizer_state(a)) > 10
-    assert common.identical(optimizer_state(a), optimizer_state(b))
+    assert runs.identical(optimizer_state(a), optimizer_state(b))
     if a.ema is not None:
-        assert b.ema is not None and common.identical(a.ema.state(), b.ema.state())
+        assert b.ema is not None and runs.identical(a.ema.state(), b.ema.state())
     assert (a.job.folder / "metrics.jsonl").read_bytes() == (b.job.folder / "metrics.jsonl").read_bytes()
 
 
@@ -146,9 +146,9 @@ def test_saving_and_evaluating_change_nothing(tmp_path: Path) -> None:
     never = made(tmp_path / "never", "dudi", save_every=100, log_every=2)
     for t in (often, never):
         resume_stage(t)
-    assert common.identical(dict(often.model.named_parameters()), dict(never.model.named_parameters()))
-    assert common.identical(optimizer_state(often), optimizer_state(never))
-    assert common.metrics(tmp_path / "often") == common.metrics(tmp_path / "never")
+    assert runs.identical(dict(often.model.named_parameters()), dict(never.model.named_parameters()))
+    assert runs.identical(optimizer_state(often), optimizer_state(never))
+    assert runs.metrics(tmp_path / "often") == runs.metrics(tmp_path / "never")
 
 
 @pytest.mark.parametrize("end", [{"max_steps": 5}, {"epochs": 1.5}])
@@ -162,7 +162,7 @@ def test_resumed_after_the_last_step(end: dict[str, Any], tmp_path: Path) -> Non
     again = made(tmp_path / "straight", "sft", **end)
     resume_stage(again)
     assert again.state.global_step == last
-    assert common.identical(dict(straight.model.named_parameters()), dict(again.model.named_parameters()))
+    assert runs.identical(dict(straight.model.named_parameters()), dict(again.model.named_parameters()))
     assert (tmp_path / "straight" / "metrics.jsonl").read_bytes() == before
 
 
@@ -175,11 +175,11 @@ def test_the_average_that_is_resumed_is_the_saved_one(tmp_path: Path) -> None:
     assert t.ema is not None
     fresh = made(tmp_path, "sdft")
     assert fresh.ema is not None
-    assert not common.identical(fresh.ema.state(), t.ema.state())
+    assert not runs.identical(fresh.ema.state(), t.ema.state())
     fresh.restore(tmp_path / "checkpoint-4")
-    assert common.identical(fresh.ema.state(), t.ema.state())
+    assert runs.identical(fresh.ema.state(), t.ema.state())
     student = dict(t.model.named_parameters())
-    assert not common.identical(student, t.ema.state())
+    assert not runs.identical(student, t.ema.state())
 
 
 # ── which checkpoint ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -338,7 +338,7 @@ def spin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def spin_recipe(folder: Path, output: str) -> Any:
-    return common.recipe(
+    return runs.recipe(
         folder,
         {"name": "spin", "iterations": 2},
         output=output,
@@ -348,7 +348,7 @@ def spin_recipe(folder: Path, output: str) -> Any:
 
 
 def test_spin_stages(spin: tuple[Path, Path]) -> None:
-    assert [s.name for s in common.stages(spin[1])] == [
+    assert [s.name for s in runs.stages(spin[1])] == [
         "1-cold-start",
         "2-spin-1-responses",
         "3-spin-1",
@@ -370,7 +370,7 @@ def test_spin_stopped_in_a_training(stage: str, spin: tuple[Path, Path]) -> None
     with pytest.raises(Stopped):
         run(recipe, watch=watch, say=lambda *_: None)
     stopped = Path(recipe.output)
-    assert not (common.stages(stopped)[-1] / "model").exists() and not (stopped / "summary.json").exists()
+    assert not (runs.stages(stopped)[-1] / "model").exists() and not (stopped / "summary.json").exists()
     assert_resumed(straight, recipe)
 
 
@@ -394,7 +394,7 @@ def test_spin_stopped_in_a_generation(iteration: int, spin: tuple[Path, Path], m
         with pytest.raises(Stopped):
             run(recipe, say=lambda *_: None)
     assert len(asked) == (2 if iteration == 1 else 5)
-    here = common.stages(Path(recipe.output))[-1]
+    here = runs.stages(Path(recipe.output))[-1]
     assert here.name == f"{2 * iteration}-spin-{iteration}-responses"
     kept = {f: f.stat().st_mtime_ns for f in here.rglob("*.jsonl")}
     assert len(kept) == 1
@@ -405,7 +405,7 @@ def test_spin_stopped_in_a_generation(iteration: int, spin: tuple[Path, Path], m
 def assert_resumed(straight: Path, recipe: Any) -> None:
     with pytest.raises(DudiError, match="occupied"):
         run(recipe, say=lambda *_: None)
-    common.assert_same_end(straight, run(recipe, resume=True, say=lambda *_: None))
+    runs.assert_same_end(straight, run(recipe, resume=True, say=lambda *_: None))
 
 
 def test_resuming_a_finished_run_changes_nothing(spin: tuple[Path, Path]) -> None:

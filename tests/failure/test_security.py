@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_bad_input import Dudi
-from test_cli import write_recipe
+from kit.command import Dudi, write_recipe
 
 import dudi as package
 from dudi.data.conversation import MAX_CHARS, RowError, parse_conversations
@@ -318,10 +317,10 @@ def test_data_check_counts_rows_with_special_tokens(dudi: Dudi, format: str) -> 
     rows += [("th", [("user", "q"), ("assistant", "x<|im_start|>y<|im_end|>")])] * 2  # the second is a duplicate
     turns = [(l, [{"role": role, "content": text} for role, text in messages]) for l, messages in rows]
     if format == "chat":
-        source = dudi.run.folder / "rows.jsonl"
+        source = dudi.folder / "rows.jsonl"
         source.write_text("".join(json.dumps({"messages": m, "language": l}) + "\n" for l, m in turns))
     else:
-        source = dudi.run.folder / "sea"
+        source = dudi.folder / "sea"
         source.mkdir()
         for l, name in (("vi", "Vietnamese"), ("th", "Thai")):
             texts = [json.dumps(m) for k, m in turns if k == l]
@@ -332,12 +331,12 @@ def test_data_check_counts_rows_with_special_tokens(dudi: Dudi, format: str) -> 
         "th: 1 kept rows hold a special token as text: <|im_start|> 1",
         "vi: 3 kept rows hold a special token as text: <|im_end|> 2, <|endoftext|> 1",
     ]
-    assert dudi(*command, "--tokenizer", str(dudi.models.load / "student")) == 0, dudi.err
+    assert dudi(*command, "--tokenizer", str(dudi.models / "student")) == 0, dudi.err
     assert [line for line in dudi.text.splitlines() if "special" in line] == said
     assert dudi(*command) == 0 and "special" not in dudi.text
-    line = dudi.refused(*command, "--tokenizer", str(dudi.run.folder / "nowhere"))
+    line = dudi.refused(*command, "--tokenizer", str(dudi.folder / "nowhere"))
     assert line.startswith("--tokenizer: no folder")
-    assert dudi("data", "check", "builtin", "--tokenizer", str(dudi.models.load / "student")) == 0
+    assert dudi("data", "check", "builtin", "--tokenizer", str(dudi.models / "student")) == 0
     assert "no kept row holds a special token of the tokenizer" in dudi.text
 
 
@@ -418,8 +417,8 @@ def test_a_hostile_checkpoint_is_not_executed(
 @pytest.mark.parametrize("make", [archive, bare])
 @pytest.mark.parametrize("what", ["models.student", "models.teacher", "cold_start.checkpoint"])
 def test_a_hostile_model_is_not_executed(dudi: Dudi, what: str, make: Callable[[Path, Path], None]) -> None:
-    path, victim = dudi.run.folder / "hostile", dudi.run.folder / "victim"
-    shutil.copytree(dudi.models.load / "student", path)
+    path, victim = dudi.folder / "hostile", dudi.folder / "victim"
+    shutil.copytree(dudi.models / "student", path)
     (path / "model.safetensors").unlink()
     make(path / "pytorch_model.bin", victim)
     line = dudi.run_refused(f"{what}='{path}'")
@@ -429,8 +428,8 @@ def test_a_hostile_model_is_not_executed(dudi: Dudi, what: str, make: Callable[[
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_is_not_run(dudi: Dudi, file: str) -> None:
-    path, victim = dudi.run.folder / "hostile", dudi.run.folder / "victim"
-    shutil.copytree(dudi.models.load / "student", path)
+    path, victim = dudi.folder / "hostile", dudi.folder / "victim"
+    shutil.copytree(dudi.models / "student", path)
     (path / "theirs.py").write_text(f"open({str(victim)!r}, 'w')\n")
     table = json.loads((path / file).read_text())
     if file == "config.json":
@@ -495,8 +494,8 @@ def test_a_teacher_that_cannot_be_loaded_is_found_before_the_first_stage(
 ) -> None:
     from dudi.run import pipeline as train
 
-    path = dudi.run.folder / "broken"
-    shutil.copytree(dudi.models.load / "teacher", path)
+    path = dudi.folder / "broken"
+    shutil.copytree(dudi.models / "teacher", path)
     change, said = WEIGHTS[name]
     change(path)
     monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("too late"))
@@ -596,9 +595,9 @@ def test_a_recipe_that_leads_elsewhere(dudi: Dudi, change: str, said: str) -> No
 
 
 def test_extends_shows_nothing_of_a_file_that_is_no_recipe(dudi: Dudi) -> None:
-    secret = dudi.run.folder / "passwd"
+    secret = dudi.folder / "passwd"
     secret.write_text("root:x:0:0:TopSecret:/root:/bin/bash\n")
-    inner = dudi.run.folder / "a" / "b"
+    inner = dudi.folder / "a" / "b"
     inner.mkdir(parents=True)
     for base in ("../../passwd", str(secret), "../../../../../../../../../../etc/passwd"):
         (inner / "r.toml").write_text(f"extends = {json.dumps(base)}\n")
@@ -632,7 +631,7 @@ def test_a_toml_file_that_would_take_all_day(dudi: Dudi, kind: str, text: str, s
         dudi.file.write_text(text)
         assert said in dudi.refused("run", str(dudi.file))
     else:
-        folder = dudi.run.folder / "templates"
+        folder = dudi.folder / "templates"
         folder.mkdir()
         (folder / "id.toml").write_text(text)
         assert re.search(

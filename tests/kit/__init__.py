@@ -1,220 +1,27 @@
-"""What the tests build on: tiny real models and tokenizers, rows of several turns, ready trainers."""
+"""What the tests share, each noun once: tiny real models, rows, trainers; and, by module, runs, processes, the command,
+benchmarks, reports, labs, and `oracle`, the methods written out plainly.
 
-from __future__ import annotations
+A test module imports the kit and never another test module. `kit.model`, `kit.trainer` and so on are here; the rest by
+its module: `from kit.command import Dudi`.
+"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from kit.models import CHATML, CLASSES, VOCAB, model, save, tokenizer
+from kit.rows import LANGUAGES, builtin, message, short_rows, write_rows
+from kit.trainers import Forced, step, trainer
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-
-from dudi.data.load import load_rows
-from dudi.example import Example, Message
-from dudi.methods import build_method
-from dudi.recipe.read import Data, Limits, Training
-from dudi.rollouts import Request, Rollout
-from dudi.rollouts.local import LocalSampler
-from dudi.text.chat import Chat
-from dudi.text.verbalizer import Verbalizer
-from dudi.training.trainer import DistillationTrainer, Job
-from dudi.training.window import WindowBuilder, encode_rows
-
-LANGUAGES = ("id", "vi", "th", "ta", "tl", "ms", "my")
-VOCAB = 384
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CLASSES = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
-
-
-def builtin() -> list[Example]:
-    """The rows that ship with the package (system turns and several turns among them)."""
-    return load_rows(Data(source="builtin"), 0).train
-
-
-@cache
-def _backend(vocab: int) -> str:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    texts = [text for e in builtin() for text in (*[m.content for m in e.x], e.y)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet)
-    )
-    return bpe.to_str()
-
-
-def tokenizer(vocab: int = VOCAB, template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of exactly `vocab` tokens, ChatML."""
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_backend(vocab)), pad_token="<|endoftext|>", eos_token="<|im_end|>"
-    )
-    made.chat_template = template
-    assert len(made) == vocab
-    return made
-
-
-def model(
-    seed: int,
-    hidden: int = 32,
-    layers: int = 2,
-    rows: int = VOCAB,
-    kind: str = "qwen2",
-    dtype: torch.dtype = torch.float64,
-    tied: bool = True,
-    sharpness: float = 8.0,
-) -> PreTrainedModel:
-    """A random model. `rows`: embeddings, padding included. Embeddings are scaled up so that distributions are sharp
-    enough for losses to be far from zero."""
-    torch.manual_seed(seed)
-    config_class, model_class = CLASSES[kind]
-    config = config_class(
-        vocab_size=rows,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=hidden // 4,
-        max_position_embeddings=4096,
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-        eos_token_id=2,
-        bos_token_id=None,
-    )
-    made = model_class(config).to(dtype)
-    with torch.no_grad():
-        made.get_output_embeddings().weight.mul_(sharpness)
-    made.config._attn_implementation = "sdpa"
-    return made
-
-
-def save(folder: Path, made: PreTrainedModel, tok: PreTrainedTokenizerFast) -> str:
-    """A model folder as `from_pretrained` reads it."""
-    made.save_pretrained(folder)
-    tok.save_pretrained(folder)
-    return str(folder)
-
-
-class Forced:
-    """A sampler that returns given responses: by (row index, view name), else drawn once from the key, never a model.
-
-    Lengths are ragged; about half of the responses end with the stop token.
-    """
-
-    def __init__(self, chat: Chat, given: Mapping[tuple[int, str], Rollout] | None = None, longest: int = 9) -> None:
-        self.chat, self.given, self.longest = chat, dict(given or {}), longest
-
-    def response(self, row: int, view: str) -> Rollout:
-        """The response of a row for a view."""
-        if (row, view) in self.given:
-            return self.given[row, view]
-        g = torch.Generator().manual_seed(1000 * row + sum(view.encode()))
-        length = int(torch.randint(1, self.longest, (1,), generator=g))
-        ids = torch.randint(3, self.chat.vocab, (length,), generator=g).tolist()
-        done = bool(torch.rand(1, generator=g) < 0.5)
-        return Rollout((*ids, self.chat.turn_end) if done else tuple(ids), done)
-
-    def __call__(self, model: PreTrainedModel, requests: Sequence[Request]) -> list[Rollout]:
-        """Keys are (salt, seed, epoch, row, view)."""
-        return [self.response(int(r.key[3]), str(r.key[4])) for r in requests]
-
-
-def trainer(
-    folder: Path,
-    method: Mapping[str, Any],
-    *,
-    student: PreTrainedModel | None = None,
-    teacher: PreTrainedModel | None = None,
-    reference: PreTrainedModel | None = None,
-    examples: Sequence[Example] | None = None,
-    evals: Sequence[Example] = (),
-    forced: bool = True,
-    limits: Limits | None = None,
-    tok: PreTrainedTokenizerFast | None = None,
-    seed: int = 0,
-    autocast: bool = False,
-    **training: Any,
-) -> DistillationTrainer:
-    """A trainer of any method on tiny models, float64 by default; `forced` responses or sampled ones.
-
-    Defaults: 8 built-in rows, one in each language and one more, batch 8, micro_batch 8, lr 1e-3, one epoch. The
-    teacher is twice as wide and has padded embeddings; R is another model than the student.
-    """
-    built = build_method(method)
-    chat = Chat(tok or tokenizer(), None, {})
-    rows_in = list(examples) if examples is not None else builtin()[::13][:8]
-    limits = limits or Limits(prompt=400, verbalizer=300, total=600, rollout=8, teacher_prompt=2000)
-    verbalizer = Verbalizer(LANGUAGES, seed)
-    rows, eval_rows = encode_rows(rows_in, chat, limits), encode_rows(list(evals), chat, limits)
-    sampler = Forced(chat) if forced else LocalSampler(chat.stop_ids, chat.pad, chat.vocab, 0.9)
-    stored = {r.index: Forced(chat).response(r.index, "stored") for r in rows.rows} if built.stored else {}
-    builder = WindowBuilder(chat, verbalizer, limits, sampler, seed, stored)
-    student = student if student is not None else model(1, rows=VOCAB + 6)
-    if teacher is None and built.needs_larger_teacher:
-        teacher = model(2, hidden=64, rows=VOCAB + 20, dtype=student.dtype).requires_grad_(False).eval()
-    if reference is None and built.needs_reference:
-        reference = model(3, rows=VOCAB + 6, dtype=student.dtype).requires_grad_(False).eval()
-    defaults: dict[str, Any] = {
-        "batch": 8,
-        "micro_batch": 8,
-        "lr": 1e-3,
-        "epochs": 1.0,
-        "log_every": 1,
-        "overlap_every": 1,
-    }
-    job = Job(
-        method=built,
-        student=student,
-        teacher=teacher,
-        reference=reference,
-        builder=builder,
-        eval_builder=replace(builder, salt="eval"),
-        rows=rows.rows,
-        eval_rows=eval_rows.rows,
-        languages=LANGUAGES,
-        training=Training(**{**defaults, **training}),
-        seed=seed,
-        autocast=autocast,
-        folder=folder,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    return DistillationTrainer(job)
-
-
-def step(made: DistillationTrainer) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients (by parameter name) of the trainer's present optimizer step, without updating anything."""
-    if made.optimizer is None:
-        made.create_optimizer_and_scheduler(num_training_steps=10)
-    made.model.zero_grad()
-    loss = made.training_step(made.model, {})
-    grads = {name: p.grad.clone() for name, p in made.model.named_parameters() if p.grad is not None}
-    made.model.zero_grad()
-    return float(loss), grads
-
-
-def message(*turns: str, system: str | None = None) -> tuple[Message, ...]:
-    """Turns of user and assistant in alternation."""
-    head = (Message("system", system),) if system else ()
-    roles = ("user", "assistant")
-    return (*head, *(Message(roles[k % 2], text) for k, text in enumerate(turns)))  # type: ignore[arg-type]
+__all__ = [
+    "CHATML",
+    "CLASSES",
+    "LANGUAGES",
+    "VOCAB",
+    "Forced",
+    "builtin",
+    "message",
+    "model",
+    "save",
+    "short_rows",
+    "step",
+    "tokenizer",
+    "trainer",
+    "write_rows",
+]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import kit
 import torch
 
+import kit
 from dudi.evals.aggregate import Score
 from dudi.evals.bench import Benchmark, Description, Item, Task
 

@@ -36,7 +36,9 @@ def chatml(messages: Sequence[Message]) -> str:
 
 def read_template(language: str) -> dict[str, Any]:
     """The file of one language's verbalizer texts."""
-    return tomllib.loads((importlib.resources.files("dudi") / "templates" / f"{language}.toml").read_text("utf-8"))
+    return tomllib.loads(
+        (importlib.resources.files("dudi") / "text" / "templates" / f"{language}.toml").read_text("utf-8")
+    )
 
 
 def fill(language: str, text: str, example: Example, l_z: str | None) -> tuple[Message, ...]:

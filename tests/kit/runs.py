@@ -1,39 +1,23 @@
-"""What worker scripts and the tests that start them share: small recipes from folders on disk, and how runs compare."""
+"""Whole runs: small recipes from folders on disk, what a run leaves, and how two runs compare."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import kit
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from dudi.data.rows import as_line
-from dudi.example import Example
 from dudi.recipe.read import Recipe, parse_recipe
+from kit.models import save_models
+from kit.rows import short_rows, write_rows
 
-TESTS = Path(__file__).resolve().parent.parent
 LIMITS = {"prompt": 400, "verbalizer": 300, "total": 600, "rollout": 8, "teacher_prompt": 2000}
-
-
-def rows(number: int = 11) -> list[Example]:
-    """Short rows of all languages, some with a system turn or with several turns."""
-    shipped = kit.builtin()
-    return (shipped[1::9] + shipped[2::9])[:number]
-
-
-def write_data(file: Path, examples: Sequence[Example]) -> str:
-    """Rows as chat JSONL."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(map(as_line, examples)), encoding="utf-8")
-    return str(file)
 
 
 def recipe(folder: Path, method: Mapping[str, Any], *, output: str = "run", number: int = 11, **tables: Any) -> Recipe:
@@ -42,12 +26,10 @@ def recipe(folder: Path, method: Mapping[str, Any], *, output: str = "run", numb
     Eleven rows in batches of four: three steps an epoch, the last one ragged.
     """
     if not (folder / "student").is_dir():
-        tok = kit.tokenizer()
-        kit.save(folder / "student", kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), tok)
-        kit.save(folder / "teacher", kit.model(2, hidden=64, rows=kit.VOCAB + 20, dtype=torch.float32), tok)
+        save_models(folder)
     data = folder / f"rows-{number}.jsonl"
     if not data.is_file():
-        write_data(data, rows(number))
+        write_rows(data, short_rows(number))
     training = {"lr": 1e-3, "batch": 4, "micro_batch": 2, "epochs": 2.0, "log_every": 1, "overlap_every": 2}
     table: dict[str, Any] = {
         "name": "small",
@@ -114,21 +96,20 @@ def metrics(stage: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "eval" not in line]
 
 
-def environment() -> dict[str, str]:
-    """For a process of its own: tests importable, nothing left of a launcher."""
-    left_out = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-    env = {k: v for k, v in os.environ.items() if k not in left_out}
-    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
-    env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    if Path("/sys/class/net/lo").exists():
-        env["GLOO_SOCKET_IFNAME"] = "lo"  # the host's own name may not resolve
-    return env
+def assert_close(found: Any, wanted: Any, where: str = "") -> None:
+    """Two lines of metrics, number by number."""
+    assert type(found) is type(wanted), where
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for key in wanted:
+            assert_close(found[key], wanted[key], f"{where}/{key}")
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9), where
+    else:
+        assert found == wanted, where
 
 
-def start(script: str, *arguments: str, launcher: Sequence[str] = (), timeout: float = 240) -> tuple[int, str]:
-    """Run a worker script; (exit status, what it wrote)."""
-    command = [sys.executable, *launcher, str(TESTS / "workers" / script), *arguments]
-    done = subprocess.run(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
-    )
-    return done.returncode, done.stdout
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, by its path within the folder."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

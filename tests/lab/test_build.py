@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from labkit import MICRO, build_micro
+from kit.lab import MICRO, build_micro
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 

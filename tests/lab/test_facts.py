@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from labkit import EIGHT
+from kit.lab import EIGHT
 
 from dudi.lab.sentences import state
 from dudi.lab.truth import ANIMALS, COUNTRIES, FACTS, OF_THINGS, OPPOSITES, TAME

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from labkit import EIGHT, Asked, record
+from kit.lab import EIGHT, Asked, record
 
 from dudi.data.load import load_rows
 from dudi.evals.aggregate import aggregate

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from labkit import EIGHT, Asked, record
+from kit.lab import EIGHT, Asked, record
 
 from dudi.draws import draw
 from dudi.example import Example

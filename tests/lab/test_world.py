@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit import EIGHT, toml
+from kit.lab import EIGHT, toml
 
 from dudi.evals.scoring import normalise
 from dudi.lab import words as lab_words

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracle import cross_entropy, divergence
+from kit.oracle import cross_entropy, divergence
 from torch import Tensor
 
 from dudi.loss.chunked import Head, Positions, Scored, Term, label_log_probs, score

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "memory.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 HEAD_GRADIENT_MB = 151_936 * 896 * 4 / 1e6
 POSITION_MB = (896 + 896 + 2048) * 4 / 1e6  # its hidden states, and the gradient of the student's
 

@@ -12,10 +12,10 @@ from typing import Any
 import kit
 import pytest
 import torch
+from kit import runs
 from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
-from workers import common
 
 from dudi.errors import DudiError
 from dudi.example import Message
@@ -124,7 +124,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         kit.save(folder / "student", student, base)
         kit.save(folder / "teacher", teacher, chat)
         assert not (folder / "student" / "chat_template.jinja").exists()
-        common.write_data(folder / "rows.jsonl", common.rows(5))
+        kit.write_rows(folder / "rows.jsonl", kit.short_rows(5))
     return made
 
 
@@ -199,12 +199,12 @@ def test_one_step_of_every_method(family: str, method: str, folders: dict[str, P
     assert seen["dtypes"] == {torch.float32}, "float32 masters, whatever the checkpoint was stored in"
     assert seen["tied"] is f.tied and seen["class"] == CLASSES[family] and not any(seen["frozen"])
 
-    stage = common.stages(out)[-1]
-    [line] = common.metrics(stage)
+    stage = runs.stages(out)[-1]
+    [line] = runs.metrics(stage)
     assert line["step"] == 1 and line["grad_norm"] > 0
     if method != "sdft":  # its teacher is the student itself until the first step
         assert line["loss"] > 1e-3
-    start, end = load_file(folder / "student" / "model.safetensors"), common.weights(stage)
+    start, end = load_file(folder / "student" / "model.safetensors"), runs.weights(stage)
     assert start.keys() == end.keys() and {t.dtype for t in end.values()} == {torch.float32}
     # Adam moves by the learning rate; in bfloat16 most weights would not move at all
     share = [float((end[k] != start[k].float()).float().mean()) for k in end if "layers" in k]
@@ -215,7 +215,7 @@ def test_one_step_of_every_method(family: str, method: str, folders: dict[str, P
     model = AutoModelForCausalLM.from_pretrained(result)
     tok = AutoTokenizer.from_pretrained(result)
     assert type(model).__name__ == CLASSES[family] and model.dtype is torch.float32
-    assert common.moved(model, end) == 0
+    assert runs.moved(model, end) == 0
     assert tok.chat_template == f.template, "the base student went out with the teacher's template"
     chat = load_chat(recipe(folder, family, METHODS[method], tmp_path))
     config = json.loads((result / "generation_config.json").read_text())
@@ -352,7 +352,7 @@ def test_template_that_rewrites_earlier_turns_is_refused(folders: dict[str, Path
     assert chat.decode([ids[t] for t in targets]) == "Baik.<|im_end|>"
     folder = folders["qwen3"]
     rows = [e for e in kit.builtin() if len(e.x) > 2][:2]
-    source = common.write_data(tmp_path / "rows.jsonl", rows)
+    source = kit.write_rows(tmp_path / "rows.jsonl", rows)
     method = {"name": "sft", "loss_on": "all_assistant"}
     with pytest.raises(DudiError, match="loss_on"):
         run(recipe(folder, "qwen3", method, tmp_path / "run", data={"source": source}), say=lambda *_: None)
@@ -362,7 +362,7 @@ def test_template_that_rewrites_earlier_turns_is_refused(folders: dict[str, Path
 def test_all_assistant_turns_train(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """More tokens carry loss than with the last turn alone, by the earlier answers."""
     rows = [e for e in kit.builtin() if len(e.x) > 2][:2]
-    source = common.write_data(tmp_path / "rows.jsonl", rows)
+    source = kit.write_rows(tmp_path / "rows.jsonl", rows)
     chat = the_chat(folders, family)
     counts = {}
     for loss_on in ("last", "all_assistant"):
@@ -370,7 +370,7 @@ def test_all_assistant_turns_train(family: str, folders: dict[str, Path], tmp_pa
         out = run(
             recipe(folders[family], family, method, tmp_path / loss_on, data={"source": source}), say=lambda *_: None
         )
-        counts[loss_on] = common.metrics(common.stages(out)[-1])[0]["signal"]["off_policy"]["count"]
+        counts[loss_on] = runs.metrics(runs.stages(out)[-1])[0]["signal"]["off_policy"]["count"]
     assert counts["last"] == sum(len(chat.response(e.x, e.y)) for e in rows)
     assert counts["all_assistant"] == sum(len(chat.conversation(e.x, e.y)[1]) for e in rows) > counts["last"]
 
@@ -395,8 +395,8 @@ class References(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.reference:
-            assert common.identical(self.reference, self._copy(self.trainer.job.reference)), "R has moved"
-            assert not common.identical(self.student, self._copy(self.trainer.model)), "the student has not"
+            assert runs.identical(self.reference, self._copy(self.trainer.job.reference)), "R has moved"
+            assert not runs.identical(self.student, self._copy(self.trainer.model)), "the student has not"
 
 
 def watched(r: Any) -> tuple[Path, list[References]]:
@@ -415,32 +415,32 @@ LOG_2 = 0.6931471805599453
 @pytest.mark.parametrize("method", [{"name": "dudi"}, {"name": "spin", "variant": "online"}], ids=["dudi", "spin"])
 def test_reference_is_the_cold_start(method: dict[str, Any], tmp_path: Path) -> None:
     """So at stage 2's first step S = R, and the sequence signal is log 2, whatever was sampled; it is so no longer."""
-    r = common.recipe(tmp_path, method, training={"epochs": 1.0}, cold_start={"training": {"epochs": 1.0}})
+    r = runs.recipe(tmp_path, method, training={"epochs": 1.0}, cold_start={"training": {"epochs": 1.0}})
     out, (cold, main) = watched(r)
-    end = common.weights(common.stages(out)[0])
-    assert common.identical(main.reference, end) and common.identical(main.student, end)
-    assert not cold.reference and not common.identical(cold.student, end)
-    first, *_, last = (line["signal"]["sequence"] for line in common.metrics(common.stages(out)[1]))
+    end = runs.weights(runs.stages(out)[0])
+    assert runs.identical(main.reference, end) and runs.identical(main.student, end)
+    assert not cold.reference and not runs.identical(cold.student, end)
+    first, *_, last = (line["signal"]["sequence"] for line in runs.metrics(runs.stages(out)[1]))
     assert first["loss"] == pytest.approx(LOG_2, abs=1e-5) and first["margin"] == pytest.approx(0, abs=1e-4)
     assert abs(last["margin"]) > 1e-3
 
 
 def test_spin_moves_its_reference_with_each_iteration(tmp_path: Path) -> None:
-    r = common.recipe(
+    r = runs.recipe(
         tmp_path,
         {"name": "spin", "iterations": 2},
         training={"epochs": 1.0},
         cold_start={"training": {"epochs": 1.0}},
     )
     out, (_, first, second) = watched(r)
-    cold, written_1, one, written_2, two = common.stages(out)
+    cold, written_1, one, written_2, two = runs.stages(out)
     assert [s.name for s in (cold, one, two)] == ["1-cold-start", "3-spin-1", "5-spin-2"]
-    assert common.identical(first.reference, common.weights(cold))
-    assert common.identical(second.reference, common.weights(one))
-    assert common.identical(second.student, common.weights(one))
-    assert not common.identical(first.reference, second.reference)
+    assert runs.identical(first.reference, runs.weights(cold))
+    assert runs.identical(second.reference, runs.weights(one))
+    assert runs.identical(second.student, runs.weights(one))
+    assert not runs.identical(first.reference, second.reference)
     for stage in (one, two):
-        line = common.metrics(stage)[0]["signal"]["sequence"]
+        line = runs.metrics(stage)[0]["signal"]["sequence"]
         assert line["loss"] == pytest.approx(LOG_2, abs=1e-5)
     texts = [(s / "train" / "batch-000000.jsonl").read_text() for s in (written_1, written_2)]
     assert texts[0] != texts[1], "the second iteration answers anew"
@@ -448,7 +448,7 @@ def test_spin_moves_its_reference_with_each_iteration(tmp_path: Path) -> None:
 
 def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
     """Each stored response is what the teacher samples on the plain prompt x with the row's own random numbers."""
-    r = common.recipe(
+    r = runs.recipe(
         tmp_path,
         {"name": "seqkd"},
         training={"epochs": 1.0},
@@ -456,7 +456,7 @@ def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
         cold_start={"method": {"name": "none"}},
     )
     out = run(r, say=lambda *_: None)
-    written = common.stages(out)[0]
+    written = runs.stages(out)[0]
     assert written.name == "1-seqkd-responses"
     lines = [json.loads(t) for f in sorted((written / "train").iterdir()) for t in f.read_text().splitlines()]
     chat = load_chat(r)
@@ -474,5 +474,5 @@ def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
             [rollout] = sampler(model, [request])
             same[name] += list(rollout.ids) == line["ids"] and rollout.finished == line["finished"]
     assert same["teacher"] == len(rows) > same["student"]
-    trained = sum(line["signal"]["off_policy"]["count"] for line in common.metrics(common.stages(out)[1]))
+    trained = sum(line["signal"]["off_policy"]["count"] for line in runs.metrics(runs.stages(out)[1]))
     assert trained == sum(len(line["ids"]) for line in lines), "and they are what is trained on"

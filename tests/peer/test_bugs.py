@@ -407,7 +407,7 @@ class World:
             "{{ note }}" + kit.CHATML.replace("m['role']", "m['role'] | upper").replace("assistant", "ASSISTANT")
         )
         (folder / "templates").mkdir()
-        text = (Path(dudi.__file__).parent / "templates" / "id.toml").read_text(encoding="utf-8")
+        text = (Path(dudi.__file__).parent / "text" / "templates" / "id.toml").read_text(encoding="utf-8")
         (folder / "templates" / "id.toml").write_text(text.replace("{language}", "~{language}~"), encoding="utf-8")
         rows = [
             {"language": e.l, "messages": [m.as_dict() for m in (*e.x, Message("assistant", e.y))]}
@@ -848,7 +848,7 @@ ARGUMENTS: dict[str, tuple[Any, Callable[[Path, dict[str, Any]], Any], dict[str,
     "dudi.spin_beta": (0.5, step_of, {}),
     "dudi.divergence": ("forward_kl", step_of, {}),
     "dudi.jsd_beta": (0.1, step_of, JSD),
-    "dudi.text.verbalizer": ("none", step_of, {}),
+    "dudi.verbalizer": ("none", step_of, {}),
     "dudi.include_english": (False, step_of, {}),
     "dudi.without": (("sequence",), step_of, {}),
 }

@@ -4,37 +4,15 @@ The cases are made from the schema itself, so that a new key is covered when it 
 """
 
 import datetime
-import types
 from collections.abc import Iterator
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from kit.recipes import GOOD, KEYS, good
 
 from dudi.errors import DudiError
 from dudi.methods import METHODS, Loss, LossOn, Mode, build_method
 from dudi.recipe.read import Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
-
-GOOD = """
-name = "r"
-[method]
-name = "dudi"
-[models]
-student = "s"
-teacher = "t"
-[data]
-source = "d"
-"""
-
-
-def good() -> dict[str, Any]:
-    return {
-        "name": "r",
-        "method": {"name": "dudi"},
-        "models": {"student": "s", "teacher": "t"},
-        "data": {"source": "d"},
-        "paper": {"table": "2", "average": 1.0},
-    }
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -75,22 +53,7 @@ def unreadable(file, *overrides: str) -> str:
 
 
 # ── from the schema ──────────────────────────────────────────────────────────────────────────────────────────────────
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-
-
-def keys(model: type[BaseModel] = Recipe, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Every key of a recipe, and whether it is a table of its own."""
-    for name, field in model.model_fields.items():
-        section = section_of(field.annotation)
-        yield (*path, name), section is not None
-        if section is not None:
-            yield from keys(section, (*path, name))
-
-
 SCHEMA = Recipe.model_json_schema()
-KEYS = list(keys())
 SECTIONS = [(), *(path for path, is_table in KEYS if is_table)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reportkit
+from kit import reports
 
 from dudi.errors import DudiError
 from dudi.report.write import write_report
@@ -100,10 +100,10 @@ def test_a_spoilt_evaluation(case: str, evals: Path, tmp_path: Path) -> None:
 
 def arguments(run: Path, evals: Path, bench: Path, tmp: Path) -> dict[str, tuple[Arguments, str]]:
     base, dudi = evals / "base", evals / "dudi"
-    other = reportkit.benchmark(tmp / "other", ("th", "my"))
-    stranger = reportkit.simple(tmp / "stranger", other, 0.5)
-    b = reportkit.read_benchmark(bench)
-    shorter = reportkit.evaluation(tmp / "shorter", bench, {0: reportkit.answers(b, {"default": 0.5})[:-1]})
+    other = reports.benchmark(tmp / "other", ("th", "my"))
+    stranger = reports.simple(tmp / "stranger", other, 0.5)
+    b = reports.read_benchmark(bench)
+    shorter = reports.evaluation(tmp / "shorter", bench, {0: reports.answers(b, {"default": 0.5})[:-1]})
     return {
         "nothing": ({}, "nothing to report on"),
         "no output": ({"evals": [f"a={base}"], "output": None}, "give --output FOLDER"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reportkit
+from kit import reports
 
 from dudi.report.compare import AVERAGE, RESAMPLES, gains, item_values, manners, resampled_means
 from dudi.report.evals import Evaluation, read_evals
@@ -28,8 +28,8 @@ def with_values(one: Evaluation, values: dict[str, list[float | None]]) -> Evalu
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Evaluation]:
     folder = tmp_path_factory.mktemp("two")
-    bench = reportkit.benchmark(folder / "bench", ("th", "my", "en"))
-    return read(reportkit.simple(folder / "base", bench, 0.2), reportkit.simple(folder / "other", bench, 0.6))  # type: ignore[return-value]
+    bench = reports.benchmark(folder / "bench", ("th", "my", "en"))
+    return read(reports.simple(folder / "base", bench, 0.2), reports.simple(folder / "other", bench, 0.6))  # type: ignore[return-value]
 
 
 def test_the_resampled_means_are_those_of_every_possible_draw() -> None:

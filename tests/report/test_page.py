@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reportkit
+from kit import reports
 from typer.testing import CliRunner
 
 from dudi.cli import app
@@ -84,7 +84,7 @@ def test_training_numbers_of_a_hand_made_run(both: Path) -> None:
 
 
 def test_the_mean_of_a_fifth_is_weighted(tmp_path: Path) -> None:
-    reportkit.run(tmp_path / "r", losses=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
+    reports.run(tmp_path / "r", losses=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
     (one,) = numbers(write_report([tmp_path / "r"]))["runs"]
     off_policy = next(s for s in one["signals"] if s["signal"] == "off_policy")
     assert off_policy["first"] == pytest.approx((1 * 100 + 2 * 200) / 300)
@@ -99,11 +99,11 @@ def test_seeds_and_their_limits_are_said(both: Path) -> None:
 
 
 def test_refused_averages_are_a_dash_with_the_reason(bench: Path, tmp_path: Path) -> None:
-    b = reportkit.read_benchmark(bench)
-    answers = reportkit.answers(b, {"default": 0.6})
+    b = reports.read_benchmark(bench)
+    answers = reports.answers(b, {"default": 0.6})
     at = next(n for n, item in enumerate(b.items) if item.language == "th")
-    answers[at] = reportkit.Answer("", 0, False, "the template refuses it")
-    reportkit.evaluation(tmp_path / "e", bench, {0: answers})
+    answers[at] = reports.Answer("", 0, False, "the template refuses it")
+    reports.evaluation(tmp_path / "e", bench, {0: answers})
     page = write_report([], [f"e={tmp_path / 'e'}"], output=tmp_path / "out")
     assert re.search(r"^\| Thai \(th\) \| - \|$", text(page, "report.md"), re.M)
     assert "e: sentiment, th: 1 of 4 items could not be asked: the template refuses it" in text(page)
@@ -136,9 +136,9 @@ def test_evaluations_below_runs_are_found(run: Path, evals: Path, tmp_path: Path
 
 
 def test_everything_is_escaped(run: Path, evals: Path, bench: Path, tmp_path: Path) -> None:
-    b = reportkit.read_benchmark(bench)
-    answers = [reportkit.Answer(f"{EVIL} | `x` \u202e\x00", 3, True) for _ in b.items]
-    reportkit.evaluation(tmp_path / "e", bench, {0: answers})
+    b = reports.read_benchmark(bench)
+    answers = [reports.Answer(f"{EVIL} | `x` \u202e\x00", 3, True) for _ in b.items]
+    reports.evaluation(tmp_path / "e", bench, {0: answers})
     evil = tmp_path / "<b>run"
     shutil.copytree(run, evil)
     page = write_report(
@@ -200,27 +200,27 @@ def test_responses_carry_their_language_and_a_mark_in_words(both: Path) -> None:
     for code in ("th", "ta", "my", "vi"):
         assert f'<p class="prompt" lang="{code}" dir="auto">' in html and f'<dd lang="{code}" dir="auto">' in html
     assert "✓ right" in html and "✗ wrong" in html and "chrF++ 100" in html
-    assert reportkit.WORDS["my"]["ask"] in html and "<details>" in html
+    assert reports.WORDS["my"]["ask"] in html and "<details>" in html
 
 
 def test_without_the_benchmark_the_page_says_so(evals: Path, tmp_path: Path) -> None:
     html = text(write_report([], [f"a={evals / 'base'}"], output=tmp_path / "out"))
     assert "Prompts and accepted answers are not shown" in html and "capital/th/" in html
-    assert reportkit.WORDS["my"]["ask"] not in html
+    assert reports.WORDS["my"]["ask"] not in html
 
 
 def test_prompts_from_the_folder_that_an_evaluation_names(bench: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bench, tmp_path / "bench"))
-    reportkit.simple(tmp_path / "e", copy, 0.5, named=True)
+    reports.simple(tmp_path / "e", copy, 0.5, named=True)
     given = [f"a={tmp_path / 'e'}"]
-    assert reportkit.WORDS["ta"]["ask"] in text(write_report([], given, output=tmp_path / "one"))
+    assert reports.WORDS["ta"]["ask"] in text(write_report([], given, output=tmp_path / "one"))
     (copy / "items" / "th.jsonl").unlink()
     changed = text(write_report([], given, output=tmp_path / "two"))
-    assert reportkit.WORDS["ta"]["ask"] not in changed and "is gone or was changed" in changed
+    assert reports.WORDS["ta"]["ask"] not in changed and "is gone or was changed" in changed
 
 
 def test_the_hash_is_the_one_of_evaluations(bench: Path) -> None:
-    assert benchmark_hash(bench) == reportkit.read_benchmark(bench).sha256
+    assert benchmark_hash(bench) == reports.read_benchmark(bench).sha256
 
 
 def test_items_are_spread_over_tasks_and_show_where_models_differ(evals: Path) -> None:
@@ -231,9 +231,7 @@ def test_items_are_spread_over_tasks_and_show_where_models_differ(evals: Path) -
         tasks = {read[0].items[at].task for at in chosen}
         assert tasks == {r.task for r in read[0].items if r.language == language}
     differing = {at for at, (a, b) in enumerate(zip(read[0].items, read[1].items, strict=True)) if a.value != b.value}
-    chosen_in_th = {
-        task: [at for at in choose(read, "th") if read[0].items[at].task == task] for task in reportkit.TASKS
-    }
+    chosen_in_th = {task: [at for at in choose(read, "th") if read[0].items[at].task == task] for task in reports.TASKS}
     for task, here in chosen_in_th.items():
         possible = {at for at in differing if (read[0].items[at].task, read[0].items[at].language) == (task, "th")}
         assert set(here) & possible or not possible
@@ -256,7 +254,7 @@ def test_pictures_of_an_earlier_report_go_and_other_files_stay(run: Path, evals:
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
-    runs = read_runs([reportkit.run(tmp_path / n / "0") for n in ("a", "b")])
+    runs = read_runs([reports.run(tmp_path / n / "0") for n in ("a", "b")])
     assert [run.label for run in runs] == ["a/0", "b/0"]
     page = write_report([tmp_path / "a" / "0", tmp_path / "b" / "0"])
     assert len(numbers(page)["figures"]) == len(set(numbers(page)["figures"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reportkit
+from kit import reports
 
 from dudi.report.answers import shown
 from dudi.report.blocks import number, percent, signed
@@ -19,9 +19,9 @@ from dudi.report.write import make_report, write_report
 
 
 def test_runs_of_several_training_seeds_are_named(tmp_path: Path) -> None:
-    runs = read_runs([reportkit.run(tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 1))])
+    runs = read_runs([reports.run(tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 1))])
     assert training_seeds(runs) == [(("a", "b"), (0, 1))]
-    other = read_runs([tmp_path / "a", reportkit.run(tmp_path / "c", name="x")])
+    other = read_runs([tmp_path / "a", reports.run(tmp_path / "c", name="x")])
     assert training_seeds(other) == []
 
 
@@ -36,7 +36,7 @@ def test_runs_of_several_training_seeds_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_should_worry_is_said(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
-    page = write_report([reportkit.run(tmp_path / "r", **change)], output=tmp_path / "out")
+    page = write_report([reports.run(tmp_path / "r", **change)], output=tmp_path / "out")
     assert any(
         expected in line for line in make_report(read_runs([tmp_path / "r"]), (), None, None).numbers["warnings"]
     )
@@ -44,7 +44,7 @@ def test_what_should_worry_is_said(tmp_path: Path, change: dict[str, Any], expec
 
 
 def test_a_run_that_goes_on_can_be_looked_at(tmp_path: Path) -> None:
-    folder = reportkit.run(tmp_path / "r")
+    folder = reports.run(tmp_path / "r")
     (folder / "summary.json").unlink()
     with (folder / "1-dudi" / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 60, "lo')

@@ -16,10 +16,10 @@ import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from test_distributed import assert_close
+from kit import processes, runs
+from kit.runs import assert_close
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
-from workers import common
 
 from dudi.errors import DudiError
 from dudi.recipe.read import Recipe, dump_recipe, parse_recipe
@@ -173,8 +173,8 @@ def test_a_signal_to_the_wrapper(
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGUSR1, os.kill), (signal.SIGTERM, os.killpg)])
 def test_a_signal_to_a_real_wrapper_saves(number: signal.Signals, send: Any, tmp_path: Path) -> None:
     """To the wrapper alone or to its process group: both processes end after their step, which is saved."""
-    recipe = common.recipe(tmp_path, {"name": "sft"}, output="run", training={"epochs": 400.0, "save_every": 2})
-    env = {k: v for k, v in common.environment().items() if k != "GLOO_SOCKET_IFNAME"}
+    recipe = runs.recipe(tmp_path, {"name": "sft"}, output="run", training={"epochs": 400.0, "save_every": 2})
+    env = {k: v for k, v in processes.environment().items() if k != "GLOO_SOCKET_IFNAME"}
     command = [sys.executable, "-m", "dudi", "run", written(tmp_path, recipe), "--launch", "ddp", "--nproc", "2"]
     with open(tmp_path / "err", "w") as err:
         started = subprocess.Popen(command, env=env, stdout=err, stderr=err, start_new_session=True)
@@ -191,7 +191,7 @@ def test_a_signal_to_a_real_wrapper_saves(number: signal.Signals, send: Any, tmp
 # ── real launches ────────────────────────────────────────────────────────────────────────────────────────────────────
 def dudi(*arguments: str, path: Path | None = None, timeout: float = 500) -> tuple[int, str, str]:
     """The command in a process of its own: exit status, standard output, standard error."""
-    env = {k: v for k, v in common.environment().items() if k != "GLOO_SOCKET_IFNAME"}
+    env = {k: v for k, v in processes.environment().items() if k != "GLOO_SOCKET_IFNAME"}
     if path is not None:
         env["PYTHONPATH"] = os.pathsep.join((str(path), env["PYTHONPATH"]))
     command = [sys.executable, "-m", "dudi", "run", *arguments]
@@ -207,12 +207,12 @@ def written(folder: Path, recipe: Recipe) -> str:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """The same stages, metrics and weights, the latter as ordinary folders."""
-    assert [s.name for s in common.stages(one)] == [s.name for s in common.stages(other)]
-    for a, b in zip(common.stages(one), common.stages(other), strict=True):
-        assert len(common.metrics(a)) == len(common.metrics(b)) > 1
-        for mine, theirs in zip(common.metrics(a), common.metrics(b), strict=True):
+    assert [s.name for s in runs.stages(one)] == [s.name for s in runs.stages(other)]
+    for a, b in zip(runs.stages(one), runs.stages(other), strict=True):
+        assert len(runs.metrics(a)) == len(runs.metrics(b)) > 1
+        for mine, theirs in zip(runs.metrics(a), runs.metrics(b), strict=True):
             assert_close(theirs, mine)
-        assert common.furthest(common.weights(a), common.weights(b)) < 1e-6
+        assert runs.furthest(runs.weights(a), runs.weights(b)) < 1e-6
         assert sorted(f.name for f in (a / "model").iterdir()) == sorted(f.name for f in (b / "model").iterdir())
     assert json.loads((other / "environment.json").read_text())["processes"] == 2
 
@@ -220,11 +220,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_launch_ddp_is_one_process(tmp_path: Path) -> None:
     """Cold start and DuDi with sampled responses, through the command, in two processes; and the page shown once."""
     cold = {"cold_start": {"training": SHORT}}
-    name = written(tmp_path, common.recipe(tmp_path, {"name": "dudi"}, output="two", training=SHORT, **cold, **FLOAT64))
+    name = written(tmp_path, runs.recipe(tmp_path, {"name": "dudi"}, output="two", training=SHORT, **cold, **FLOAT64))
     status, out, err = dudi(name, "--launch", "ddp", "--nproc", "2")
     assert status == 0, err[-4000:]
     assert out.count("run folder:") == out.count("stage 1 of 2: cold-start\n") == 1
-    again = common.recipe(tmp_path, {"name": "dudi"}, output="one", training=SHORT, **cold, **FLOAT64)
+    again = runs.recipe(tmp_path, {"name": "dudi"}, output="one", training=SHORT, **cold, **FLOAT64)
     assert_same_run(run(again, say=lambda *_: None), tmp_path / "two")
 
 
@@ -232,11 +232,11 @@ def test_launch_ddp_is_one_process(tmp_path: Path) -> None:
 def test_launch_fsdp2_is_one_process(tmp_path: Path) -> None:
     """Student and teacher sharded: the same numbers, and folders as one process writes them."""
     cold = {"cold_start": {"training": SHORT}}
-    recipe = common.recipe(tmp_path, {"name": "dudi"}, output="two", training=SHORT, **cold, **FLOAT64)
+    recipe = runs.recipe(tmp_path, {"name": "dudi"}, output="two", training=SHORT, **cold, **FLOAT64)
     name = written(tmp_path, recipe)
     status, _, err = dudi(name, "--launch", "fsdp2", "--nproc", "2", "--set", "models.teacher_sharding='shard'")
     assert status == 0, err[-4000:]
-    again = common.recipe(tmp_path, {"name": "dudi"}, output="one", training=SHORT, **cold, **FLOAT64)
+    again = runs.recipe(tmp_path, {"name": "dudi"}, output="one", training=SHORT, **cold, **FLOAT64)
     assert_same_run(run(again, say=lambda *_: None), tmp_path / "two")
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "two" / "2-dudi" / "model", dtype=torch.float64)
     assert type(made).__name__ == "Qwen2ForCausalLM" and made.get_output_embeddings().weight.shape[0] > 0
@@ -265,7 +265,7 @@ def test_one_process_that_fails_stops_all(place: str, mode: str, tmp_path: Path)
         "import os\nif os.environ.get('RANK') == '1':\n    from dudi.errors import DudiError\n"
         + "".join(f"    {line}\n" for line in PATCHES[place].splitlines())
     )
-    recipe = common.recipe(tmp_path, {"name": "sft"}, output="run", training=SHORT)
+    recipe = runs.recipe(tmp_path, {"name": "sft"}, output="run", training=SHORT)
     started = time.monotonic()
     status, _, err = dudi(written(tmp_path, recipe), "--launch", mode, "--nproc", "2", path=patch, timeout=900)
     assert status == 2, err[-4000:]
@@ -277,7 +277,7 @@ def test_one_process_that_fails_stops_all(place: str, mode: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_an_error_of_all_is_shown_once(tmp_path: Path) -> None:
-    recipe = common.recipe(tmp_path, {"name": "sft"}, output="run", training=SHORT)
+    recipe = runs.recipe(tmp_path, {"name": "sft"}, output="run", training=SHORT)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "something").write_text("here")
     status, _, err = dudi(written(tmp_path, recipe), "--launch", "ddp", "--nproc", "2")
@@ -286,7 +286,7 @@ def test_an_error_of_all_is_shown_once(tmp_path: Path) -> None:
 
 
 def test_nproc_alone(tmp_path: Path) -> None:
-    recipe = common.recipe(tmp_path, {"name": "sft"})
+    recipe = runs.recipe(tmp_path, {"name": "sft"})
     status, _, err = dudi(written(tmp_path, recipe), "--nproc", "2")
     assert status == 2 and err == (
         "dudi: --nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too\n"

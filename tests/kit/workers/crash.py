@@ -1,4 +1,4 @@
-"""Run recipes by the command line, and kill, signal or fail them at given places: `crash.py PLAN RESULTS`.
+"""Run recipes by the command line, and kill, signal or fail them at given places: `kit.workers.crash PLAN RESULTS`.
 
 One process forks one for each run. The places are patches put in here; none of them is in the package.
 

@@ -1,6 +1,6 @@
 """Train small cases, in one process or as one of several ranks, and report what this rank did.
 
-`python -m torch.distributed.run --nproc-per-node 2 ddp.py FOLDER [more]`, or `train(...)` in the tests' own process.
+`python -m torch.distributed.run --nproc-per-node 2 -m kit.workers.ddp FOLDER [more]`, or `train(...)` in a test.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import kit
 import torch
 from safetensors.torch import save_file
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback
-from workers import common
 
+import kit
 from dudi.recipe.read import Limits, Recipe
 from dudi.run import pipeline as train_module
 from dudi.run.pipeline import resume_stage, run
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Window
+from kit import runs
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def build(
     folder: Path, case: Case, student: PreTrainedModel | None = None, teacher: PreTrainedModel | None = None
 ) -> DistillationTrainer:
     """The trainer of a case, float64, its student away from the moving average; not so a student that is given."""
-    rows = common.rows(9 + case.evals)
+    rows = kit.short_rows(9 + case.evals)
     longest = {"default": 8} if case.forced else RAGGED
     teacher_prompt = {"default": 2000} | dict.fromkeys(case.no_z, 10)
     if teacher is None and not case.tied:
@@ -193,9 +193,9 @@ def stop_and_resume(folder: Path) -> None:
     resumed = build(folder / "stopped", RESUME)
     resume_stage(resumed)
     assert resumed.state.global_step == straight.state.global_step == STEPS
-    assert common.identical(dict(straight.model.named_parameters()), dict(resumed.model.named_parameters()))
+    assert runs.identical(dict(straight.model.named_parameters()), dict(resumed.model.named_parameters()))
     assert straight.ema is not None and resumed.ema is not None
-    assert common.identical(straight.ema.state(), resumed.ema.state())
+    assert runs.identical(straight.ema.state(), resumed.ema.state())
 
 
 def recipes(folder: Path, output: str, teacher: str = "replicate") -> list[Recipe]:
@@ -205,9 +205,9 @@ def recipes(folder: Path, output: str, teacher: str = "replicate") -> list[Recip
     """
     methods: list[dict[str, Any]] = [{"name": "seqkd"}, {"name": "spin", "iterations": 2}]
     short = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
-    found = [common.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE) for m in methods]
+    found = [runs.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE) for m in methods]
     cold = {"cold_start": {"training": {"epochs": 1.0}}, "models": RECIPE["models"] | {"teacher_sharding": teacher}}
-    return [*found, common.recipe(folder, {"name": "dudi"}, output=f"{output}-dudi", training=short, **cold)]
+    return [*found, runs.recipe(folder, {"name": "dudi"}, output=f"{output}-dudi", training=short, **cold)]
 
 
 def pipelines(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What stops one of two processes stops both: `python -m torch.distributed.run --nproc-per-node 2 guards.py FOLDER`.
+"""What stops one of two processes stops both: two of `kit.workers.faults FOLDER`.
 
 Each process writes `<case>-<rank>.json`: the class, the status and the text of the error that ended its training.
 """
@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from workers import common
-from workers.ddp import Case, build, rank
 
 import dudi.training.resumable
 from dudi.errors import DudiError
 from dudi.run.pipeline import resume_stage, run
 from dudi.training import stored as generation
 from dudi.training.trainer import DistillationTrainer
+from kit import runs
+from kit.workers.ddp import Case, build, rank
 
 CASE = Case({"name": "sdft", "ema_rate": 0.3}, training={"save_every": 4, "log_every": 3}, forced=False)
 EVALUATED = Case({"name": "dudi"}, evals=6, training={"save_every": 4, "log_every": 3, "eval_every": 3})
@@ -84,7 +84,7 @@ def signalled(folder: Path, name: str, case: Case, step: int, where: str, number
     resumed = build(folder / name, case)
     resume_stage(resumed)
     assert resumed.state.global_step == straight.state.global_step == 6
-    assert common.identical(dict(straight.model.named_parameters()), dict(resumed.model.named_parameters()))
+    assert runs.identical(dict(straight.model.named_parameters()), dict(resumed.model.named_parameters()))
 
 
 def full(folder: Path) -> None:
@@ -101,7 +101,7 @@ def full(folder: Path) -> None:
 
 def generating(folder: Path) -> None:
     """SeqKD's teacher writes; the second process is told to stop after its first batch."""
-    recipe = common.recipe(
+    recipe = runs.recipe(
         folder,
         {"name": "seqkd"},
         output="generating",

@@ -1,6 +1,6 @@
 """Train small cases with the student, and the teacher, sharded over two processes (FSDP2), and report what each holds.
 
-`python -m torch.distributed.run --nproc-per-node 2 fsdp.py FOLDER`.
+`python -m torch.distributed.run --nproc-per-node 2 -m kit.workers.fsdp FOLDER`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kit
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
@@ -21,8 +20,8 @@ from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
-from workers import ddp
 
+import kit
 from dudi.methods import build_method
 from dudi.models.load import load_model
 from dudi.models.sharding import bytes_here, load_weights, whole
@@ -30,6 +29,7 @@ from dudi.recipe.read import Models
 from dudi.run.launch import Launch
 from dudi.run.pipeline import resume_stage, run
 from dudi.training.trainer import DistillationTrainer
+from kit.workers import ddp
 
 CASES = (
     ddp.CASES
