@@ -16,9 +16,10 @@ from dudi.example import Example, Message
 from dudi.methods import Loss, Method, Response, TokenSignal, View, build_method, views
 from dudi.recipe.read import Limits
 from dudi.rollouts import Request, Rollout
+from dudi.signals import compared, judged
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer
-from dudi.training.window import Item, Row, Window, WindowBuilder, collate, encode_rows, needs_reference, needs_teacher
+from dudi.training.window import Item, Row, Window, WindowBuilder, collate, encode_rows
 
 CPU = torch.device("cpu")
 BUILTIN = kit.builtin()
@@ -199,12 +200,12 @@ def test_stored_responses(chat: Chat, name: str) -> None:
 @pytest.mark.parametrize("name", ["seqkd", "sft"])
 def test_nobody_reads_a_teachers_prompt_for_a_cross_entropy(chat: Chat, name: str) -> None:
     window, _, method = build(chat, {"name": name})
-    assert needs_teacher(method.signals) == set()
+    assert judged(method.signals) == ()
     assert all(item is not None and item.teacher is None for items in window.items.values() for item in items)
 
 
 def test_who_is_scored_by_whom() -> None:
-    def names(found: set[View]) -> set[str]:
+    def names(found: tuple[View, ...]) -> set[str]:
         return {view.name for view in found}
 
     expected = {
@@ -216,7 +217,7 @@ def test_who_is_scored_by_whom() -> None:
     }
     for name, (teacher, reference) in expected.items():
         signals = build_method({"name": name}).signals
-        assert (names(needs_teacher(signals)), names(needs_reference(signals))) == (teacher, reference), name
+        assert (names(judged(signals)), names(compared(signals))) == (teacher, reference), name
 
 
 # ── what is too long is dropped, and only its own term ───────────────────────────────────────────────────────────────
@@ -423,7 +424,7 @@ def test_blocks_by_an_independent_construction(chat: Chat, table: dict[str, Any]
     limits = replace_limits(teacher_prompt={"default": 8000, "th": 1})  # some rows have no such view
     weight = [1.0] * (len(examples) - 1) + [0.0]
     window, _, method = build(chat, table, limits, examples, weight=weight)
-    judged = needs_teacher(method.signals)
+    scored = judged(method.signals)
     seen = 0
     for places in ([0, 1, 2], [4, 3], [5], list(range(len(examples)))):
         blocks = collate(window, places, PAD, CPU)
@@ -444,7 +445,7 @@ def test_blocks_by_an_independent_construction(chat: Chat, table: dict[str, Any]
             assert block.labels.tolist() == [e[2] for e in expected]
             assert block.weight.tolist() == [e[5] for e in expected]
             assert read_before(block.student, expected) == [e[3] for e in expected]
-            assert (block.teacher is not None) is (view in judged)
+            assert (block.teacher is not None) is (view in scored)
             if block.teacher is not None:
                 assert read_before(block.teacher, expected) == [e[4] for e in expected]
             seen += len(expected)

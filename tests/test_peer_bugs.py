@@ -30,14 +30,15 @@ from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.example import Message
 from dudi.files import read_lines
-from dudi.loss.chunked import Head, Positions, Term, score
+from dudi.loss.chunked import Positions, Term, score
+from dudi.loss.head import Head
 from dudi.loss.losses import reverse_kl, token_loss
 from dudi.methods import GOLD, METHODS, Loss, TokenSignal, build_method, views
 from dudi.recipe.read import Data, Limits, Recipe, parse_recipe
 from dudi.recipe.schema import Section
 from dudi.recipe.stages import TEACHER, Generate, plan
-from dudi.rollouts import Request, Rollout
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Request, Rollout, Sampling
+from dudi.rollouts.local import LocalEngine
 from dudi.text.chat import Chat
 from dudi.training.trainer import DistillationTrainer, Job, arguments
 from dudi.training.window import Row, Window, collate, encode_rows
@@ -70,7 +71,7 @@ def checkpoints_activations(model: torch.nn.Module) -> bool:
 
 
 def with_sampler(made: DistillationTrainer, sampler: Any) -> DistillationTrainer:
-    made.job = replace(made.job, builder=replace(made.job.builder, sampler=sampler))
+    made.job = replace(made.job, builder=replace(made.job.builder, engine=sampler))
     return made
 
 
@@ -321,7 +322,7 @@ def test_padded_vocabulary_rows_are_not_sampled() -> None:
     with torch.no_grad():
         student.get_output_embeddings().weight[kit.VOCAB :] *= 100
     requests = [Request((5, 6, 7), (0, k), 12) for k in range(8)]
-    for rollout in LocalSampler((2,), 0, kit.VOCAB, 1.0)(student, requests):
+    for rollout in LocalEngine(Sampling((2,), 0, kit.VOCAB, 1.0))(student, requests):
         assert max(rollout.ids) < kit.VOCAB
 
 
@@ -625,14 +626,14 @@ def chunk_sizes(w: World, table: dict[str, Any]) -> set[int]:
     """The largest pieces in which response positions meet the heads."""
     made = DistillationTrainer(w.start(table)[0])
     seen: set[int] = set()
-    real = dudi.loss.chunked.Head.product
+    real = dudi.loss.head.Head.product
 
     def product(head: Head, hidden: Tensor) -> Tensor:
         seen.add(len(hidden))
         return real(head, hidden)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dudi.loss.chunked.Head, "product", product)
+        patch.setattr(dudi.loss.head.Head, "product", product)
         kit.step(made)
     return {max(seen)}
 

@@ -20,8 +20,8 @@ from workers import common
 from dudi.errors import DudiError
 from dudi.example import Message
 from dudi.recipe.read import parse_recipe
-from dudi.rollouts import Request
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Request, Sampling
+from dudi.rollouts.local import LocalEngine
 from dudi.run.pipeline import run
 from dudi.run.prepare import load_chat
 from dudi.text.chat import Chat
@@ -166,7 +166,7 @@ class Spy(TrainerCallback):
             "class": type(model).__name__,
             "frozen": [
                 any(p.requires_grad for p in m.parameters())
-                for m in (self.trainer.frozen_teacher, self.trainer.job.reference)
+                for m in (self.trainer.teacher and self.trainer.teacher.model, self.trainer.job.reference)
                 if m is not None
             ],
         }
@@ -194,7 +194,7 @@ def test_one_step_of_every_method(family: str, method: str, folders: dict[str, P
         spies.append(Spy(trainer))
         return spies[-1]
 
-    out = run(recipe(folder, family, METHODS[method], tmp_path / "run"), watch=watch, say=lambda *_: None)
+    out = kit.watched(recipe(folder, family, METHODS[method], tmp_path / "run"), watch)
     seen = spies[-1].seen
     assert seen["dtypes"] == {torch.float32}, "float32 masters, whatever the checkpoint was stored in"
     assert seen["tied"] is f.tied and seen["class"] == CLASSES[family] and not any(seen["frozen"])
@@ -406,7 +406,7 @@ def watched(r: Any) -> tuple[Path, list[References]]:
         found.append(References(trainer, title))
         return found[-1]
 
-    return run(r, watch=watch, say=lambda *_: None), found
+    return kit.watched(r, watch), found
 
 
 LOG_2 = 0.6931471805599453
@@ -465,7 +465,7 @@ def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
     teacher, student = (
         AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float64) for name in ("teacher", "student")
     )
-    sampler = LocalSampler(chat.stop_ids, chat.pad, chat.vocab, 0.9)
+    sampler = LocalEngine(Sampling(chat.stop_ids, chat.pad, chat.vocab, 0.9))
     same = {"teacher": 0, "student": 0}
     for line in lines:
         x = tuple(Message(m["role"], m["content"]) for m in rows[line["index"]]["messages"][:-1])
