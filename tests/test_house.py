@@ -70,9 +70,7 @@ def trees(files: list[Path] = FILES) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def test_there_is_source() -> None:
-    assert {"methods.py", "training/trainer.py", "rollouts/local.py", "data/load.py"} <= {
-        relative(file) for file in FILES
-    }
+    assert {"methods.py", "training/trainer.py", "rollouts/local.py", "data/load.py"} <= set(map(relative, FILES))
 
 
 # ── floors ───────────────────────────────────────────────────────────────────────────────────────────────────────────

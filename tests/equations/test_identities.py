@@ -76,7 +76,7 @@ def oracle_of(made: DistillationTrainer, rows: Sequence[Example], window: Window
     return Oracle(
         made.job.builder.chat.tokenizer,
         made.job.student,
-        made.frozen_teacher,
+        made.teacher and made.teacher.model,
         made.job.reference,
         list(enumerate(rows)),
         lambda index, name: responses[index, name],
@@ -184,8 +184,8 @@ def log_likelihoods(brute: Oracle, window: Window) -> dict[str, float]:
 def test_y_prime_and_y_tilde_are_two_samples(tmp_path: Path) -> None:
     """Without a verbalizer both have the same prompt: only the key tells them apart."""
     made = kit.trainer(tmp_path, {"name": "dudi", "verbalizer": "none"}, examples=short(), forced=False)
-    recorder = Recorder(made.job.builder.sampler)
-    window = window_of(made, builder=replace(made.job.builder, sampler=recorder))
+    recorder = Recorder(made.job.builder.engine)
+    window = window_of(made, builder=replace(made.job.builder, engine=recorder))
     assert len(recorder.calls) == 1, "all rollouts of a step are one call"
     keys = [request.key for request, _ in recorder.calls[0]]
     assert len(keys) == 12 and len(set(keys)) == 12
@@ -304,7 +304,7 @@ def test_counts_are_taken_after_sampling(tmp_path: Path) -> None:
     long = Rollout(tuple(range(3, 67)), False)
     made = kit.trainer(tmp_path, {"name": "gkd", "variant": "sum", "divergence": "reverse_kl"}, examples=rows)
     builder = made.job.builder
-    object.__setattr__(builder, "sampler", kit.Forced(chat, {(0, "y_tilde"): long}))
+    object.__setattr__(builder, "engine", kit.Forced(chat, {(0, "y_tilde"): long}))
     window = window_of(made)
     assert window.counts(made.job.method.signals) == {"off_policy": 8, "on_policy": 64}
     brute = oracle_of(made, rows, window)
@@ -334,7 +334,7 @@ def test_a_mean_is_divided_once(tmp_path: Path, table: dict[str, Any]) -> None:
             for k in range(len(rows) * copies)
             for view in ("y_prime", "y_tilde")
         }
-        object.__setattr__(made.job.builder, "sampler", kit.Forced(made.job.builder.chat, given))
+        object.__setattr__(made.job.builder, "engine", kit.Forced(made.job.builder.chat, given))
         return kit.step(made)
 
     first = one("once", 1)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from dudi.example import Example
-from dudi.models.load import head_of
+from dudi.models.reader import head_of
 from dudi.recipe.read import Limits
-from dudi.rollouts import Request, Rollout, uniforms
-from dudi.rollouts.local import LocalSampler, inverse_cdf
+from dudi.rollouts import Request, Rollout, Sampling, uniforms
+from dudi.rollouts.local import LocalEngine, inverse_cdf
 from dudi.text.chat import Chat
 from dudi.training import trainer as trainer_module
 from dudi.training.metrics import record
@@ -162,8 +162,8 @@ def test_micro_batching_changes_nothing_with_sampled_responses(method: str, tmp_
     found = {}
     for size in (8, 4, 2):
         t = made(tmp_path / str(size), method, micro_batch=size, forced=False)
-        recorder = Recorder(t.job.builder.sampler)
-        object.__setattr__(t.job.builder, "sampler", recorder)
+        recorder = Recorder(t.job.builder.engine)
+        object.__setattr__(t.job.builder, "engine", recorder)
         found[size] = (recorder.tokens, kit.step(t))
         assert len(recorder.tokens) == 8 * (2 if method == "dudi" else 1)
     for size in (4, 2):
@@ -258,8 +258,8 @@ def test_more_left_padding_changes_no_sampled_token(method: str, tmp_path: Path)
         t = made(tmp_path / name, method, micro_batch=9, forced=False)
         if name == "wide":
             padded(t, 25)
-        recorder = Recorder(t.job.builder.sampler)
-        object.__setattr__(t.job.builder, "sampler", recorder)
+        recorder = Recorder(t.job.builder.engine)
+        object.__setattr__(t.job.builder, "engine", recorder)
         found.append((kit.step(t), recorder.tokens))
     (one, narrow), (other, wide) = found
     assert len(wide) == len(narrow) * 9 // 8
@@ -271,7 +271,7 @@ def test_more_left_padding_changes_no_sampled_token(method: str, tmp_path: Path)
 def test_left_padding_by_25(kind: str) -> None:
     """The sampler alone, other positions scheme or not: 25 pad tokens before a prompt change none of its tokens."""
     model = kit.model(4, kind=kind, sharpness=3.0).eval()
-    sampler = LocalSampler(range(0, kit.VOCAB, 9), 0, kit.VOCAB, 0.9)
+    sampler = LocalEngine(Sampling(range(0, kit.VOCAB, 9), 0, kit.VOCAB, 0.9))
     requests = [Request(tuple(range(10, 10 + n)), (0, n), 12) for n in (3, 9, 17, 20)]
     longer = Request(tuple(range(10, 10 + 20 + 25)), (0, 99), 12)
     found = sampler(model, requests)
@@ -284,7 +284,7 @@ def test_left_padding_by_25(kind: str) -> None:
 def test_left_padding_is_masked() -> None:
     """The logits behind each sampled token are those of the unpadded prompt, to float64 rounding."""
     model = kit.model(4, sharpness=3.0).eval()
-    sampler = LocalSampler((2,), 0, kit.VOCAB, 1.0)
+    sampler = LocalEngine(Sampling((2,), 0, kit.VOCAB, 1.0))
     requests = [Request(tuple(range(10, 10 + n)), (0, n), 6) for n in (3, 31)]
     head = head_of(model, kit.VOCAB)
     u = torch.from_numpy(uniforms(requests, 6))

@@ -132,7 +132,7 @@ def oracle(
     return Oracle(
         tokenizer=made.job.builder.chat.tokenizer,
         student=made.job.student,
-        teacher=made.frozen_teacher,
+        teacher=made.teacher and made.teacher.model,
         reference=made.job.reference,
         rows=[(k, rows[k]) for k in (range(len(rows)) if places is None else places)],
         respond=respond or (lambda index, view: forced.response(index, view).ids),

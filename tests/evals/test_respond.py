@@ -15,8 +15,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from dudi.errors import DudiError
 from dudi.evals.bench import Benchmark, read_benchmark
 from dudi.evals.respond import Responder, fingerprint, load_responder, weight_files
-from dudi.rollouts import Request
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Request, Sampling
+from dudi.rollouts.local import LocalEngine
 from dudi.text.chat import Chat
 
 LENGTH = 12
@@ -67,7 +67,7 @@ def _common_token(prompts: tuple[tuple[int, ...], ...]) -> int:
 
 def test_temperature_0_is_argmax(bench: Benchmark) -> None:
     stops = (*chat().stop_ids, common_token(bench))
-    sampler = LocalSampler(stops, chat().pad, chat().vocab, 0.0)
+    sampler = LocalEngine(Sampling(stops, chat().pad, chat().vocab, 0.0))
     asked = prompts(bench)
     limits = [LENGTH - k % 4 for k in range(len(asked))]
     wanted = [brute_force(p, n, stops) for p, n in zip(asked, limits, strict=True)]
@@ -79,7 +79,7 @@ def test_temperature_0_is_argmax(bench: Benchmark) -> None:
 
 
 def test_greedy_draws_nothing(bench: Benchmark) -> None:
-    sampler = LocalSampler(chat().stop_ids, chat().pad, chat().vocab, 0.0)
+    sampler = LocalEngine(Sampling(chat().stop_ids, chat().pad, chat().vocab, 0.0))
     one, other = ([Request(p, (key,), LENGTH) for p in prompts(bench)] for key in ("a", "b"))
     assert sampler(model(), one) == sampler(model(), other)
 
@@ -88,7 +88,7 @@ def test_greedy_never_takes_a_padded_row(bench: Benchmark) -> None:
     padded = kit.model(3, rows=kit.VOCAB + 6, tied=False).eval()
     with torch.no_grad():
         padded.get_output_embeddings().weight[kit.VOCAB :].mul_(100)
-    sampler = LocalSampler(chat().stop_ids, chat().pad, chat().vocab, 0.0)
+    sampler = LocalEngine(Sampling(chat().stop_ids, chat().pad, chat().vocab, 0.0))
     found = sampler(padded, [Request(p, (0,), LENGTH) for p in prompts(bench)])
     assert max(i for r in found for i in r.ids) < kit.VOCAB
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,10 @@ def test_only_the_rows_at_fault_are_named(tmp_path: Path) -> None:
 
     def micro_batch(model: Any, window: Any, places: Any, *rest: Any) -> Any:
         found = inner(model, window, places, *rest)
-        value, mask, block = found.by_token["off_policy"]
+        outcome = found.outcomes["off_policy"]
         at = places.index(window.rows.index(bad))
-        value[(block.row == at) & (mask > 0)] = float("inf")
-        return type(found)(found.loss + float("inf"), found.by_token, found.by_row, found.measures)
+        outcome.value[(outcome.row == at) & (outcome.mask > 0)] = float("inf")
+        return replace(found, loss=found.loss + float("inf"))
 
     made._micro_batch = micro_batch  # type: ignore[method-assign]
     before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
@@ -260,7 +261,7 @@ def test_a_step_names_its_phase(phase: str, tmp_path: Path, monkeypatch: pytest.
     if phase == "rollout":
         monkeypatch.setattr("dudi.training.window.WindowBuilder.build", fail)
     elif phase == "teacher":
-        monkeypatch.setattr("dudi.training.trainer.frozen_states", fail)
+        monkeypatch.setattr("dudi.training.trainer.DistillationTrainer._judge", fail)
     elif phase == "student":
         monkeypatch.setattr("dudi.training.trainer.objective", fail)
     else:

@@ -142,15 +142,15 @@ def test_no_space_for_the_result_keeps_the_checkpoints(dudi: Dudi, monkeypatch: 
 
 
 def test_no_space_for_metrics(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dudi.training import trainer
+    from dudi.training import monitors
 
-    whole, calls = trainer.append_line, []
+    whole, calls = monitors.append_line, []
 
     def third(path: Path, entry: Any) -> None:
         calls.append(path)
         return no_space() if len(calls) == 5 else whole(path, entry)
 
-    monkeypatch.setattr(trainer, "append_line", third)
+    monkeypatch.setattr(monitors, "append_line", third)
     line = dudi.refused("run", str(dudi.file))
     assert "No space left on device; what is complete is kept: go on with --resume" in line
     assert dudi("run", str(dudi.file), "--resume") == 0

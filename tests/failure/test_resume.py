@@ -14,9 +14,9 @@ import torch
 from kit import runs
 from transformers import TrainerCallback
 
+from dudi import rollouts
 from dudi.errors import DudiError
-from dudi.rollouts.local import LocalSampler
-from dudi.run import pipeline as train_module
+from dudi.rollouts.local import LocalEngine
 from dudi.run.pipeline import resume_stage, run
 from dudi.training import checkpoints
 from dudi.training.trainer import DistillationTrainer
@@ -316,7 +316,7 @@ def test_spin_stopped_in_a_training(stage: str, spin: tuple[Path, Path]) -> None
         return StopAt(2 if title.endswith(f": {stage}") else -1)
 
     with pytest.raises(Stopped):
-        run(recipe, watch=watch, say=lambda *_: None)
+        kit.watched(recipe, watch)
     stopped = Path(recipe.output)
     assert not (runs.stages(stopped)[-1] / "model").exists() and not (stopped / "summary.json").exists()
     assert_resumed(straight, recipe)
@@ -329,7 +329,7 @@ def test_spin_stopped_in_a_generation(iteration: int, spin: tuple[Path, Path], m
     recipe = spin_recipe(folder, f"generation-{iteration}")
     asked: list[tuple[Any, ...]] = []
 
-    class Sampler(LocalSampler):
+    class Sampler(LocalEngine):
         def __call__(self, model: Any, requests: Any) -> Any:
             if requests and requests[0].key[0] == "opponent":
                 asked.append(requests[0].key[:4])
@@ -338,7 +338,7 @@ def test_spin_stopped_in_a_generation(iteration: int, spin: tuple[Path, Path], m
             return super().__call__(model, requests)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "LocalSampler", Sampler)
+        patch.setitem(rollouts.ENGINES, "local", Sampler)
         with pytest.raises(Stopped):
             run(recipe, say=lambda *_: None)
     assert len(asked) == (2 if iteration == 1 else 5)

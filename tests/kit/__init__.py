@@ -7,7 +7,7 @@ its module: `from kit.command import Dudi`.
 
 from kit.models import CHATML, CLASSES, VOCAB, model, save, tokenizer
 from kit.rows import LANGUAGES, builtin, message, short_rows, write_rows
-from kit.trainers import Forced, step, trainer
+from kit.trainers import Forced, step, trainer, watched
 
 __all__ = [
     "CHATML",
@@ -23,5 +23,6 @@ __all__ = [
     "step",
     "tokenizer",
     "trainer",
+    "watched",
     "write_rows",
 ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.recipe.read import Limits, Training
-from dudi.rollouts import Request, Rollout
-from dudi.rollouts.local import LocalSampler
+from dudi.recipe.read import Limits, Recipe, Training
+from dudi.rollouts import Request, Rollout, Sampling
+from dudi.rollouts.local import LocalEngine
+from dudi.run import pipeline
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer
 from dudi.training.trainer import DistillationTrainer, Job
@@ -74,7 +76,7 @@ def trainer(
     limits = limits or Limits(prompt=400, verbalizer=300, total=600, rollout=8, teacher_prompt=2000)
     verbalizer = Verbalizer(LANGUAGES, seed)
     rows, eval_rows = encode_rows(rows_in, chat, limits), encode_rows(list(evals), chat, limits)
-    sampler = Forced(chat) if forced else LocalSampler(chat.stop_ids, chat.pad, chat.vocab, 0.9)
+    sampler = Forced(chat) if forced else LocalEngine(Sampling(chat.stop_ids, chat.pad, chat.vocab, 0.9))
     stored = {r.index: Forced(chat).response(r.index, "stored") for r in rows.rows} if built.stored else {}
     builder = WindowBuilder(chat, verbalizer, limits, sampler, seed, stored)
     student = student if student is not None else model(1, rows=VOCAB + 6)
@@ -118,3 +120,15 @@ def step(made: DistillationTrainer) -> tuple[float, dict[str, torch.Tensor]]:
     grads = {name: p.grad.clone() for name, p in made.model.named_parameters() if p.grad is not None}
     made.model.zero_grad()
     return float(loss), grads
+
+
+def watched(recipe: Recipe, watch: Callable[[DistillationTrainer, str], TrainerCallback]) -> Path:
+    """Run a recipe with a callback of the test's own in each training, made from its trainer and its title."""
+
+    class Watched(DistillationTrainer):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.add_callback(watch(self, self.title))
+
+    with mock.patch.object(pipeline, "DistillationTrainer", Watched):
+        return pipeline.run(recipe, say=lambda *_: None)

@@ -11,7 +11,8 @@ import torch
 from kit.oracle import cross_entropy, divergence
 from torch import Tensor
 
-from dudi.loss.chunked import Head, Positions, Scored, Term, label_log_probs, score
+from dudi.loss.chunked import Positions, Scored, Term, label_log_probs, score
+from dudi.loss.head import Head
 from dudi.loss.losses import TokenLoss, by_autograd, dft, forward_kl, jsd, nll, reverse_kl, spin, token_loss
 from dudi.methods import Loss, Response, TokenSignal, View
 
@@ -130,7 +131,8 @@ def test_by_autograd_is_the_closed_form(name: str) -> None:
 def test_a_signal_gets_the_loss_it_names(name: Loss) -> None:
     s, t, labels = draws(4)
     log_p, log_q = torch.log_softmax(s, -1), torch.log_softmax(t, -1)
-    found = token_loss(TokenSignal("signal", 1.0, name, View(Response.GOLD), jsd_beta=0.8))(log_p, log_q, labels)
+    arguments = {"beta": 0.8} if name is Loss.JSD else {}
+    found = token_loss(TokenSignal("signal", 1.0, name, View(Response.GOLD), arguments))(log_p, log_q, labels)
     wanted = LOSSES["jsd-0.8" if name is Loss.JSD else name.value][0](log_p, log_q, labels)
     assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 

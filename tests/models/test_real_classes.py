@@ -165,7 +165,7 @@ class Spy(TrainerCallback):
             "class": type(model).__name__,
             "frozen": [
                 any(p.requires_grad for p in m.parameters())
-                for m in (self.trainer.frozen_teacher, self.trainer.job.reference)
+                for m in (self.trainer.teacher and self.trainer.teacher.model, self.trainer.job.reference)
                 if m is not None
             ],
         }
@@ -193,7 +193,7 @@ def test_one_step_of_every_method(family: str, method: str, folders: dict[str, P
         spies.append(Spy(trainer))
         return spies[-1]
 
-    out = run(recipe(folder, family, METHODS[method], tmp_path / "run"), watch=watch, say=lambda *_: None)
+    out = kit.watched(recipe(folder, family, METHODS[method], tmp_path / "run"), watch)
     seen = spies[-1].seen
     assert seen["dtypes"] == {torch.float32}, "float32 masters, whatever the checkpoint was stored in"
     assert seen["tied"] is f.tied and seen["class"] == CLASSES[family] and not any(seen["frozen"])

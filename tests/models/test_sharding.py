@@ -6,8 +6,9 @@ import kit
 import pytest
 import torch
 
-from dudi.models.load import DecodingCopy
-from dudi.models.sharding import bytes_here, frozen_states, idle, is_sharded, through, whole, whole_copy
+from dudi.loss.scores import Reading
+from dudi.models.reader import DecodingCopy, Reader
+from dudi.models.sharding import bytes_here, through, whole, whole_copy
 
 
 def test_a_call_through_the_model_leaves_it_as_it_was() -> None:
@@ -20,20 +21,26 @@ def test_a_call_through_the_model_leaves_it_as_it_was() -> None:
     assert "forward" not in vars(model) and torch.equal(model(input_ids=ids).logits, before)
 
 
-def test_a_zero_that_touches_the_backbone() -> None:
+def test_a_zero_that_touches_every_parameter() -> None:
+    """What a process adds to its loss that has nothing to read."""
     model = kit.model(1, tied=False)
-    zero = idle(model, 2, torch.device("cpu"))
+    zero = Reader(model, kit.VOCAB, "student").reading(model, {}, 2, lambda hidden, head, zero: zero)
     zero.backward()
     assert float(zero.detach()) == 0
-    touched = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert touched == {name for name, _ in model.named_parameters()} - {"lm_head.weight"}
-    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
-    assert float(idle(model, 0, torch.device("cpu"))) == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_one_who_reads_adds_nothing() -> None:
+    model, ids = kit.model(1, tied=False), torch.tensor([[5, 6, 7]])
+    readings = {"x": Reading(ids, torch.tensor([1]))}
+    zero = Reader(model, kit.VOCAB, "student").reading(model, readings, 2, lambda hidden, head, zero: zero)
+    assert float(zero) == 0 and zero.grad_fn is None
 
 
 def test_whole_models_stay_what_they_are() -> None:
     model = kit.model(1)
-    assert not is_sharded(model) and frozen_states(model, {}, 2) == {}
+    reader = Reader(model, kit.VOCAB, "teacher")
+    assert not reader.lockstep and reader.hidden({}, 2) == {}
     p = next(model.parameters())
     assert whole(p) is p
     assert bytes_here(model) == 8 * sum(p.numel() for p in model.parameters())

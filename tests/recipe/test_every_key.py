@@ -15,14 +15,14 @@ import pytest
 from kit.world import World
 from torch import Tensor
 
-import dudi.loss.chunked
+import dudi.loss.head
 import dudi.models.load
 import dudi.recipe.schema
 import dudi.run.pipeline
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.files import read_lines
-from dudi.loss.chunked import Head
+from dudi.loss.head import Head
 from dudi.recipe.read import Data, Recipe
 from dudi.recipe.schema import Section
 from dudi.training.trainer import DistillationTrainer, arguments
@@ -140,14 +140,14 @@ def chunk_sizes(w: World, table: dict[str, Any]) -> set[int]:
     """The largest pieces in which response positions meet the heads."""
     made = DistillationTrainer(w.start(table)[0])
     seen: set[int] = set()
-    real = dudi.loss.chunked.Head.product
+    real = dudi.loss.head.Head.product
 
     def product(head: Head, hidden: Tensor) -> Tensor:
         seen.add(len(hidden))
         return real(head, hidden)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dudi.loss.chunked.Head, "product", product)
+        patch.setattr(dudi.loss.head.Head, "product", product)
         kit.step(made)
     return {max(seen)}
 

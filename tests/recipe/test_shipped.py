@@ -179,7 +179,11 @@ def test_without_english():
 
 def test_baselines():
     gkd = load_recipe("qwen2.5-0.5b/gkd").build()
-    assert (gkd.coin, {s.loss for s in gkd.signals}, {s.jsd_beta for s in gkd.signals}) == (0.5, {Loss.JSD}, {0.5})
+    assert (gkd.coin, {s.loss for s in gkd.signals}, {s.arguments["beta"] for s in gkd.signals}) == (
+        0.5,
+        {Loss.JSD},
+        {0.5},
+    )
     sdft = load_recipe("qwen2.5-0.5b/sdft").build()
     assert (sdft.teacher, sdft.ema_rate, sdft.signals[0].skip_tokens) == (Teacher.EMA, 0.01, 3)
     assert (sdft.signals[0].loss, sdft.signals[0].view.verbalizer) == (Loss.FORWARD_KL, Mode.ENGLISH)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from kit.oracle import Ids, lively, sample, use_exact_norms
 
-from dudi.rollouts import Request, uniforms
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Request, Sampling, uniforms
+from dudi.rollouts.local import LocalEngine
 from dudi.text.chat import Chat
 
 
@@ -52,7 +52,7 @@ def test_a_batch_of_rollouts_is_each_alone(kind: str, temperature: float, pad_is
     free = one_by_one(model, asked, (), temperature)
     stop = sorted({free[k][0][len(free[k][0]) // 2] for k in (0, 3, 4, 7)})
     wanted = one_by_one(model, asked, stop, temperature)
-    found = LocalSampler(stop, stop[0] if pad_is_stop else chat.pad, chat.vocab, temperature)(model, asked)
+    found = LocalEngine(Sampling(stop, stop[0] if pad_is_stop else chat.pad, chat.vocab, temperature))(model, asked)
     assert [(r.ids, r.finished) for r in found] == wanted
     assert {done for _, done in wanted} == {True, False}
     assert len({len(ids) for ids, _ in wanted}) > 4
@@ -65,7 +65,7 @@ def test_a_batch_of_rollouts_is_each_alone(kind: str, temperature: float, pad_is
 def test_a_rollout_does_not_depend_on_its_batch() -> None:
     """In float64: the order of requests, their number and the others' lengths change no token; the key does."""
     model = lively(kit.model(4, rows=kit.VOCAB + 6, sharpness=3.0)).eval()
-    sampler = LocalSampler((2,), 0, kit.VOCAB, 0.9)
+    sampler = LocalEngine(Sampling((2,), 0, kit.VOCAB, 0.9))
     asked = requests()
     whole = sampler(model, asked)
     assert sampler(model, asked[::-1])[::-1] == whole
@@ -80,13 +80,13 @@ def test_padded_vocabulary_rows_are_never_sampled() -> None:
     """Rows of the head beyond the tokenizer, with logits far above all others."""
     model = lively(kit.model(4, rows=kit.VOCAB + 30, tied=False, sharpness=3.0)).eval()
     asked = requests()
-    before = LocalSampler((2,), 0, kit.VOCAB, 0.9)(model, asked)
+    before = LocalEngine(Sampling((2,), 0, kit.VOCAB, 0.9))(model, asked)
     with torch.no_grad():
         direction = model.get_output_embeddings().weight[kit.VOCAB :]
         direction.copy_(model.get_output_embeddings().weight[: len(direction)] * 1000)
     logits = model(input_ids=torch.tensor([asked[0].prompt])).logits[0, -1]
     assert int(logits.argmax()) >= kit.VOCAB
-    found = LocalSampler((2,), 0, kit.VOCAB, 0.9)(model, asked)
+    found = LocalEngine(Sampling((2,), 0, kit.VOCAB, 0.9))(model, asked)
     assert found == before
     assert max(max(r.ids) for r in found) < kit.VOCAB
     assert [(r.ids, r.finished) for r in found] == one_by_one(model, asked, (2,), 0.9)
@@ -99,7 +99,7 @@ def test_the_distribution_is_the_tempered_softmax() -> None:
     asked = [Request(prompt, ("train", 0, 0, k, "y_prime"), 1) for k in range(n)]
     counts = torch.zeros(kit.VOCAB, dtype=torch.float64)
     for start in range(0, n, 500):
-        for r in LocalSampler((2,), 0, kit.VOCAB, 0.9)(model, asked[start : start + 500]):
+        for r in LocalEngine(Sampling((2,), 0, kit.VOCAB, 0.9))(model, asked[start : start + 500]):
             counts[r.ids[0]] += 1
     p = torch.softmax(model(input_ids=torch.tensor([prompt])).logits[0, -1, : kit.VOCAB].detach() / 0.9, -1)
     big = p * n > 20

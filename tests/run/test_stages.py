@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from kit import runs
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from dudi.example import Message
-from dudi.rollouts import Request
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Request, Sampling
+from dudi.rollouts.local import LocalEngine
 from dudi.run.pipeline import run
 from dudi.run.prepare import load_chat
 from dudi.training.trainer import DistillationTrainer
@@ -49,7 +50,7 @@ def watched(r: Any) -> tuple[Path, list[References]]:
         found.append(References(trainer, title))
         return found[-1]
 
-    return run(r, watch=watch, say=lambda *_: None), found
+    return kit.watched(r, watch), found
 
 
 LOG_2 = 0.6931471805599453
@@ -108,7 +109,7 @@ def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
     teacher, student = (
         AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float64) for name in ("teacher", "student")
     )
-    sampler = LocalSampler(chat.stop_ids, chat.pad, chat.vocab, 0.9)
+    sampler = LocalEngine(Sampling(chat.stop_ids, chat.pad, chat.vocab, 0.9))
     same = {"teacher": 0, "student": 0}
     for line in lines:
         x = tuple(Message(m["role"], m["content"]) for m in rows[line["index"]]["messages"][:-1])

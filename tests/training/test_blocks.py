@@ -12,8 +12,9 @@ from kit.rows import builtin
 from kit.windows import build, limits_with
 
 from dudi.methods import Method, TokenSignal, build_method
+from dudi.signals import judged
 from dudi.text.chat import Chat
-from dudi.training.window import Row, collate, needs_teacher
+from dudi.training.window import Row, collate
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def test_blocks_by_an_independent_construction(chat: Chat, table: dict[str, Any]
     limits = limits_with(teacher_prompt={"default": 8000, "th": 1})  # some rows have no such view
     weight = [1.0] * (len(examples) - 1) + [0.0]
     window, _, method = build(chat, table, limits, examples, weight=weight)
-    judged = needs_teacher(method.signals)
+    scored = judged(method.signals)
     seen = 0
     for places in ([0, 1, 2], [4, 3], [5], list(range(len(examples)))):
         blocks = collate(window, places, PAD, CPU)
@@ -58,7 +59,7 @@ def test_blocks_by_an_independent_construction(chat: Chat, table: dict[str, Any]
             assert block.labels.tolist() == [e[2] for e in expected]
             assert block.weight.tolist() == [e[5] for e in expected]
             assert read_before(block.student, expected) == [e[3] for e in expected]
-            assert (block.teacher is not None) is (view in judged)
+            assert (block.teacher is not None) is (view in scored)
             if block.teacher is not None:
                 assert read_before(block.teacher, expected) == [e[4] for e in expected]
             seen += len(expected)

@@ -165,7 +165,7 @@ def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(t
         found = kit.trainer(
             tmp_path / name, {"name": "gkd", "variant": "sum"}, examples=examples, epochs=4.0, save_every=1
         )
-        object.__setattr__(found.job.builder, "sampler", Same())
+        object.__setattr__(found.job.builder, "engine", Same())
         found.say = said.append
         return found
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from dudi.files import append_line, cut_back, read_lines
 from dudi.loss.objective import Objective
 from dudi.loss.scores import Block, Reading
-from dudi.methods import SequenceSignal, TokenSignal, View, build_method, views
+from dudi.loss.signals import Outcome
+from dudi.methods import build_method
+from dudi.signals import View, views
 from dudi.training.metrics import MEASURES, Meter, Phases, record
 
 NOTHING = Reading(torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
@@ -47,24 +49,36 @@ GOLD, Y_PRIME, Y_TILDE = views(DUDI.signals)
 LANGUAGES = ("my", "id", "th")
 
 
-def token(value: list[float], mask: list[float], of: Block) -> tuple[Tensor, Tensor, Block]:
-    return tensor(*value), tensor(*mask), of
+def token(value: list[float], mask: list[float], of: Block) -> Outcome:
+    return Outcome(tensor(*value), tensor(*mask), of.row, of.rows)
+
+
+def row(value: list[float], margin: list[float], mask: list[float]) -> Outcome:
+    """One value a row; its gradient is small where the margin is 5."""
+    extra = {"margin": tensor(*margin), "saturated": (tensor(*margin) > 4).double()}
+    return Outcome(tensor(*value), tensor(*mask), torch.arange(len(value)), len(value), extra)
 
 
 def first() -> Objective:
     """Two rows, id and my: off-policy tokens 1 2 | 4, on-policy 10 (20 masked) | 30; margins 0 and 5."""
     off, on = block(GOLD, [0, 0, 1], 2), block(Y_TILDE, [0, 0, 1], 2)
-    by_token = {"off_policy": token([1, 2, 4], [1, 1, 1], off), "on_policy": token([10, 20, 30], [1, 0, 1], on)}
-    by_row = {"sequence": (tensor(0.5, 0.25), tensor(0.0, 5.0), tensor(1, 1))}
-    measures = {Y_TILDE: {name: tensor(k, k + 1, k + 3) for k, name in enumerate(MEASURES)}}
-    return Objective(tensor(0.0).sum(), by_token, by_row, measures)
+    outcomes = {
+        "off_policy": token([1, 2, 4], [1, 1, 1], off),
+        "on_policy": token([10, 20, 30], [1, 0, 1], on),
+        "sequence": row([0.5, 0.25], [0.0, 5.0], [1, 1]),
+    }
+    measures = {name: tensor(k, k + 1, k + 3) for k, name in enumerate(MEASURES)}
+    return Objective(tensor(0.0).sum(), outcomes, {Y_TILDE: (on, measures)})
 
 
 def second() -> Objective:
     """One row in id, and one in th that only fills up: it counts nothing."""
     off = block(GOLD, [0, 1, 1], 2, [1, 0, 0])
-    by_token = {"off_policy": token([8, 100, 100], [1, 0, 0], off)}
-    return Objective(tensor(0.0).sum(), by_token, {"sequence": (tensor(0.75, 9), tensor(-1, -9), tensor(1, 0))}, {})
+    outcomes = {
+        "off_policy": token([8, 100, 100], [1, 0, 0], off),
+        "sequence": row([0.75, 9], [-1, -9], [1, 0]),
+    }
+    return Objective(tensor(0.0).sum(), outcomes, {})
 
 
 ROLLOUTS: list[tuple[str, float, int | None, bool]] = [
@@ -196,7 +210,6 @@ def test_the_grid_is_the_same_whatever_is_seen(name: str) -> None:
     assert names == {s.name for s in method.signals}
     assert any(key.startswith("rollout/") for key in grid) is any(v.response.sampled for v in views(method.signals))
     assert all(("margin" in key) <= ("sequence" in key) for key in grid)
-    assert {type(s) for s in method.signals} <= {TokenSignal, SequenceSignal}
 
 
 def test_clear_keeps_the_grid(meter: Meter) -> None:

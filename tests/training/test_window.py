@@ -14,8 +14,9 @@ from dudi.example import Example, Message
 from dudi.methods import Loss, Method, Response, TokenSignal, View, build_method, views
 from dudi.recipe.read import Limits
 from dudi.rollouts import Rollout
+from dudi.signals import compared, judged
 from dudi.text.chat import Chat
-from dudi.training.window import Item, Window, WindowBuilder, encode_rows, needs_reference, needs_teacher
+from dudi.training.window import Item, Window, WindowBuilder, encode_rows
 
 
 def row(n: int, l: str = "id", x: str = "q", y: str = "a") -> Example:
@@ -157,12 +158,12 @@ def test_stored_responses(chat: Chat, name: str) -> None:
 @pytest.mark.parametrize("name", ["seqkd", "sft"])
 def test_nobody_reads_a_teachers_prompt_for_a_cross_entropy(chat: Chat, name: str) -> None:
     window, _, method = build(chat, {"name": name})
-    assert needs_teacher(method.signals) == set()
+    assert judged(method.signals) == ()
     assert all(item is not None and item.teacher is None for items in window.items.values() for item in items)
 
 
 def test_who_is_scored_by_whom() -> None:
-    def names(found: set[View]) -> set[str]:
+    def names(found: tuple[View, ...]) -> set[str]:
         return {view.name for view in found}
 
     expected = {
@@ -174,7 +175,7 @@ def test_who_is_scored_by_whom() -> None:
     }
     for name, (teacher, reference) in expected.items():
         signals = build_method({"name": name}).signals
-        assert (names(needs_teacher(signals)), names(needs_reference(signals))) == (teacher, reference), name
+        assert (names(judged(signals)), names(compared(signals))) == (teacher, reference), name
 
 
 # ── what is too long is dropped, and only its own term ───────────────────────────────────────────────────────────────

@@ -41,7 +41,7 @@ import transformers.modeling_utils
 
 import dudi.training.resumable
 from dudi import cli
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts.local import LocalEngine
 from dudi.run.pipeline import Pipeline
 from dudi.training import faults as guards
 from dudi.training.checkpoints import complete
@@ -213,7 +213,7 @@ def arm(place: list[Any]) -> None:
     elif kind == "stage":
         around(Pipeline, "run", lambda self, stage: stage.name == rest[0], act, None)
     elif kind == "decode":
-        around(LocalSampler, "_decode", counter(rest[0]), None, act)
+        around(LocalEngine, "_decode", counter(rest[0]), None, act)
     else:
         raise SystemExit(f"no place {place!r}")
 

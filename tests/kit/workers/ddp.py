@@ -126,7 +126,7 @@ class Watch:
                 step = self.steps[-1]
                 step |= {"rows": [row.index for row in window.rows], "weight": window.weight}
                 step |= {"signals": [s.name for s in signals], "tokens": tokens(window)}
-                step["terms"].append(sorted({*found.by_token, *found.by_row}))
+                step["terms"].append(sorted(found.outcomes))
                 step["places"].append(places)
             return found
 

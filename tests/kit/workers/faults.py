@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ def nan(folder: Path) -> None:
         found = inner(*args)
         if made.state.global_step == 4 and rank() == 1 and not done:
             done.append(True)
-            for value, mask, _ in found.by_token.values():
-                value[mask > 0] = float("nan")
-            found = type(found)(found.loss * float("nan"), found.by_token, found.by_row, found.measures)
+            for outcome in found.outcomes.values():
+                outcome.value[outcome.mask > 0] = float("nan")
+            found = replace(found, loss=found.loss * float("nan"))
         return found
 
     made._micro_batch = micro_batch  # type: ignore[method-assign]

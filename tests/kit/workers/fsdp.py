@@ -27,7 +27,7 @@ from dudi.models.load import load_model
 from dudi.models.sharding import bytes_here, load_weights, whole
 from dudi.recipe.read import Models
 from dudi.run.launch import Launch
-from dudi.run.pipeline import resume_stage, run
+from dudi.run.pipeline import resume_stage
 from dudi.training.trainer import DistillationTrainer
 from kit.workers import ddp
 
@@ -128,7 +128,7 @@ def pipelines(folder: Path) -> None:
         return TrainerCallback()
 
     for recipe in ddp.recipes(folder, "two", teacher="shard"):
-        run(recipe, watch=watch, say=lambda *_: None)
+        kit.watched(recipe, watch)
     (folder / f"pipelines-{ddp.rank()}.json").write_text(json.dumps(found))
 
 
