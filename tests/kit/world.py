@@ -117,7 +117,7 @@ class World:
         jobs: list[Job] = []
         loads: list[dict[str, Any]] = []
 
-        def stop(job: Job, **_: Any) -> Any:
+        def stop(job: Job, *_: Any) -> Any:
             jobs.append(job)
             raise _Started
 

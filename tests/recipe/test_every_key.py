@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import kit
 import pytest
+from kit.additions.echo import Echo
 from kit.world import World
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from dudi.files import read_lines
 from dudi.loss.head import Head
 from dudi.recipe.read import Data, Recipe
 from dudi.recipe.schema import Section
+from dudi.rollouts import ENGINES
 from dudi.training.trainer import DistillationTrainer, arguments
 from dudi.training.window import Row
 
@@ -67,6 +69,12 @@ def windows(w: World, table: dict[str, Any]) -> Any:
     built = job.builder.build(job.student.eval(), job.method.signals, rows, [1.0] * 6, 0)
     items = {v.name: [i and (i.student, i.teacher, i.response) for i in found] for v, found in built.items.items()}
     return items, dict(built.dropped)
+
+
+def windows_by_either_engine(w: World, table: dict[str, Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENGINES, "echo", Echo)
+        return windows(w, table)
 
 
 def first_rows(w: World, table: dict[str, Any]) -> Any:
@@ -264,6 +272,7 @@ ENTRIES: dict[str, Entry] = {
     "limits.total": Entry(150, windows),
     "limits.rollout": Entry(3, windows),
     "limits.teacher_prompt": Entry(250, windows),
+    "rollouts.engine": Entry("echo", windows_by_either_engine),
     "rollouts.temperature": Entry(0.3, windows),
     **{f"training.{name}": entry for name, entry in TRAINING.items()},
     "generation.do_sample": Entry(True, generation_file),
