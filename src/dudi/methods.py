@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, Strict, ValidationError, validate_call
 
 from dudi.draws import draw
 from dudi.errors import DudiError, unknown
+from dudi.strict import in_words
 
 
 class Response(StrEnum):
@@ -318,8 +319,8 @@ def build_method(table: Mapping[str, Any]) -> Method:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        text = re.sub(r"<[\w.]+: ('\w+')>", r"\1", first["msg"][0].lower() + first["msg"][1:])  # enum members as text
-        raise ValueError(f"method {name}: {key}: {text}, found {first['input']!r}") from None
+        text = re.sub(r"<[\w.]+: ('\w+')>", r"\1", in_words(first, {}))  # enum members as text
+        raise ValueError(f"method {name}: {key}: {text}") from None
 
 
 def method_from_name(name: str) -> Method:

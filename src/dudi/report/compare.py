@@ -9,7 +9,8 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from dudi.report.evals import Evaluation, Response
+from dudi.records import Response
+from dudi.report.evals import Evaluation
 
 RESAMPLES = 10_000
 LEVEL = 0.95
