@@ -122,7 +122,12 @@ def load_responder(
         )
     chat = Chat(tokenizer, template, used_chat_kwargs(Path(path).expanduser(), chat_kwargs or {}))
     check_model(path, WHAT, models, None, chat.vocab)
-    model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
+    try:
+        model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
+    except DudiError as error:
+        if attention is None:
+            raise
+        raise DudiError(f"{error} (with --attention {attention}; left out, transformers chooses)") from None
     check_head(model, chat.vocab, WHAT)
     return Responder(model, chat, _stops(model, chat), temperature, batch)
 
