@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from typing import Any
 import kit
 import pytest
 import torch
+from kit.command import ROWS, TOKEN, command, write_recipe
+from kit.runs import digests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -27,70 +28,6 @@ from dudi.recipe.read import Data, load_recipe, shipped_recipes
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer
 from dudi.training import checkpoints
-
-TOKEN = "hf_" + "secret" * 5
-ROWS = 2
-"""Rows a language, of the built-in ones."""
-
-
-def save_models(folder: Path) -> Path:
-    """folder/student and folder/teacher: tiny models with padded embeddings of two sizes."""
-    kit.save(folder / "student", kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), kit.tokenizer())
-    kit.save(folder / "teacher", kit.model(2, hidden=64, rows=kit.VOCAB + 20, dtype=torch.float32), kit.tokenizer())
-    return folder
-
-
-def write_recipe(folder: Path, models: Path, text: str = "", method: str = 'name = "dudi"') -> Path:
-    """A recipe of two steps a stage; `text` is appended."""
-    file = folder / "r.toml"
-    file.write_text(
-        f"""
-name = "r"
-output = "{folder}/run"
-[method]
-{method}
-[models]
-student = "{models}/student"
-teacher = "{models}/teacher"
-[data]
-source = "builtin"
-rows_per_language = {ROWS}
-eval_rows_per_language = 1
-[limits]
-prompt = 400
-verbalizer = 300
-total = 600
-rollout = 8
-teacher_prompt = 2000
-[training]
-batch = 8
-max_steps = 2
-lr = 1e-3
-log_every = 1
-overlap_every = 1
-eval_every = 2
-save_every = 1
-{text}
-""",
-        encoding="utf-8",
-    )
-    return file
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-def command(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python -m dudi ...` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "dudi", *argv],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_TOKEN": TOKEN, "COLUMNS": "80", **env},
-        timeout=300,
-    )
 
 
 def shown(*argv: str) -> str:
@@ -350,11 +287,6 @@ def test_the_summary(finished: Path) -> None:
     text = (run / "summary.md").read_text(encoding="utf-8")
     assert all(f"| {language} |" in text for language in kit.LANGUAGES)
     assert f"| on_policy | {moved['first']:.4f} | {moved['last']:.4f} |" in text
-
-
-def digests(folder: Path) -> dict[str, str]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:

@@ -21,8 +21,8 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
-from dudi.methods import Mode
 from dudi.run.launch import Launch, hand_over, launch_run
+from dudi.signals import Mode
 
 app = typer.Typer(
     name="dudi",
@@ -69,7 +69,6 @@ def recipes() -> None:
 @app.command()
 def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe in full and print its signals and stages; nothing is loaded."""
-    from dudi.methods import SequenceSignal
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
 
@@ -78,11 +77,7 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {loaded.models.teacher or '-'}")
     for s in method.signals:
-        if isinstance(s, SequenceSignal):
-            out.print(f"  {s.weight:g} x {s.name}: spin, beta {s.beta:g}, y against {s.loser.name}")
-        else:
-            how = "" if s.view.verbalizer is Mode.NONE else f", verbalizer {s.view.verbalizer.value}"
-            out.print(f"  {s.weight:g} x {s.name}: {s.loss.value} on {s.view.name}{how}")
+        out.print(f"  {s.weight:g} x {s.name}: {s.description}")
     for number, stage in enumerate(plan(loaded), 1):
         what = f"{stage.writer} writes {stage.response.value}" if isinstance(stage, Generate) else f"from {stage.start}"
         out.print(f"  stage {number}: {stage.name}, {what}")
@@ -111,7 +106,7 @@ def run(
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 
-    folder = run_recipe(loaded, resume, lambda trainer, title: Watcher(trainer, title, out), out.print)
+    folder = run_recipe(loaded, resume, [Watcher(out)], say=out.print)
     summary = folder / "summary.md"
     if summary.exists() and os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
         out.print(Markdown(summary.read_text(encoding="utf-8")))

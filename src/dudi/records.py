@@ -5,7 +5,7 @@ eval`, and keys of a later version are left alone.
 
 benchmark.json, items/*.jsonl, words/XX.txt     `Description`, `Item`; `benchmark_sha256` is of all of them
 eval.json                                       `About`
-responses-<seed>.jsonl                          `Response`
+responses-<seed>.jsonl                          `GradedAnswer`
 scores.jsonl                                    `TaskScore`
 table.json                                      `Table`
 """
@@ -196,7 +196,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Response:
+class GradedAnswer:
     """An answer with what it is worth: a line of responses-<seed>.jsonl. The prompt is the benchmark's.
 
     value: 0..1, None where `error` says why there is no answer; prediction: what the metric took the answer for, if it

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dudi.errors import DudiError
-from dudi.records import About, Item, Response, Table, TaskScore, fifths
+from dudi.records import About, GradedAnswer, Item, Table, TaskScore, fifths
 from dudi.strict import parsed, read_each, read_one
 
 
@@ -21,7 +21,7 @@ def test_what_is_written_is_read_back(evals: Path) -> None:
         assert json.loads(json.dumps(read_one(kind, folder / name).as_dict())) == json.loads(text) | (
             {"benchmark": {"path": None, **json.loads(text)["benchmark"]}} if kind is About else {}
         )
-    for kind, name in ((Response, "responses-3.jsonl"), (TaskScore, "scores.jsonl")):
+    for kind, name in ((GradedAnswer, "responses-3.jsonl"), (TaskScore, "scores.jsonl")):
         text = (folder / name).read_text(encoding="utf-8")
         lines = [json.dumps(one.as_dict(), ensure_ascii=False) + "\n" for one in read_each(kind, folder / name)]
         assert "".join(lines) == text and len(lines) > 10
@@ -29,7 +29,9 @@ def test_what_is_written_is_read_back(evals: Path) -> None:
 
 def test_keys_of_a_later_version_are_left_alone_in_an_evaluation_but_not_in_a_benchmark(evals: Path) -> None:
     line = json.loads((evals / "base" / "responses-0.jsonl").read_text(encoding="utf-8").split("\n")[0])
-    assert parsed(Response, json.dumps({**line, "later": 1}), "here") == parsed(Response, json.dumps(line), "here")
+    assert parsed(GradedAnswer, json.dumps({**line, "later": 1}), "here") == parsed(
+        GradedAnswer, json.dumps(line), "here"
+    )
     with pytest.raises(DudiError, match=r"here: messages\.0: unknown key: 'rol'; did you mean 'role'\?"):
         parsed(
             Item, '{"id": "1", "task": "t", "language": "id", "messages": [{"rol": "user", "content": "?"}]}', "here"

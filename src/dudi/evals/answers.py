@@ -11,7 +11,7 @@ from dudi.evals.bench import Benchmark
 from dudi.evals.language import identify
 from dudi.evals.metrics import METRICS
 from dudi.evals.metrics.metric import Value
-from dudi.records import Item, Response
+from dudi.records import GradedAnswer, Item
 from dudi.strict import read_each
 
 
@@ -28,14 +28,14 @@ class Answer:
     error: str | None = None
 
 
-def grade(item: Item, answer: Answer, benchmark: Benchmark) -> Response:
+def grade(item: Item, answer: Answer, benchmark: Benchmark) -> GradedAnswer:
     """One answer with its value, by its task's metric."""
     in_language, worth = None, None
     if answer.error is None:
         languages = identify(answer.text, benchmark.candidates, benchmark.words or None)
         in_language = item.asked in languages if languages else None
         worth = METRICS[benchmark.tasks[item.task].metric].value(item, answer.text, in_language)
-    return Response(
+    return GradedAnswer(
         id=item.id,
         task=item.task,
         language=item.language,
@@ -49,7 +49,7 @@ def grade(item: Item, answer: Answer, benchmark: Benchmark) -> Response:
     )
 
 
-def value_of(response: Response) -> Value:
+def value_of(response: GradedAnswer) -> Value:
     """The value of a response that has one."""
     assert response.value is not None
     return Value(response.value, response.prediction)
@@ -58,7 +58,7 @@ def value_of(response: Response) -> Value:
 def read_answers(file: Path, items: Sequence[Item]) -> list[Answer] | None:
     """The answers of a file that holds one for each item, in order; None where there is no such file."""
     try:
-        found = read_each(Response, file) if file.is_file() else []
+        found = read_each(GradedAnswer, file) if file.is_file() else []
     except DudiError:  # cut off by a crash, or of another version: asked again
         return None
     if [one.id for one in found] != [item.id for item in items]:

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dudi.evals.answers import value_of
 from dudi.evals.bench import Benchmark
 from dudi.evals.metrics import METRICS
-from dudi.records import Response, TaskScore
+from dudi.records import GradedAnswer, TaskScore
 
 
-def task_scores(responses: Sequence[Response], benchmark: Benchmark, model: str, seed: int) -> list[TaskScore]:
+def task_scores(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: str, seed: int) -> list[TaskScore]:
     """One score for each task and language that has responses."""
-    by_cell: dict[tuple[str, str], list[Response]] = {}
+    by_cell: dict[tuple[str, str], list[GradedAnswer]] = {}
     for one in responses:
         by_cell.setdefault((one.task, one.language), []).append(one)
     return [_task_score(by_cell[cell], benchmark, model, seed) for cell in benchmark.cells if cell in by_cell]
 
 
-def _task_score(responses: Sequence[Response], benchmark: Benchmark, model: str, seed: int) -> TaskScore:
+def _task_score(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: str, seed: int) -> TaskScore:
     task = benchmark.tasks[responses[0].task]
     error = _why_not(responses, benchmark)
     raw, baseline = (None, 0.0) if error else _raw(responses, benchmark)
@@ -43,7 +43,7 @@ def _task_score(responses: Sequence[Response], benchmark: Benchmark, model: str,
     )
 
 
-def _why_not(responses: Sequence[Response], benchmark: Benchmark) -> str | None:
+def _why_not(responses: Sequence[GradedAnswer], benchmark: Benchmark) -> str | None:
     """Why these responses have no score; None: they have one."""
     failed = [one.error for one in responses if one.error is not None]
     if failed:
@@ -52,7 +52,7 @@ def _why_not(responses: Sequence[Response], benchmark: Benchmark) -> str | None:
     return metric.check_all([benchmark.by_id[one.id] for one in responses])
 
 
-def _raw(responses: Sequence[Response], benchmark: Benchmark) -> tuple[float, float]:
+def _raw(responses: Sequence[GradedAnswer], benchmark: Benchmark) -> tuple[float, float]:
     """(raw score, baseline), by the task's metric."""
     metric = METRICS[benchmark.tasks[responses[0].task].metric]
     items = [benchmark.by_id[one.id] for one in responses]

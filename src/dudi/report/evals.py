@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dudi.errors import DudiError
-from dudi.records import About, Response, Table, TaskScore
+from dudi.records import About, GradedAnswer, Table, TaskScore
 from dudi.strict import read_each, read_one
 
 FILES = ("eval.json", "table.json", "scores.jsonl")
@@ -23,11 +23,11 @@ class Evaluation:
     table: Table
     tasks: dict[str, TaskScore]
     """Task -> one of its scores, for competency and metric."""
-    responses: dict[int, tuple[Response, ...]]
+    responses: dict[int, tuple[GradedAnswer, ...]]
     """Decoding seed -> one response for each item; the same items in the same order under every seed."""
 
     @property
-    def items(self) -> tuple[Response, ...]:
+    def items(self) -> tuple[GradedAnswer, ...]:
         """The responses of the first seed."""
         return self.responses[self.table.seeds[0]]
 
@@ -94,7 +94,7 @@ def _read_eval(name: str, folder: Path) -> Evaluation:
     responses = {}
     for seed in table.seeds:
         lines = folder / f"responses-{seed}.jsonl"
-        responses[seed] = tuple(read_each(Response, lines))
+        responses[seed] = tuple(read_each(GradedAnswer, lines))
         if [r.id for r in responses[seed]] != [r.id for r in responses[table.seeds[0]]]:
             raise DudiError(f"{lines}: its items are not those of the first seed's file; evaluate again")
     tasks = {score.task: score for score in read_each(TaskScore, folder / "scores.jsonl")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dudi.draws import draw
 from dudi.errors import DudiError
-from dudi.records import Item, Response, benchmark_files
+from dudi.records import GradedAnswer, Item, benchmark_files
 from dudi.report.blocks import Answered, Block, Folded, Given, Section, Text
 from dudi.report.evals import Evaluation
 from dudi.report.results import language_name, other_marks
@@ -131,7 +131,7 @@ def _rule(item: Item) -> str:
     return "; ".join(parts)
 
 
-def _given(evaluation: Evaluation, response: Response, item: Item | None, asked: str) -> Given:
+def _given(evaluation: Evaluation, response: GradedAnswer, item: Item | None, asked: str) -> Given:
     models = (evaluation.name,)
     if response.error is not None or response.value is None:
         return Given(models, shown(response.error or ""), "en", "not asked", "!")
