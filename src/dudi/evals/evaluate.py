@@ -57,12 +57,10 @@ def evaluate(
 
     temperature 0 is greedy and has one seed; seeds are decoding seeds of one model. progress: called with the items
     answered and their total. Answers of the same model, benchmark and settings that are in `output` already are reused;
-    with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's own chat
-    template; chat_kwargs: what is passed to it, over what the model folder's chat_kwargs.json says. attention: an
-    implementation by name; None: what transformers chooses. Raises `DudiError`.
+    with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's. chat_kwargs:
+    passed to it, over the model's chat_kwargs.json. attention: None is what transformers chooses. Raises `DudiError`.
     """
-    _check_arguments(seeds, temperature, batch, limit)
-    models_of(model, attention)
+    _check_arguments(model, seeds, temperature, batch, limit, attention)
     bench = read_benchmark(benchmark)
     template_text = None if template is None else read_text(Path(template))
     folder = _model_folder(model)
@@ -91,8 +89,8 @@ def evaluate(
             given = answers[seed]
             if given is None:
                 assert responder is not None
-                how = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
-                say(f"{bench.name}: {len(items)} items, {how}, {responder.model.device.type} in {decoding.dtype}")
+                where = f"{responder.model.device.type} in {decoding.dtype}"
+                say(f"{bench.name}: {len(items)} items, {_drawn(temperature, seed)}, {where}")
                 given = responder.answer(items, bench, seed, counter)
             else:
                 say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
@@ -100,6 +98,10 @@ def evaluate(
             write_text(_responses(output, seed), _lines([one.as_dict() for one in graded]))
             scores += task_scores(graded, bench, model, seed)
         return _write_table(output, scores, bench)
+
+
+def _drawn(temperature: float, seed: int) -> str:
+    return "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
 
 
 def _record(model: AskedModel, folder: Path, bench: Benchmark, decoding: Decoding) -> About:
@@ -145,7 +147,9 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _check_arguments(seeds: Sequence[int], temperature: float, batch: int, limit: int | None) -> None:
+def _check_arguments(
+    model: str, seeds: Sequence[int], temperature: float, batch: int, limit: int | None, attention: str | None
+) -> None:
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
@@ -155,6 +159,7 @@ def _check_arguments(seeds: Sequence[int], temperature: float, batch: int, limit
     for name, value in (("batch", batch), ("limit", limit)):
         if value is not None and value < 1:
             raise DudiError(f"{name}: expected a positive whole number, found {value}")
+    models_of(model, attention)
 
 
 def _model_folder(model: str) -> Path:
