@@ -172,7 +172,11 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation in the folder.")] = False,
     template: Annotated[str | None, typer.Option(help="A Jinja file: chat template for a model without.")] = None,
     chat: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Passed to the chat template; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Passed to the chat template, over the model's own; repeatable."),
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
     ] = None,
 ) -> None:
     """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
@@ -198,6 +202,7 @@ def evaluate(
             overwrite=overwrite,
             template=None if template is None else Path(template),
             chat_kwargs=keywords(chat or ()),
+            attention=attention,
         )
     out.print(Markdown(summary(table, bench)))
     out.print(f"evaluation folder: {target}", soft_wrap=True)

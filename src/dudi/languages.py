@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from dudi.draws import draw
 from dudi.errors import DudiError
@@ -64,3 +67,22 @@ def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tup
             " or leave include_english on"
         )
     return choices[draw(*key, "l_z") % len(choices)]
+
+
+def letters_by_script(text: str) -> Counter[str]:
+    """How many letters of a text are of each script, such as THAI."""
+    found = Counter(script_of_letter(c) for c in text)
+    del found[""]
+    return found
+
+
+@cache
+def script_of_letter(character: str) -> str:
+    """A letter's script: the first word of its Unicode name, such as LATIN, THAI, MYANMAR, CJK; "" for no letter.
+
+    The vowel signs that Thai, Tamil and Burmese write as marks count; accents standing alone do not.
+    """
+    if unicodedata.category(character)[0] not in "LM":
+        return ""
+    name = unicodedata.name(character, "").split(" ")[0].split("-")[0]
+    return "" if name in ("COMBINING", "VARIATION") else name

@@ -19,9 +19,10 @@ from kit.evals import DESCRIPTION, rows, save_model, write
 from dudi import cli
 from dudi.errors import DudiError
 from dudi.evals import evaluate as module
-from dudi.evals.aggregate import Score, aggregate
+from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import read_benchmark
 from dudi.evals.evaluate import default_output, evaluate, keywords
+from dudi.records import TaskScore
 
 FILES = ["eval.json", "responses-0.jsonl", "scores.jsonl", "table.json", "table.md"]
 
@@ -63,7 +64,7 @@ def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     sha256 = read_benchmark(bench).sha256
     assert record["benchmark"] == {"path": str(bench), "name": "small", "version": 1, "sha256": sha256}
     assert record["decoding"] == {
-        "temperature": 0, "seeds": [0], "batch": 5, "limit": None, "dtype": "float32",
+        "temperature": 0, "seeds": [0], "batch": 5, "limit": None, "dtype": "float32", "attention": None,
         "template_sha256": None, "chat_kwargs": {},
     }  # fmt: skip
     assert set(record["versions"]) == {"dudi", "torch", "transformers", "sacrebleu", "py3langid"}
@@ -73,7 +74,7 @@ def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     assert set(responses[0]) == {
         "id", "task", "language", "response", "tokens", "finished", "value", "prediction", "in_language",
     }  # fmt: skip
-    scores = [Score(**line) for line in lines(out / "scores.jsonl")]
+    scores = [TaskScore(**line) for line in lines(out / "scores.jsonl")]
     assert len(scores) == 9 and {s.model for s in scores} == {model}
     assert aggregate(scores, read_benchmark(bench)) == table
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table.as_dict()))
@@ -303,12 +304,13 @@ def test_the_options_reach_the_evaluation(dudi: Any, model: str, bench: Path, tm
     out = tmp_path / "out"
     (tmp_path / "t.jinja").write_text(kit.CHATML)
     seeds = ("--seed", "4", "--seed", "5", "--temperature", "0.7", "--batch", "3", "--limit", "2")
-    more = ("--template", str(tmp_path / "t.jinja"), "--chat", "enable_thinking=false")
+    more = ("--template", str(tmp_path / "t.jinja"), "--chat", "enable_thinking=false", "--attention", "eager")
     status, text, error = dudi("eval", model, "--benchmark", str(bench), "--output", str(out), *seeds, *more)
     assert (status, error) == (0, "") and "decoding seeds (4, 5)" in text
     decoding = json.loads((out / "eval.json").read_text())["decoding"]
     assert decoding.pop("template_sha256") and decoding == {
         "temperature": 0.7, "seeds": [4, 5], "batch": 3, "limit": 2, "dtype": "float32",
+        "attention": "eager",
         "chat_kwargs": {"enable_thinking": False},
     }  # fmt: skip
     assert dudi("eval", model, "--benchmark", str(bench), "--output", str(out))[0] == 2

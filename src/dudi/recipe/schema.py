@@ -5,49 +5,21 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from dudi.errors import DudiError
 from dudi.languages import language_code
 from dudi.methods import Method, build_method
+from dudi.strict import STRICT, PerLanguage, Text, expected, shown
 
-
-def _expected(what: str) -> WrapValidator:
-    """One fault that says what was wanted, where pydantic reports one for each type of a union."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(f"expected {what}, found {shown(value)}") from None
-
-    return WrapValidator(check)
-
-
-PerLanguage = Annotated[
-    PositiveInt | dict[str, PositiveInt],
-    _expected("a positive whole number, or a table of them by language such as {default = 256, my = 512}"),
-]
-"""One number for all languages, or a table `{default = 256, my = 512}`."""
-TemplateValue = Annotated[str | bool | int, _expected("a text, a whole number, true or false")]
+TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
 Probability = Annotated[float, Field(gt=0, le=1)]
-Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys are refused, values are not coerced from other types."""
+    """A table of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Models(Section):
@@ -279,9 +251,3 @@ def _language(code: str, where: str = "") -> str:
         return language_code(code)
     except DudiError as error:
         raise ValueError(f"{where}{error}") from None
-
-
-def shown(value: Any) -> str:
-    """A value as a recipe writes it, more or less, and not too long."""
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
