@@ -417,6 +417,10 @@ class World:
         self._write("data.jsonl", rows)
         self._write("few.jsonl", rows[3:9] + rows[-6:])
         self._write("broken.jsonl", [*rows, {"language": "id", "messages": []}])
+        named = [{"role": "user", "name": "x", "content": "n"}, {"role": "assistant", "content": "a"}]
+        self._write("named.jsonl", [*rows, {"language": "id", "messages": named}])
+        pairs = [{"language": "id", "prompt": f"p {k}", "other": f"o {k}", "completion": "c"} for k in range(6)]
+        self._write("pairs.jsonl", pairs)
         self._write("plain.jsonl", [{"messages": row["messages"]} for row in rows[:12]])
         self._write("splits/train.jsonl", rows[::2])
         self._write("splits/test.jsonl", rows[1::2])
@@ -742,6 +746,9 @@ ENTRIES: dict[str, Entry] = {
     "data.quality_filter": Entry(False, loaded_rows, SEA),
     "data.bad_rows": Entry("skip", loaded_rows, {"data.source": "@broken.jsonl"}),
     "data.eval_rows_per_language": Entry(1, loaded_rows),
+    "data.columns": Entry({"prompt": "other"}, loaded_rows, {"data.source": "@pairs.jsonl", "data.languages": ()}),
+    "data.ignore": Entry(("name",), loaded_rows, {"data.source": "@named.jsonl", "data.bad_rows": "skip"}),
+    "data.eval_source": Entry("@few.jsonl", loaded_rows),
     "data.template_folder": Entry("@templates", windows),
     "limits.prompt": Entry(60, loaded_rows),
     "limits.verbalizer": Entry(1, windows, {"limits.prompt": 80}),

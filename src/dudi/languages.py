@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,7 +56,7 @@ def language_code(text: str) -> str:
     A language that is not one of the eight has the code that BCP 47 gives it (`khm` and `Khmer` are `km`), so that
     more languages need only a template file. Raises `DudiError` for anything else, `und` and `mul` among it.
     """
-    key = text.strip().lower().split("_", 1)[0].strip()
+    key = unicodedata.normalize("NFC", text).strip().lower().split("_", 1)[0].strip()
     code = _BY_NAME.get(key) or (_code_of_tag(key) if _TAG.fullmatch(key) else None) or _code_of_name(key)
     if code is None:
         known = ", ".join(f"{language.code} ({language.name})" for language in LANGUAGES.values())

@@ -48,11 +48,13 @@ class ChatRow:
 class ChatReader:
     """Rows of chat data: how their columns are called, and what they may be read as.
 
-    by_file: the language of a file's rows, where its name says it.
+    by_file: the language of a file's rows, where its name says it; own_columns: whether columns that `data.columns`
+    names may be missing, since the data is not what it was written for.
     """
 
     data: Data
     by_file: Mapping[str, str] = field(default_factory=dict)
+    own_columns: bool = False
     formats: tuple[Format, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,8 @@ class ChatReader:
     def header(self, where: str, columns: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
         """Of a table's columns, those that are read. Raises `DudiError` where no format could read it."""
         renamed = self.data.columns
-        if missing := [name for ours, name in renamed.items() if name not in columns and ours not in columns]:
+        missing = [] if self.own_columns else [name for name in renamed.values() if name not in columns]
+        if missing:
             raise DudiError(f"{where}: no column {missing[0]!r}, which data.columns names; it has {', '.join(columns)}")
         there = {*columns, *(ours for ours, name in renamed.items() if name in columns)}
         # SEA-Instruct's conversations are text, and stand beside columns that say which of them are good.
@@ -82,7 +85,7 @@ class ChatReader:
             also = "; for SEA-Instruct's columns use data.format = 'sea_instruct'"
             also += ", for other conversations written as text data.format = 'messages'"
             found = ", ".join(columns)
-            hint = also if "conversations" in columns else "; data.columns says what they are called"
+            hint = also if "conversations" in columns else "; data.columns can say what they are called"
             raise DudiError(f"{where}: wanted the columns {wanted(self.formats)}; found {found}{hint}")
         read = {*_COMMON, *(column for one in self.formats for column in one.columns), *renamed.values()}
         return [name for name in columns if name in read]
@@ -111,7 +114,7 @@ class ChatReader:
         for ours, name in self.data.columns.items():
             if name in row:
                 row = {**row, ours: row[name]}
-            elif ours not in row:
+            elif not self.own_columns:
                 found = f"{ours} = {name}"
                 raise RowError("no such column", name, sorted(map(str, row)), f"the column of data.columns ({found})")
         return row

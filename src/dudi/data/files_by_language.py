@@ -58,15 +58,23 @@ def languages_of(paths: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     short = False
     for config, files in configs.items():
-        label = "-".join(word for word in words[config] if word not in shared and not word.isdigit())
-        try:
-            code = language_code(label.replace("-", "_", 1) if len(label.split("-")[0]) > 3 else label)
-        except DudiError:
+        label = [word for word in words[config] if word not in shared and not word.isdigit()]
+        named = bool(label) and len(label[0]) > 3
+        # `Tiếng Việt`, `Filipino_NativeScript`; or `th-TH`, `vie_Latn`
+        code = _code(" ".join(label)) or _code(label[0]) if named else _code("-".join(label))
+        if code is None:
             return {}
-        short |= len(label.split("-")[0]) <= 3
+        short |= not named
         found |= dict.fromkeys(files, code)
     several = len(set(found.values())) > 1 and not LANGUAGES.keys().isdisjoint(found.values())
     return found if several or not short else {}
+
+
+def _code(label: str) -> str | None:
+    try:
+        return language_code(label)
+    except DudiError:
+        return None
 
 
 def of_language(configs: dict[str, list[str]], language: str, source: str) -> list[str]:

@@ -103,7 +103,7 @@ def _held_out(data: Data, name: str, hub: Hub | None) -> list[Example]:
             )
         data = data.model_copy(update={"split": held_out[0] if held_out else "train"})
     report = DataReport()
-    scan, _ = _scan(source, data, report, strict=data.bad_rows != "skip", seed=0)
+    scan, _ = _scan(source, data, report, strict=data.bad_rows != "skip", seed=0, own_columns=True)
     rows = [example for pool in scan.pools.values() for example in pool.result()[0]]
     if not rows:
         raise DudiError(f"data.eval_source: {name!r} has no row to evaluate on: {_summary(report)}")
@@ -181,7 +181,9 @@ def _load_sea_instruct(source: Source, data: Data, seed: int, report: DataReport
 def _language_files(source: Source, data: Data, report: DataReport) -> list[LanguageFiles]:
     """The files of each language, all found before any is read."""
     if data.language is not None:
-        raise DudiError("data.language: is not for sea_instruct, whose files name theirs; choose by data.languages")
+        raise DudiError(
+            "data.language: is for chat data, not for sea_instruct; choose among its languages by data.languages"
+        )
     configs = by_config(source.paths)
     languages: Sequence[str] = data.languages
     if not languages:
@@ -231,6 +233,7 @@ def _scan(
     seed: int | None,
     look: _Look | None = None,
     held_out: frozenset[int] = frozenset(),
+    own_columns: bool = False,
 ) -> tuple[ChatScan, list[str]]:
     paths, left_out = (list(source.paths), []) if source.single else of_split(source.paths, data.split, data.source)
     if left_out:
@@ -238,7 +241,7 @@ def _scan(
     if source.left_out:
         report.notes.append(f"files left out (beside the others, not taken for data): {', '.join(source.left_out)}")
     scan = ChatScan(data, report, look, held_out=held_out)
-    scan.run(ChatReader(data, languages_of(paths)).rows(source, paths), strict, seed)
+    scan.run(ChatReader(data, languages_of(paths), own_columns).rows(source, paths), strict, seed)
     if scan.others:
         report.notes.append(f"rows left out: languages not in data.languages ({', '.join(sorted(scan.others))})")
     if scan.overridden:

@@ -114,7 +114,9 @@ class DataReport:
 
     def details(self) -> list[str]:
         """What rows were read as, why they were filtered or broken, and what looks wrong in the text of the others."""
-        read_as = [f"read as {', '.join(f'{name}, {count:,} {_rows(count)}' for name, count in self.read_as.most_common())}"]
+        read_as = [
+            f"read as {', '.join(f'{name}, {count:,} {_rows(count)}' for name, count in self.read_as.most_common())}"
+        ]
         suspected = [
             f"{language}: {len(ids)} of {self.of(language).total} kept rows: {kind} (first {', '.join(ids[:3])})"
             for language, kinds in sorted(self.suspected.items())

@@ -85,7 +85,7 @@ class Data(Section):
     """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: each row as what it looks like; or one of the formats
     of docs/data.md by name, such as `sharegpt` or `alpaca`."""
     columns: dict[str, Text] = {}
-    """What the columns are called, by the name that a format has for them: `{prompt = "question", language = "lang"}`."""
+    """What columns are called, by the name that a format has for them: `{prompt = "question", language = "lang"}`."""
     ignore: tuple[str, ...] = ()
     """Parts of a row that are knowingly not read, such as `["reasoning_content", "name", "tools"]`; a row that has
     them is broken otherwise."""
