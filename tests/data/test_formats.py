@@ -12,6 +12,7 @@ import pytest
 from made import turns, write_jsonl, write_parquet
 
 import dudi
+from dudi.data.formats import FORMATS
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
 from dudi.example import Message
@@ -121,26 +122,14 @@ def test_a_broken_row_of_any_format_is_named(tmp_path: Path, row: dict[str, obje
     assert "\n" not in str(error.value) and ", wanted " in str(error.value)
 
 
-NEW = '''
-"""Questions with the best of several answers: the format of the test below, written as docs/data.md says."""
-
-from dudi.data.formats.format import Conversation, Format, text
-
-
-def _read(row):
-    best = max(row["answers"], key=lambda answer: answer["score"])
-    turns = [{"role": "user", "content": text(row, "ask")}, {"role": "assistant", "content": best["text"]}]
-    return Conversation(turns, "(ask + answers)")
-
-
-FORMAT = Format("ranked", "ranked answers", (("ask", "answers"),), _read)
-'''
+DOCS = Path(__file__).parents[2] / "docs/data.md"
 
 
 def test_a_new_format_is_one_file_and_one_line(tmp_path: Path) -> None:
     package = tmp_path / "src/dudi"
     shutil.copytree(Path(dudi.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "lab", "evals"))
-    (package / "data/formats/ranked.py").write_text(NEW, encoding="utf-8")
+    shown = DOCS.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    (package / "data/formats/ranked.py").write_text(shown, encoding="utf-8")
     table = package / "data/formats/__init__.py"
     before = table.read_text(encoding="utf-8")
     line = "from dudi.data.formats import ranked; FORMATS = (*FORMATS, ranked.FORMAT)\n"
@@ -158,6 +147,13 @@ def test_a_new_format_is_one_file_and_one_line(tmp_path: Path) -> None:
     path = os.pathsep.join([str(package.parent), *filter(None, sys.path)])
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.stdout.splitlines() == ["baik read as ranked answers, 1 row"] * 2, done.stderr
+
+
+def test_the_documents_name_every_format() -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    for format in FORMATS:
+        assert f"| `{format.name}` |" in page
+        assert all(f"`{column}`" in page for column in format.columns)
 
 
 def test_check_says_what_was_read(tmp_path: Path) -> None:

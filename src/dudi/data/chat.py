@@ -69,8 +69,9 @@ class ChatReader:
         for path in paths:
             container = container_of(path)
             assert container is not None, "a source lists no other files"
+            where = source.where(path)
             for unit, number, value in container.rows(source, path, self.header):
-                yield self._row(value, path, f"{path}:{number}", f"{source.where(path)}: {unit} {number}")
+                yield self._row(value, path, f"{path}:{number}", f"{where}: {unit} {number}")
 
     def header(self, where: str, columns: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
         """Of a table's columns, those that are read. Raises `DudiError` where no format could read it."""

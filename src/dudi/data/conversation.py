@@ -35,7 +35,7 @@ _ROW_NEVER = ("images", "image", "audio", "audios", "videos", "video")
 _ROW_KNOWINGLY = ("tools", "functions", "documents", "chat_template_kwargs")
 ROW_KEYS = ("weight", *_ROW_NEVER, *_ROW_KNOWINGLY)
 """Keys of a row, beside its conversation, that say how it is meant."""
-_OFF = ("weight", "train", "loss")
+_OFF = {"weight", "train", "loss"}
 """Keys of an assistant turn that, at 0 or false, take it out of the loss."""
 
 
@@ -165,7 +165,10 @@ def refuse(
     value: Mapping[str, Any], field: str, never: Sequence[str], knowingly: Sequence[str], ignore: Collection[str]
 ) -> None:
     """Raises `RowError` where a row or message has a part that would be dropped; empty ones say nothing."""
-    for key in (*never, *knowingly):
+    keys = (*never, *knowingly)
+    if value.keys().isdisjoint(keys):
+        return
+    for key in keys:
         found = value.get(key)
         if not found or (isinstance(found, str) and found.strip() in ("", "[]", "{}", "null")):
             continue
@@ -194,7 +197,7 @@ def weight_of(value: Mapping[str, Any], field: str, ignore: Collection[str]) -> 
 
 
 def _is_off(message: Mapping[str, Any], ignore: Collection[str]) -> bool:
-    return any(key not in ignore and message.get(key) in (0, False) for key in _OFF)
+    return any(key not in ignore and message[key] in (0, False) for key in message.keys() & _OFF)
 
 
 def messages_of(example: Example) -> list[dict[str, Any]]:
@@ -212,7 +215,9 @@ def fingerprint(example: Example) -> int:
     systems save it) is the same text as in NFC. Two of a million different rows share one with probability 3e-8.
     """
     parts = [[message.role, message.content] for message in example.x]
-    text = unicodedata.normalize("NFC", json.dumps([*parts, example.y], ensure_ascii=False))
+    text = json.dumps([*parts, example.y], ensure_ascii=False)
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

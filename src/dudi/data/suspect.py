@@ -18,8 +18,8 @@ MISREAD = "mojibake: text in another encoding than it was read in"
 SCRIPT = "an answer in another script than the label's"
 FEWEST = 3
 """Letters that a script is told from: shorter answers are the labels of choices."""
-_LONGEST = 2_000
-"""Characters of a turn that are looked at for its script."""
+_LOOKED_AT = 1_000
+"""Characters of an answer that are looked at for its script."""
 
 # UTF-8 read as Latin-1 or Windows-1252: what stands there for the bytes 80 to BF, which go on a character.
 _BYTES = {chr(b): b for b in range(0x80, 0x100)}
@@ -42,7 +42,7 @@ def suspicions(example: Example) -> list[str]:
         found.append(LOST)
     if any(_misread(text, script, example.l) for text in texts if not text.isascii()):
         found.append(MISREAD)
-    if script is not None and (written := _written_in(example.y[:_LONGEST])) is not None and written != script:
+    if script is not None and _in_another(example.y[:_LOOKED_AT], script):
         found.append(SCRIPT)
     return found
 
@@ -71,13 +71,13 @@ def _letter(piece: str, script: str | None) -> bool:
     return _script(character) == script
 
 
-def _written_in(text: str) -> str | None:
-    """The script of most letters; None where there are too few."""
-    scripts: Counter[str] = Counter()
-    for character, count in Counter(text).items():
-        if script := _script(character):
-            scripts[script] += count
-    return max(scripts, key=lambda name: scripts[name]) if scripts.total() >= FEWEST else None
+def _in_another(text: str, script: str) -> bool:
+    """Whether most letters are of another script, of enough letters to tell."""
+    if {_script(character) for character in set(text)} <= {script, ""}:  # nearly always
+        return False
+    scripts = Counter(_script(character) for character in text)
+    del scripts[""]
+    return scripts.total() >= FEWEST and scripts.most_common(1)[0][0] != script
 
 
 @cache
