@@ -80,6 +80,7 @@ BAD_TEXTS = {
     "comma.json": (json.dumps(ROWS).replace(']}, {"lang', ']} {"lang').encode(), "item 1: no comma after it"),
     "twice.json": (json.dumps(ROWS, indent=1).encode() * 2, "item 2: more after the end of the array"),
     "number.json": (b"[7]", "item 1: row: not an object: found 7"),
+    "utf16.jsonl": (LINES.decode().encode("utf-16"), "UTF-16 text, wanted UTF-8"),
     "latin.json": (json.dumps(ROWS, ensure_ascii=False).replace("q th", "é").encode("latin-1"), "not UTF-8"),
     "columns.json": (b'{\n"messages": [[]], "language": ["id"]}', r"item 1: language: no language: found \['id'\]"),
     "object.json": (b'{"data": [1]}', r"line 1: language: no language"),
@@ -120,6 +121,8 @@ def test_csv(tmp_path: Path, name: str, delimiter: str) -> None:
             b"language,question,answer\nvi,a,b\n",
             "wanted the columns .*; found language, question, answer; data.columns",
         ),
+        (b"language,prompt,prompt,completion\nvi,a,b,c\n", "line 1: two columns are called 'prompt'"),
+        ("language,prompt,completion\nvi,a,b\n".encode("utf-16"), "UTF-16 text, wanted UTF-8"),
         (b"", "no row is left"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,12 @@ class Container:
     def __post_init__(self) -> None:
         ends = ("", *COMPRESSED) if self.compressed else ("",)
         object.__setattr__(self, "names", tuple(suffix + end for suffix in self.suffixes for end in ends))
+
+
+def refuse_utf16(start: bytes, where: str) -> None:
+    """Raises `DudiError` for text that says it is UTF-16, as some systems save what they call Unicode."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DudiError(f"{where}: UTF-16 text, wanted UTF-8: save it as UTF-8")
 
 
 @contextmanager

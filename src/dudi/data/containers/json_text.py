@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dudi.data.containers.container import Container, Header, Row, opened
+from dudi.data.containers.container import Container, Header, Row, opened, refuse_utf16
 from dudi.data.conversation import RowError
 from dudi.errors import DudiError
 
@@ -27,6 +27,7 @@ def _rows(source: Source, path: str, header: Header) -> Iterator[Row]:
             start = file.read(_PEEK)
         except OSError as error:
             raise DudiError(f"{source.where(path)}: cannot be read ({error.strerror or error})") from None
+        refuse_utf16(start, source.where(path))
         joined = _Joined(start, file)
         if _is_one_text(start):
             yield from _items(joined, source.where(path))

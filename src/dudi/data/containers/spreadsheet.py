@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dudi.data.containers.container import Container, Header, Row, opened
+from dudi.data.containers.container import Container, Header, Row, opened, refuse_utf16
 from dudi.data.conversation import MAX_CHARS, RowError
 from dudi.errors import DudiError
 
@@ -23,10 +23,13 @@ def _rows(source: Source, path: str, header: Header) -> Iterator[Row]:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         try:
             first = text.readline()
+            refuse_utf16(first[:2].encode("utf-8", "surrogateescape"), where)
             if not first.strip():
                 return
             delimiter = max(",;\t", key=first.count)  # spreadsheets write ; where the comma is the decimal point
             names = next(csv.reader([first], delimiter=delimiter))
+            if twice := [name for name in names if name and names.count(name) > 1]:
+                raise DudiError(f"{where}: line 1: two columns are called {twice[0]!r}")
             wanted = set(header(where, names))
             reader = csv.reader(text, delimiter=delimiter, strict=True)
             for cells in reader:
