@@ -47,6 +47,10 @@ class World:
         self._write("data.jsonl", rows)
         self._write("few.jsonl", rows[3:9] + rows[-6:])
         self._write("broken.jsonl", [*rows, {"language": "id", "messages": []}])
+        named = [{"role": "user", "name": "x", "content": "n"}, {"role": "assistant", "content": "a"}]
+        self._write("named.jsonl", [*rows, {"language": "id", "messages": named}])
+        pairs = [{"language": "id", "prompt": f"p {k}", "other": f"o {k}", "completion": "c"} for k in range(6)]
+        self._write("pairs.jsonl", pairs)
         self._write("plain.jsonl", [{"messages": row["messages"]} for row in rows[:12]])
         self._write("splits/train.jsonl", rows[::2])
         self._write("splits/test.jsonl", rows[1::2])
