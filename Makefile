@@ -33,7 +33,7 @@ test-all: .venv/.installed-test .venv/.installed-peer  ## all tests but those th
 
 crash-test: export OMP_NUM_THREADS := 1
 crash-test: .venv/.installed-test  ## kill -9 at named and at random moments, a full disk, signals: the same end, bit for bit
-	$(BIN)/python -m pytest -q tests/test_crash.py tests/test_guards.py
+	$(BIN)/python -m pytest -q tests/failure/test_crash.py tests/failure/test_faults.py
 
 check: lint types layers test  ## what CI runs: lint, types, layers, test
 

@@ -26,13 +26,15 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers import logging as transformers_logging
 
 from dudi.example import Example, Message
+from dudi.loss.head import Head
 from dudi.loss.objective import objective
-from dudi.loss.scores import Scores, hidden_states, sequence_log_probs
-from dudi.methods import TokenSignal, dudi
-from dudi.models.load import head_of
+from dudi.loss.scores import Scores, sequence_log_probs
+from dudi.methods import dudi
+from dudi.models.reader import Reader
 from dudi.recipe.read import Limits, Training
-from dudi.rollouts import Request
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Request, Sampling
+from dudi.rollouts.local import LocalEngine
+from dudi.signals import View
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer
 from dudi.training.trainer import DistillationTrainer, Job
@@ -76,7 +78,7 @@ def make_builder(vocab: int, rows: int, new: int, stop: bool) -> tuple[WindowBui
     made = [
         Example((Message("user", x),), y, LANGUAGES[k % 2], str(k)) for k, (x, y) in enumerate(make_rows(vocab, rows))
     ]
-    sampler = LocalSampler(chat.stop_ids if stop else (), chat.pad, chat.vocab, 0.9)
+    sampler = LocalEngine(Sampling(chat.stop_ids if stop else (), chat.pad, chat.vocab, 0.9))
     return WindowBuilder(chat, Verbalizer(LANGUAGES), limits, sampler, 0), encode_rows(made, chat, limits).rows
 
 
@@ -85,23 +87,21 @@ def loss_and_gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """DuDi's whole loss on one window, as the trainer forms it; gradients on the CPU."""
     signals = dudi().signals
-    student, teacher, reference = (models[name].to(device) for name in ("student", "teacher", "reference"))
+    student = models["student"].to(device)
     student.zero_grad()
     blocks = collate(window, range(len(window.rows)), 0, device)
-    judged = {s.view for s in signals if isinstance(s, TokenSignal)}
+    readers = {name: Reader(models[name].to(device), vocab, name) for name in ("student", "teacher", "reference")}
+    read = {view: block.student for view, block in blocks.items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        with torch.no_grad():
-            theirs = {
-                v: hidden_states(teacher.base_model, b.teacher) for v, b in blocks.items() if v in judged and b.teacher
-            }
-            head = head_of(reference, vocab)
-            log_r = {
-                v: sequence_log_probs(hidden_states(reference.base_model, b.student), head, b, 256)
-                for v, b in blocks.items()
-            }
-        ours = {v: hidden_states(student.base_model, b.student) for v, b in blocks.items()}
-        scores = Scores(blocks, ours, head_of(student, vocab), theirs, head_of(teacher, vocab), log_r)
-        loss = objective(signals, scores, window.counts(signals)).loss
+        theirs = readers["teacher"].hidden({v: b.teacher for v, b in blocks.items() if b.teacher}, len(blocks))
+        of_r, head = readers["reference"].hidden(read, len(blocks)), readers["reference"].head()
+        log_r = {view: sequence_log_probs(hidden, head, blocks[view], 256) for view, hidden in of_r.items()}
+
+        def then(ours: dict[View, Tensor], head: Head, zero: Tensor) -> Tensor:
+            scores = Scores(blocks, ours, head, theirs, readers["teacher"].head(), log_r)
+            return objective(signals, scores, window.counts(signals)).loss
+
+        loss = readers["student"].reading(student, read, len(blocks), then)
     loss.backward()
     grads = {name: p.grad.detach().cpu() for name, p in student.named_parameters() if p.grad is not None}
     return float(loss.detach()), grads
@@ -173,7 +173,7 @@ def decode_ms(trainer: DistillationTrainer, rows: tuple[Row, ...], args: argpars
 
     def seconds(new: int) -> float:
         started = time.perf_counter()
-        trainer.job.builder.sampler(model, [Request(x, ("decode", k), new) for k, x in enumerate(prompts)])
+        trainer.job.builder.engine(model, [Request(x, ("decode", k), new) for k, x in enumerate(prompts)])
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - started

@@ -104,11 +104,13 @@ def run(
 def _chunked(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> Any:
     import torch
 
-    from dudi.loss.chunked import Head, Positions, Term, score
+    from dudi.loss.chunked import Positions, Term, score
+    from dudi.loss.head import Head
     from dudi.loss.losses import token_loss
     from dudi.loss.objective import objective
     from dudi.loss.scores import Block, Reading, Scores
-    from dudi.methods import GOLD, Loss, TokenSignal, dudi, views
+    from dudi.methods import GOLD, dudi
+    from dudi.signals import Loss, TokenSignal, judged, views
 
     head, teacher_head = Head(weight, vocab=len(weight)), Head(teacher_weight, vocab=len(weight))
     n = len(labels)
@@ -125,16 +127,15 @@ def _chunked(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: 
         view: Block(view, nothing, nothing, labels[at], row, position, torch.ones(size), DUDI_ROWS)
         for view, at in parts.items()
     }
-    judged = {s.view for s in signals if isinstance(s, TokenSignal)}
     scores = Scores(
         blocks,
         {view: hidden[at] for view, at in parts.items()},
         head,
-        {view: teacher[at] for view, at in parts.items() if view in judged},
+        {view: teacher[at] for view, at in parts.items() if view in judged(signals)},
         teacher_head,
         {view: torch.zeros(DUDI_ROWS, dtype=torch.float64) for view in parts},
     )
-    counts = {s.name: float(size if isinstance(s, TokenSignal) else DUDI_ROWS) for s in signals}
+    counts = {s.name: float(DUDI_ROWS if s.compared else size) for s in signals}
     return objective(signals, scores, counts, chunk).loss
 
 
@@ -155,21 +156,19 @@ def _naive(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: An
             log_m, log_q, log_target=True, reduction="sum"
         )
         return both / (2 * len(labels))
-    from dudi.methods import SequenceSignal, dudi, views
+    from dudi.methods import dudi
+    from dudi.signals import views
 
     signals = dudi().signals
     size = len(labels) // 3
     parts = {view: slice(k * size, (k + 1) * size) for k, view in enumerate(views(signals))}
     total = torch.zeros(())
     for s in signals:
-        if isinstance(s, SequenceSignal):
-            of = [
-                log_p[parts[v]].gather(-1, labels[parts[v], None]).view(DUDI_ROWS, -1).sum(-1)
-                for v in (s.winner, s.loser)
-            ]
+        if s.compared:
+            of = [log_p[parts[v]].gather(-1, labels[parts[v], None]).view(DUDI_ROWS, -1).sum(-1) for v in s.views]
             total = total + s.weight * F.softplus(-s.beta * (of[0] - of[1])).mean()
         else:
-            at = parts[s.view]
+            at = parts[s.views[0]]
             total = total + s.weight * F.kl_div(log_q[at], log_p[at], log_target=True, reduction="sum") / size
     return total
 

@@ -147,7 +147,8 @@ def measure_dudi(vocab: int, hidden: int, steps: int, warm: int) -> list[dict[st
     from dudi.example import Example, Message
     from dudi.methods import build_method
     from dudi.recipe.read import Limits, Training
-    from dudi.rollouts.local import LocalSampler
+    from dudi.rollouts import Sampling
+    from dudi.rollouts.local import LocalEngine
     from dudi.text.chat import Chat
     from dudi.text.verbalizer import Verbalizer
     from dudi.training.trainer import DistillationTrainer, Job
@@ -159,7 +160,7 @@ def measure_dudi(vocab: int, hidden: int, steps: int, warm: int) -> list[dict[st
     examples = [Example((Message("user", x),), y, "id", str(k)) for k, (x, y) in enumerate(rows)]
     encoded = encode_rows(examples, chat, limits).rows
     assert {len(row.x) for row in encoded} == {PROMPT} and len(encoded) == len(rows)
-    sampler = LocalSampler((), chat.pad, chat.vocab, 1.0)  # no stop: always NEW tokens
+    sampler = LocalEngine(Sampling((), chat.pad, chat.vocab, 1.0))  # no stop: always NEW tokens
     builder = WindowBuilder(chat, Verbalizer(("id", "vi")), limits, sampler, 0)
     clock = Clock()
     callback, found = step_times(clock, warm)

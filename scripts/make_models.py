@@ -116,7 +116,7 @@ def main() -> None:
         make_model(tokenizer, hidden, layers, a.seed + seed).save_pretrained(a.out / name)
         tokenizer.save_pretrained(a.out / name)
     console = Console()
-    folder = run(recipe, watch=lambda trainer, title: Watcher(trainer, f"teacher, {title}", console), say=console.print)
+    folder = run(recipe, monitors=[Watcher(console)], say=console.print)
     shutil.copytree(folder / "1-sft" / "model", a.out / "teacher")
     shutil.rmtree(a.out / "teacher-init")
     shutil.rmtree(a.out / "teacher-run")

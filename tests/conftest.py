@@ -14,7 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 if TYPE_CHECKING:
-    from test_bad_input import Dudi
+    from kit.command import Dudi
+
+pytest.register_assert_rewrite("kit")
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny student and a tiny teacher."""
-    from test_cli import save_models
+    from kit.models import save_models
 
     return save_models(tmp_path_factory.mktemp("models"))
 
@@ -37,6 +39,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dudi(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dudi:
     """`dudi`, called in this process, with a recipe for these models."""
-    from test_bad_input import Dudi
+    from kit.command import Dudi
 
     return Dudi(tmp_path, models, monkeypatch, capsys)

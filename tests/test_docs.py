@@ -48,9 +48,17 @@ def test_every_function_and_test_of_the_equations_page_exists(row: list[str]) ->
             assert _exists(name, base), f"{name} is not in {base.name}"
 
 
+def test_every_known_bug_points_at_a_test() -> None:
+    page = (ROOT / "docs" / "known-bugs.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w+\.)*test_\w+(?:\.\w+)?)`", page)
+    assert len(named) > 40
+    assert [name for name in named if not _exists(name, ROOT / "tests")] == []
+
+
 def test_the_check_can_fail() -> None:
     assert not _exists("losses.no_such_loss", ROOT / "src/dudi")
     assert not _exists("no_such_module.f", ROOT / "src/dudi")
+    assert not _exists("test_methods.no_such_test", ROOT / "tests")
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)

@@ -27,12 +27,12 @@ from dudi.methods import (
 
 # Typed in from the paper: method, teacher, off-policy token, on-policy token, sequence, verbalizer.
 TABLE_1 = """
-SFT   | x      | yes | x   | x   | x
-DFT   | x      | yes | x   | x   | x
-SPIN  | x      | x   | x   | yes | x
-SDFT  | Self   | x   | yes | x   | English
-SeqKD | Larger | yes | x   | x   | x
-GKD   | Larger | yes | yes | x   | x
+SFT   | -      | yes | -   | -   | -
+DFT   | -      | yes | -   | -   | -
+SPIN  | -      | -   | -   | yes | -
+SDFT  | Self   | -   | yes | -   | English
+SeqKD | Larger | yes | -   | -   | -
+GKD   | Larger | yes | yes | -   | -
 DuDi  | Larger | yes | yes | yes | Cross-lingual
 """
 
@@ -52,7 +52,7 @@ def line(signal: TokenSignal | SequenceSignal) -> str:
     parts = [signal.name, f"{signal.weight:g}", signal.loss.value, signal.view.response.value]
     parts.append(signal.view.verbalizer.value)
     if signal.loss is Loss.JSD:
-        parts.append(f"beta={signal.jsd_beta:g}")
+        parts.append(f"beta={signal.arguments['beta']:g}")
     if signal.skip_tokens:
         parts.append(f"skip={signal.skip_tokens}")
     if signal.coin is not None:

@@ -21,8 +21,8 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
-from dudi.methods import Mode
 from dudi.run.launch import Launch, hand_over, launch_run
+from dudi.signals import Mode
 
 app = typer.Typer(
     name="dudi",
@@ -69,7 +69,6 @@ def recipes() -> None:
 @app.command()
 def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe in full and print its signals and stages; nothing is loaded."""
-    from dudi.methods import SequenceSignal
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
 
@@ -78,11 +77,7 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {loaded.models.teacher or '-'}")
     for s in method.signals:
-        if isinstance(s, SequenceSignal):
-            out.print(f"  {s.weight:g} x {s.name}: spin, beta {s.beta:g}, y against {s.loser.name}")
-        else:
-            how = "" if s.view.verbalizer is Mode.NONE else f", verbalizer {s.view.verbalizer.value}"
-            out.print(f"  {s.weight:g} x {s.name}: {s.loss.value} on {s.view.name}{how}")
+        out.print(f"  {s.weight:g} x {s.name}: {s.description}")
     for number, stage in enumerate(plan(loaded), 1):
         what = f"{stage.writer} writes {stage.response.value}" if isinstance(stage, Generate) else f"from {stage.start}"
         out.print(f"  stage {number}: {stage.name}, {what}")
@@ -111,7 +106,7 @@ def run(
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 
-    folder = run_recipe(loaded, resume, lambda trainer, title: Watcher(trainer, title, out), out.print)
+    folder = run_recipe(loaded, resume, [Watcher(out)], say=out.print)
     summary = folder / "summary.md"
     if summary.exists() and os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
         out.print(Markdown(summary.read_text(encoding="utf-8")))
@@ -120,7 +115,9 @@ def run(
 
 @app.command()
 def verbalize(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Without one: turns of a row that ships with dudi.")
+    ] = None,
     row: Annotated[int, typer.Option(help="Number of the training row; 0 is the first.")] = 0,
     to: Annotated[str | None, typer.Option(help="Force l_z, such as vi.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Another verbalizer mode than the recipe's.")] = None,
@@ -129,13 +126,14 @@ def verbalize(
     """Show x, y, p_z and z of one row exactly as each model reads them, with token counts."""
     from dudi.recipe.read import load_recipe
 
-    loaded = load_recipe(recipe, set_ or ())
-    from dudi.run.verbalized import verbalized
+    loaded = None if recipe is None else load_recipe(recipe, set_ or ())
+    from dudi.run.verbalized import verbalized, verbalized_plainly
 
-    heading, texts = verbalized(loaded, row, to, mode)
+    heading, texts = verbalized_plainly(row, to, mode) if loaded is None else verbalized(loaded, row, to, mode)
     out.print(heading, style="bold", soft_wrap=True)
     for text in texts:
-        out.rule(f"{text.name}: read by {text.reader}, {text.tokens} tokens", align="left")
+        tokens = "" if text.tokens is None else f", {text.tokens} tokens"
+        out.rule(f"{text.name}: read by {text.reader}{tokens}", align="left")
         out.print(text.text, soft_wrap=True)
 
 

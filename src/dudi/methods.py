@@ -2,7 +2,7 @@
 
 A method is a sum of signals; a signal is weight x loss x view; a view says which response is scored and through which
 verbalizer the prompts were rewritten. Everything that trains, and `dudi methods`, is derived from these rows. Nothing
-here needs torch.
+here needs torch: what a signal is worth on a batch is in `dudi.loss.signals`.
 """
 
 from __future__ import annotations
@@ -18,51 +18,18 @@ from pydantic import ConfigDict, Field, Strict, ValidationError, validate_call
 
 from dudi.draws import draw
 from dudi.errors import DudiError, unknown
-
-
-class Response(StrEnum):
-    """Which response a view scores."""
-
-    GOLD = "y"  # the ground truth
-    Y_PRIME = "y_prime"  # y' ~ student(x), sampled now
-    Y_TILDE = "y_tilde"  # y~ ~ student(p_z, x), sampled now; another sample than y'
-    TEACHER = "teacher"  # ~ teacher(x), sampled once by a stage of its own (SeqKD)
-    OPPONENT = "opponent"  # ~ reference(x), sampled once an iteration by a stage of its own (SPIN)
-
-    @property
-    def sampled(self) -> bool:
-        """Sampled from the current student within the step."""
-        return self in (Response.Y_PRIME, Response.Y_TILDE)
-
-    @property
-    def stored(self) -> bool:
-        """Sampled before training, by a generation stage."""
-        return self in (Response.TEACHER, Response.OPPONENT)
-
-
-class Mode(StrEnum):
-    """Verbalizer modes (paper 3.3, table 5); see `dudi.text.verbalizer`."""
-
-    NONE = "none"
-    ENGLISH = "english"
-    MULTILINGUAL = "multilingual"
-    CROSSLINGUAL = "crosslingual"
-    MIX = "mix"
-
-
-class Loss(StrEnum):
-    """Per-token losses; the mathematics is in `dudi.loss.losses` under the same names."""
-
-    NLL = "nll"  # cross-entropy
-    DFT = "dft"  # cross-entropy weighted by sg(p(y_t))
-    FORWARD_KL = "forward_kl"  # KL(teacher || student)
-    REVERSE_KL = "reverse_kl"  # KL(student || teacher)
-    JSD = "jsd"  # beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S
-
-    @property
-    def needs_teacher(self) -> bool:
-        """A divergence between teacher and student."""
-        return self not in (Loss.NLL, Loss.DFT)
+from dudi.signals import (
+    Loss,
+    LossOn,
+    Mode,
+    Response,
+    SequenceSignal,
+    Signal,
+    TokenSignal,
+    View,
+    judged,
+    views,
+)
 
 
 class Teacher(StrEnum):
@@ -71,59 +38,6 @@ class Teacher(StrEnum):
     NONE = "none"
     LARGER = "larger"
     EMA = "self"  # exponential moving average of the student
-
-
-class LossOn(StrEnum):
-    """Which assistant turns a cross-entropy method is trained on."""
-
-    LAST = "last"
-    ALL_ASSISTANT = "all_assistant"
-
-
-@dataclass(frozen=True)
-class View:
-    """Which response, and through which verbalizer its prompts were rewritten."""
-
-    response: Response
-    verbalizer: Mode = Mode.NONE
-    include_english: bool = True
-    loss_on: LossOn = LossOn.LAST
-
-    @property
-    def name(self) -> str:
-        """Short name, for logs: the response, since a method reads each response through one view."""
-        return self.response.value
-
-
-@dataclass(frozen=True)
-class TokenSignal:
-    """weight x mean over the response tokens of the whole step of loss."""
-
-    name: str
-    weight: float
-    loss: Loss
-    view: View
-    jsd_beta: float = 0.5
-    skip_tokens: int = 0
-    """The first tokens of each response that carry no loss (SDFT's official code: 3)."""
-    coin: bool | None = None
-    """Read only in steps whose coin fell so; None: in every step."""
-
-
-@dataclass(frozen=True)
-class SequenceSignal:
-    """weight x mean over rows of SPIN's loss (equation 2, right way up):
-    -logsigmoid(beta [(log S(y|x) - log S(y'|x)) - (log R(y|x) - log R(y'|x))])."""
-
-    name: str
-    weight: float
-    loser: View
-    beta: float = 0.1
-    winner: View = View(Response.GOLD)
-    coin: bool | None = None
-
-
-Signal = TokenSignal | SequenceSignal
 
 
 @dataclass(frozen=True)
@@ -166,9 +80,14 @@ class Method:
         return self.teacher is Teacher.LARGER
 
     @property
+    def judged_by_larger(self) -> bool:
+        """A larger teacher scores tokens: SeqKD's `nll` needs what it wrote, not the teacher."""
+        return self.needs_larger_teacher and bool(judged(self.signals))
+
+    @property
     def needs_reference(self) -> bool:
         """A sequence signal compares with R."""
-        return any(isinstance(s, SequenceSignal) for s in self.signals)
+        return any(s.compared for s in self.signals)
 
     @property
     def stored(self) -> Response | None:
@@ -176,15 +95,6 @@ class Method:
         found = {view.response for view in views(self.signals) if view.response.stored}
         assert len(found) <= 1
         return next(iter(found), None)
-
-
-def views(signals: tuple[Signal, ...]) -> tuple[View, ...]:
-    """Every view the signals read, each once, in order."""
-    found: dict[View, None] = {}
-    for s in signals:
-        for view in (s.view,) if isinstance(s, TokenSignal) else (s.winner, s.loser):
-            found[view] = None
-    return tuple(found)
 
 
 # ── the rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +129,7 @@ def spin(
     spin_beta: Positive = 0.1,
     iterations: Annotated[int, Field(ge=1)] = 3,
 ) -> Method:
-    """Self-play: equation 2, right way up. `original`: y' written once an iteration by R, the iteration's start.
+    """Self-play: equation 2, sign corrected. `original`: y' written once an iteration by R, the iteration's start.
     `online`: y' sampled in every step, R fixed (the paper's sequence signal alone; `iterations` is then 1)."""
     online = variant == "online"
     loser = View(Response.Y_PRIME if online else Response.OPPONENT)
@@ -242,7 +152,7 @@ def sdft(
 def seqkd(variant: Literal["nll", "jsd"] = "nll", jsd_beta: InnerShare = 0.5) -> Method:
     """Sequence-level distillation: train on what the teacher wrote. `jsd`: a divergence there, as the paper's runs."""
     loss = Loss.NLL if variant == "nll" else Loss.JSD
-    signal = TokenSignal(OFF, 1.0, loss, View(Response.TEACHER), jsd_beta)
+    signal = TokenSignal(OFF, 1.0, loss, View(Response.TEACHER), _arguments(loss, jsd_beta))
     return Method("seqkd", variant, (signal,), Teacher.LARGER)
 
 
@@ -254,12 +164,13 @@ def gkd(
 ) -> Method:
     """Generalized distillation: equation 4. `coin`: a whole step is on-policy with probability lam, else off-policy
     (GKD's algorithm 1); `sum`: both terms in every step, weighted."""
+    arguments = _arguments(divergence, jsd_beta)
     if variant == "sum":
-        off = TokenSignal(OFF, 1 - lam, divergence, GOLD, jsd_beta)
-        on = TokenSignal(ON, lam, divergence, ON_X, jsd_beta)
+        off = TokenSignal(OFF, 1 - lam, divergence, GOLD, arguments)
+        on = TokenSignal(ON, lam, divergence, ON_X, arguments)
         return _without_zeros(Method("gkd", variant, (off, on), Teacher.LARGER))
-    off = TokenSignal(OFF, 1.0, divergence, GOLD, jsd_beta, coin=False)
-    on = TokenSignal(ON, 1.0, divergence, ON_X, jsd_beta, coin=True)
+    off = TokenSignal(OFF, 1.0, divergence, GOLD, arguments, coin=False)
+    on = TokenSignal(ON, 1.0, divergence, ON_X, arguments, coin=True)
     return Method("gkd", variant, (off, on), Teacher.LARGER, coin=lam)
 
 
@@ -275,18 +186,23 @@ def dudi(
 ) -> Method:
     """Equation 8. `without` drops terms and leaves the other weights as they are (paper table 4)."""
     on_view = View(Response.Y_TILDE, verbalizer, include_english)
+    arguments = _arguments(divergence, jsd_beta)
     signals = (
         SequenceSignal(SEQ, alpha, View(Response.Y_PRIME), spin_beta),  # equation 2: y' ~ student(x)
-        TokenSignal(OFF, 1 - lam, divergence, GOLD, jsd_beta),  # equation 5: y from the data
-        TokenSignal(ON, lam, divergence, on_view, jsd_beta),  # equation 7: y~ ~ student(p_z, x)
+        TokenSignal(OFF, 1 - lam, divergence, GOLD, arguments),  # equation 5: y from the data
+        TokenSignal(ON, lam, divergence, on_view, arguments),  # equation 7: y~ ~ student(p_z, x)
     )
     kept = tuple(s for s in signals if s.name not in without)
     variant = f"without {' '.join(without)}" if without else "full"
-    teacher = Teacher.LARGER if any(isinstance(s, TokenSignal) for s in kept) else Teacher.NONE
+    teacher = Teacher.LARGER if judged(kept) else Teacher.NONE
     return _without_zeros(Method("dudi", variant, kept, teacher))
 
 
 METHODS: dict[str, Callable[..., Method]] = {f.__name__: f for f in (sft, dft, spin, sdft, seqkd, gkd, dudi)}
+
+
+def _arguments(divergence: Loss, jsd_beta: float) -> dict[str, float]:
+    return {"beta": jsd_beta} if divergence is Loss.JSD else {}
 
 
 def _without_zeros(method: Method) -> Method:
@@ -343,9 +259,9 @@ def _row(method: Method) -> tuple[str, ...]:
     modes = {s.view.verbalizer for s in tokens} - {Mode.NONE}
     return (
         {"seqkd": "SeqKD", "dudi": "DuDi"}.get(method.name, method.name.upper()),
-        {Teacher.NONE: "x", Teacher.EMA: "Self", Teacher.LARGER: "Larger"}[method.teacher],
-        "yes" if any(not s.view.response.sampled for s in tokens) else "x",
-        "yes" if any(s.view.response.sampled for s in tokens) else "x",
-        "yes" if method.needs_reference else "x",
-        {Mode.ENGLISH: "English", Mode.CROSSLINGUAL: "Cross-lingual"}.get(*modes, *modes) if modes else "x",
+        {Teacher.NONE: "-", Teacher.EMA: "Self", Teacher.LARGER: "Larger"}[method.teacher],
+        "yes" if any(not s.view.response.sampled for s in tokens) else "-",
+        "yes" if any(s.view.response.sampled for s in tokens) else "-",
+        "yes" if method.needs_reference else "-",
+        {Mode.ENGLISH: "English", Mode.CROSSLINGUAL: "Cross-lingual"}.get(*modes, *modes) if modes else "-",
     )

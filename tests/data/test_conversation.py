@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as property_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from made import turns
+from kit.data import turns
 
 from dudi.data.conversation import (
     MAX_CHARS,

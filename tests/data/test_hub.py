@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import errors
-from made import FolderHub, made_rows, turns, write_jsonl, write_parquet
+from kit.data import FolderHub, made_rows, turns, write_jsonl, write_parquet
 
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from made import made_rows, write_parquet
+from kit.data import made_rows, write_parquet
 
 NAME = "some/rows"
 SHA = "0123456789abcdef0123456789abcdef01234567"

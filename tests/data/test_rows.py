@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from made import made_rows, turns, write_jsonl, write_parquet
+from kit.data import made_rows, turns, write_jsonl, write_parquet
 
 from dudi.data.load import load_rows, read_rows, write_rows
 from dudi.data.report import COLUMNS, DataReport

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import made_row, made_rows, turns, write_parquet
+from kit.data import made_row, made_rows, turns, write_parquet
 
 from dudi.data import source as source_module
 from dudi.data.load import check, load_rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import labkit
 import pytest
+from kit import lab
 
 from dudi.lab.artefacts import write_benchmark, write_data
 from dudi.lab.build import ROWS
@@ -15,7 +15,7 @@ from dudi.lab.build import ROWS
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished build of seconds, to be read only."""
     with pytest.MonkeyPatch.context() as patch:
-        return labkit.build_micro(tmp_path_factory.mktemp("lab") / "weights", patch)
+        return lab.build_micro(tmp_path_factory.mktemp("lab") / "weights", patch)
 
 
 @pytest.fixture(scope="session")

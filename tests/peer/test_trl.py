@@ -90,7 +90,7 @@ def ours(folder: Path, method: Mapping[str, Any]) -> Step:
     )
     given = responses()
     by_row = {(row.index, view): given[row.x] for row in rows() for view in ("y_tilde", "y_prime")}
-    object.__setattr__(made.job.builder, "sampler", kit.Forced(made.job.builder.chat, by_row))
+    object.__setattr__(made.job.builder, "engine", kit.Forced(made.job.builder.chat, by_row))
     return Step(*kit.step(made))
 
 

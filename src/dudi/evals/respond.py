@@ -17,10 +17,10 @@ from dudi.evals.bench import Benchmark, Item
 from dudi.evals.parse import read_text
 from dudi.evals.score import Answer
 from dudi.files import sha256_of
-from dudi.models.load import arithmetic, check_head, check_model, load_model, load_tokenizer
+from dudi.models.load import arithmetic, check_model, load_model, load_tokenizer
+from dudi.models.reader import check_head
 from dudi.recipe.schema import Models
-from dudi.rollouts import Request
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Engine, Request, Sampling, engine
 from dudi.text.chat import Chat
 
 WHAT = "model"
@@ -65,7 +65,7 @@ class Responder:
             except DudiError as error:
                 found[k] = Answer("", 0, False, str(error))
         order = sorted(requests, key=lambda k: (-requests[k].limit, -len(requests[k].prompt)))
-        sampler = LocalSampler(self.stop_ids, self.chat.pad, self.chat.vocab, self.temperature)
+        sampler = engine("local", Sampling(self.stop_ids, self.chat.pad, self.chat.vocab, self.temperature))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
             for k, rollout in zip(chosen, self._sample(sampler, [requests[k] for k in chosen]), strict=True):
@@ -85,7 +85,7 @@ class Responder:
             )
         return Request(prompt, ("evaluation", seed, item.id), limit)
 
-    def _sample(self, sampler: LocalSampler, requests: Sequence[Request]) -> list[Any]:
+    def _sample(self, sampler: Engine, requests: Sequence[Request]) -> list[Any]:
         try:
             return list(sampler(self.model, requests))
         except torch.cuda.OutOfMemoryError:

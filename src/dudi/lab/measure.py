@@ -25,7 +25,7 @@ from dudi.lab.artefacts import benchmark_item, describe, write_words
 from dudi.lab.rows import TRAINED, answer, item
 from dudi.lab.tasks import TASKS, Key
 from dudi.lab.words import load
-from dudi.methods import Mode, Response, View
+from dudi.signals import Mode, Response, View
 from dudi.text.verbalizer import Verbalizer
 
 MODES = (Mode.NONE, Mode.ENGLISH, Mode.MULTILINGUAL, Mode.CROSSLINGUAL)

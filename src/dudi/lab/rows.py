@@ -19,7 +19,7 @@ from dudi.lab.tasks import TASKS, Key, Split, ask_fact, ask_in, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, Words, load
 from dudi.languages import ENGLISH, LANGUAGES
-from dudi.methods import Mode, Response, View
+from dudi.signals import Mode, Response, View
 from dudi.text.verbalizer import Verbalizer
 
 TRAINED = tuple(l for l in LANGUAGES if l != ENGLISH)

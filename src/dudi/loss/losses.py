@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dudi.methods import Loss, TokenSignal
+from dudi.signals import Loss, TokenSignal
 
 TokenLoss = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
 """(log p [n, V], log q [n, V] or None, labels [n]) -> (value [n], grad [n, V])."""
+
+MarginLoss = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""margin [rows] -> (value [rows], d value / d margin [rows])."""
 
 
 def nll(log_p: Tensor, log_q: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +67,7 @@ def jsd(log_p: Tensor, log_q: Tensor | None, labels: Tensor, beta: float) -> tup
 
 
 def spin(margin: Tensor) -> tuple[Tensor, Tensor]:
-    """SPIN's logistic loss of the margin [rows], -logsigmoid(margin), and its derivative (equation 2, right way up).
+    """SPIN's logistic loss of the margin [rows], -logsigmoid(margin), and its derivative (equation 2, sign corrected).
 
     margin = beta [(log S(y|x) - log S(y'|x)) - (log R(y|x) - log R(y'|x))]. The paper prints the ratio upside down:
     minimising that raises the model's own y' and lowers y, at the same loss value.
@@ -85,17 +88,19 @@ def by_autograd(value: Callable[[Tensor, Tensor | None, Tensor], Tensor]) -> Tok
     return loss
 
 
+NAMED: dict[Loss, Callable[..., tuple[Tensor, Tensor]]] = {
+    Loss.NLL: nll,
+    Loss.DFT: dft,
+    Loss.REVERSE_KL: reverse_kl,
+    Loss.FORWARD_KL: forward_kl,
+    Loss.JSD: jsd,
+}
+
+
 def token_loss(signal: TokenSignal) -> TokenLoss:
-    """The loss that a token signal names."""
-    if signal.loss is Loss.JSD:
-        return partial(jsd, beta=signal.jsd_beta)
-    table: dict[Loss, TokenLoss] = {
-        Loss.NLL: nll,
-        Loss.DFT: dft,
-        Loss.REVERSE_KL: reverse_kl,
-        Loss.FORWARD_KL: forward_kl,
-    }
-    return table[signal.loss]
+    """The loss that a token signal names, or its own, with its arguments."""
+    function = NAMED[signal.loss] if isinstance(signal.loss, Loss) else signal.loss
+    return partial(function, **signal.arguments) if signal.arguments else function
 
 
 def _at(log_p: Tensor, labels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dudi.loss.chunked import Head, label_log_probs
-from dudi.methods import View
+from dudi.signals import View
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
-"""Student, teacher and reference: loading, output heads, the moving-average teacher, the copy that decodes."""
+"""Student, teacher and reference as files: checked, loaded, and what the result says of how it generates."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,10 +18,9 @@ from transformers import (
 )
 
 from dudi.errors import DudiError
-from dudi.loss.chunked import Head
-from dudi.loss.scores import Reading, hidden_states
 from dudi.models.files import cannot_load, check_config, check_weights, local_folder, reading_model
-from dudi.models.sharding import copy_weights, is_sharded, over, plain_type, through, whole, whole_copy
+from dudi.models.reader import check_size
+from dudi.models.sharding import is_sharded, over
 from dudi.recipe.read import Generation, Models
 
 
@@ -55,17 +52,9 @@ def check_model(path: str, what: str, models: Models, revision: str | None, voca
         fetched = is_offline_mode() or Path(path).expanduser().is_dir()  # what is not there will not come
         if folder is not None and fetched and not any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir()):
             raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
-        _check_size(config.get_text_config().vocab_size, vocab, what)
+        check_size(config.get_text_config().vocab_size, vocab, what)
         if folder is not None:
             check_weights(folder, what, models.trust_remote_code, partial=not fetched)
-
-
-def _check_size(embeddings: int, vocab: int, what: str) -> None:
-    if embeddings < vocab:
-        raise DudiError(
-            f"{what}: the model has {embeddings} embeddings, but the tokenizer has {vocab} tokens; use the model's own"
-            " tokenizer"
-        )
 
 
 def load_model(
@@ -136,108 +125,6 @@ def gated_help(path: str, error: Exception) -> str:
             " `hf auth login` or HF_TOKEN"
         )
     return f"the hub answered {status or type(error).__name__}; check the name, the revision and the connection"
-
-
-def head_of(model: PreTrainedModel, vocab: int) -> Head:
-    """The model's output head, over the first `vocab` entries. `check_head` has been called once for this model.
-
-    A sharded model has one only inside its forward (see `sharding.through`), after its backbone was called.
-    """
-    linear = model.get_output_embeddings()
-    config = model.config
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    return Head(linear.weight, linear.bias, vocab, scale, getattr(config, "final_logit_softcapping", None))
-
-
-@torch.no_grad()
-def whole_head(model: PreTrainedModel, vocab: int) -> Head:
-    """The head of a frozen model that may be sharded, to be used outside its forward."""
-    head = head_of(model, vocab)
-    return replace(head, weight=whole(head.weight), bias=None if head.bias is None else whole(head.bias))
-
-
-@torch.no_grad()
-def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
-    """Refuse, with `DudiError`, a model whose logits `head_of` cannot give.
-
-    Losses are evaluated from hidden states and the head, so it is probed once that both give the model's own logits:
-    the head must be linear, up to a scale and a softcap.
-    """
-    linear = model.get_output_embeddings()
-    if not isinstance(linear, nn.Linear) or plain_type(linear) is not nn.Linear:
-        raise DudiError(f"{what}: the output head is a {type(linear).__name__}, expected a plain linear layer")
-    _check_size(linear.weight.shape[0], vocab, what)
-    ids = torch.arange(min(8, vocab), device=linear.weight.device)[None]
-    reading = Reading(ids, torch.arange(ids.shape[1], device=ids.device))
-
-    def probe() -> tuple[Tensor, Tensor, Head]:
-        logits = type(model).forward(model, input_ids=ids, use_cache=False).logits[0, :, :vocab]
-        hidden = hidden_states(model.base_model, reading)
-        head = head_of(model, vocab)
-        return logits, head.logits(hidden), head
-
-    training = model.training
-    model.eval()
-    wanted, got, head = through(model, model, probe)
-    model.train(training)
-    if not bool(torch.isfinite(wanted).all()):
-        raise DudiError(f"{what}: the model's logits are not finite: its weights are broken (NaN or infinite)")
-    tolerance = 2e-2 if head.weight.dtype is torch.bfloat16 else 1e-4
-    if not torch.allclose(got, wanted.to(got.dtype), rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
-        raise DudiError(f"{what}: the model's logits are not its last hidden states times its output head; unsupported")
-
-
-class EmaTeacher:
-    """SDFT's teacher: a moving average of the student, in the student's own precision (float32).
-
-    teacher <- (1 - rate) teacher + rate student, after each optimizer step. It is whole on each process, also where the
-    student is sharded.
-    """
-
-    def __init__(self, student: PreTrainedModel, rate: float) -> None:
-        self.rate = rate
-        self.model = whole_copy(student)
-
-    @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """One step of the average."""
-        for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
-            mine.lerp_(whole(theirs.detach()).to(mine.dtype), self.rate)
-
-    def state(self) -> dict[str, Tensor]:
-        """Tensors to save; tied weights once."""
-        return {name: p.detach().contiguous() for name, p in self.model.named_parameters()}
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        for name, p in self.model.named_parameters():
-            p.copy_(state[name])
-
-
-class DecodingCopy:
-    """The weights that decode: the student itself, or a copy of it, refreshed once a step.
-
-    It is a copy in bfloat16 under autocast, and one that is whole on each process where the student is sharded: answers
-    end at different lengths, so that the processes do not decode in step. samples: whether anything is decoded at all.
-    """
-
-    def __init__(self, student: PreTrainedModel, samples: bool, bf16: bool) -> None:
-        self.student = student
-        self.copy: PreTrainedModel | None = None
-        if samples and (bf16 or is_sharded(student)):
-            self.copy = whole_copy(student)
-            if bf16:
-                for p in self.copy.parameters():  # not its buffers: the rotary frequencies stay float32, as in training
-                    p.data = p.data.bfloat16()
-
-    @torch.no_grad()
-    def refreshed(self) -> PreTrainedModel:
-        """The model to sample from, with the student's present weights."""
-        if self.copy is None:
-            return self.student
-        copy_weights(self.copy, self.student)
-        return self.copy
 
 
 def write_generation_config(

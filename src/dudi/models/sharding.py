@@ -19,8 +19,6 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from dudi.loss.scores import Reading, hidden_states
-
 Result = TypeVar("Result")
 
 
@@ -74,30 +72,6 @@ def reshard(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-
-
-def idle(model: PreTrainedModel, calls: int, device: torch.device) -> Tensor:
-    """A zero that has called the model so often: what a process does while others have views that it has not."""
-    token = Reading(torch.zeros(1, 1, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device))
-    zero = torch.zeros((), device=device)
-    for _ in range(calls):
-        zero = zero + 0.0 * hidden_states(model.base_model, token).sum()
-    return zero
-
-
-@torch.no_grad()
-def frozen_states(model: PreTrainedModel, readings: Mapping[Any, Reading], views: int) -> dict[Any, Tensor]:
-    """A frozen model's last hidden states [N, H] of each reading. views: how many there are on any process; a sharded
-    model is called that often on all."""
-    if not is_sharded(model):
-        return {view: hidden_states(model.base_model, reading) for view, reading in readings.items()}
-
-    def forward() -> dict[Any, Tensor]:
-        found = {view: hidden_states(model.base_model, reading) for view, reading in readings.items()}
-        idle(model, views - len(readings), torch.device(cast(Any, model).device))
-        return found
-
-    return through(model, model, forward)
 
 
 @torch.no_grad()

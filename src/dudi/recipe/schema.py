@@ -161,6 +161,9 @@ class Limits(Section):
 class Rollouts(Section):
     """Sampling of y', y~ and teacher answers."""
 
+    engine: Text = "local"
+    """What samples: `local` is the trainer's own process, on its own weights."""
+
     temperature: Annotated[float, Field(gt=0)] = 0.9
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dudi.methods import Method, Response
+from dudi.methods import Method
 from dudi.recipe.read import Recipe, Training
+from dudi.signals import Response
 
 STUDENT, TEACHER = "student", "teacher"
 """Names of the recipe's own models, beside the names of stages, in `start`, `reference` and `writer`."""

@@ -1,4 +1,4 @@
-"""Rollouts: (weights, prompts, keys) -> token ids and finish reasons. One file per engine.
+"""Rollouts: (weights, prompts, keys) -> token ids and finish reasons. One file an engine, one line in `ENGINES`.
 
 A rollout is a pure function of the weights, its prompt and its key (seed, epoch, row, view): no hidden random state.
 The same random numbers and the same batch shape give the same tokens.
@@ -6,14 +6,16 @@ The same random numbers and the same batch shape give the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Protocol
 
 from dudi.draws import draw
+from dudi.errors import DudiError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,45 @@ class Rollout:
     finished: bool
 
 
-class Sampler(Protocol):
-    """An engine. One call samples everything that an optimizer step needs."""
+@dataclass(frozen=True)
+class Sampling:
+    """What an engine is told. stop_ids: tokens that end a response; pad: any token, for places that nobody reads;
+    vocab: entries of the head from there on are padding, and never sampled; temperature: 0 is greedy decoding."""
+
+    stop_ids: tuple[int, ...]
+    pad: int
+    vocab: int
+    temperature: float
+
+
+class Engine(Protocol):
+    """What samples. One call samples everything that an optimizer step needs."""
 
     def __call__(self, model: PreTrainedModel, requests: Sequence[Request]) -> list[Rollout]:
         """One rollout for each request, in order."""
         ...
+
+
+def _local(sampling: Sampling) -> Engine:
+    from dudi.rollouts.local import LocalEngine
+
+    return LocalEngine(sampling)
+
+
+ENGINES: dict[str, Callable[[Sampling], Engine]] = {"local": _local}
+"""By the name that `rollouts.engine` gives. The contract's tests are run on each."""
+
+
+def engine(name: str, sampling: Sampling) -> Engine:
+    """The engine of that name. Raises `DudiError` with the choices."""
+    check_engine(name)
+    return ENGINES[name](sampling)
+
+
+def check_engine(name: str) -> None:
+    """Raises `DudiError` where no engine has that name."""
+    if name not in ENGINES:
+        raise DudiError(f"rollouts.engine: {unknown(name, ENGINES, 'engine')}")
 
 
 def uniforms(requests: Sequence[Request], steps: int) -> np.ndarray:
@@ -49,5 +84,7 @@ def uniforms(requests: Sequence[Request], steps: int) -> np.ndarray:
 
     Philox is counter-based: number t of a row does not depend on how many are drawn.
     """
+    import numpy as np
+
     keys = [draw(*request.key, "rollout") for request in requests]
     return np.stack([np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys])

@@ -12,22 +12,19 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from dudi.models.load import head_of
-from dudi.rollouts import Request, Rollout, uniforms
+from dudi.models.reader import backbone, head_of
+from dudi.rollouts import Request, Rollout, Sampling, uniforms
 
 
-class LocalSampler:
+class LocalEngine:
     """Temperature sampling by inverse CDF: one uniform number a token; top-k and top-p off.
 
     `torch.multinomial` would draw one number for each vocabulary entry. Entries past `vocab` (padding of the head) are
     never sampled. Temperature 0 is greedy decoding: the likeliest token, of equals the first.
     """
 
-    def __init__(self, stop_ids: Sequence[int], pad: int, vocab: int, temperature: float) -> None:
-        self.stop_ids = tuple(stop_ids)
-        self.pad = pad
-        self.vocab = vocab
-        self.temperature = temperature
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
 
     @torch.no_grad()
     def __call__(self, model: PreTrainedModel, requests: Sequence[Request]) -> list[Rollout]:
@@ -45,7 +42,7 @@ class LocalSampler:
 
     def _decode(self, model: PreTrainedModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, T], lengths [B], finished [B]."""
-        head = head_of(model, self.vocab)
+        head = head_of(model, self.sampling.vocab)
         device = head.weight.device
         limits = torch.tensor([r.limit for r in requests], device=device)
         steps = int(limits.max())
@@ -53,14 +50,15 @@ class LocalSampler:
         ids, mask = self._left_pad(requests, steps, device)
         width = ids.shape[1]
         positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
-        stops = torch.tensor(self.stop_ids, device=device)
-        tokens = torch.full((len(requests), steps), self.pad, device=device)
+        stops = torch.tensor(self.sampling.stop_ids, device=device)
+        tokens = torch.full((len(requests), steps), self.sampling.pad, device=device)
         lengths = torch.zeros(len(requests), dtype=torch.long, device=device)
         finished = torch.zeros(len(requests), dtype=torch.bool, device=device)
         active = ~finished
-        cache, named = DynamicCache(), _cache_argument(type(model.base_model))
+        reads, temperature = backbone(model), self.sampling.temperature
+        cache, named = DynamicCache(), _cache_argument(type(reads))
         for t in range(steps):
-            out = model.base_model(
+            out = reads(
                 input_ids=ids,
                 attention_mask=mask[:, : width + t],
                 position_ids=positions,
@@ -68,8 +66,8 @@ class LocalSampler:
                 **{named: cache},
             )
             logits = head.logits(out.last_hidden_state[:, -1])
-            token = logits.argmax(-1) if self.temperature == 0 else inverse_cdf(logits / self.temperature, u[:, t])
-            token = torch.where(active, token, self.pad)
+            token = logits.argmax(-1) if temperature == 0 else inverse_cdf(logits / temperature, u[:, t])
+            token = torch.where(active, token, self.sampling.pad)
             tokens[:, t] = token
             lengths += active
             finished |= active & torch.isin(token, stops)
@@ -82,7 +80,9 @@ class LocalSampler:
     def _left_pad(self, requests: Sequence[Request], steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Prompt ids [B, P] and the attention mask of prompts and all steps [B, P + T]."""
         width = max(len(r.prompt) for r in requests)
-        ids = torch.tensor([[self.pad] * (width - len(r.prompt)) + list(r.prompt) for r in requests], device=device)
+        ids = torch.tensor(
+            [[self.sampling.pad] * (width - len(r.prompt)) + list(r.prompt) for r in requests], device=device
+        )
         mask = torch.ones(len(requests), width + steps, dtype=torch.long, device=device)
         for row, request in enumerate(requests):
             mask[row, : width - len(request.prompt)] = 0

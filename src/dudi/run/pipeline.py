@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,52 +23,68 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from dudi import processes
-from dudi.data.load import read_rows, write_rows
+from dudi.data.load import Rows, read_rows, write_rows
 from dudi.errors import DudiError
 from dudi.files import cut_back, write_text
-from dudi.methods import Teacher
-from dudi.models.load import arithmetic, check_head, load_model, write_generation_config
+from dudi.models.load import arithmetic, load_model, write_generation_config
+from dudi.models.reader import check_head
 from dudi.recipe.read import Recipe, dump_recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
-from dudi.rollouts import Rollout
-from dudi.rollouts.local import LocalSampler
+from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.folder import check_devices, check_folder, environment, whole_or_absent
 from dudi.run.launch import Launch, check_launch, launched
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.summary import write_summary
 from dudi.training import checkpoints, faults
+from dudi.training.monitors import METRICS, TIMES, Monitor
 from dudi.training.stored import generate, read_responses
-from dudi.training.trainer import METRICS, TIMES, DistillationTrainer, Job
-from dudi.training.window import WindowBuilder, needs_teacher
-
-Watch = Callable[[DistillationTrainer, str], TrainerCallback]
-"""Makes the callback that shows a training's progress, from its trainer and its title."""
+from dudi.training.trainer import DistillationTrainer, Job
+from dudi.training.window import WindowBuilder
 
 
-def run(recipe: Recipe, resume: bool = False, watch: Watch | None = None, say: Callable[[str], None] = print) -> Path:
-    """Run all stages of a recipe; returns the run's folder. `resume` goes on with one that was stopped."""
+def run(
+    recipe: Recipe,
+    resume: bool = False,
+    monitors: Sequence[Monitor] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], None] = print,
+    data: Rows | None = None,
+) -> Path:
+    """Run all stages of a recipe; returns the run's folder. `resume` continues one that was stopped.
+
+    monitors, callbacks: listen to each training (see `dudi.training.monitors`, and transformers' own callbacks).
+    data: rows in place of those that `recipe.data` names.
+    """
     check_devices()
     mode = launched()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(mode, recipe, state.num_processes, torch.cuda.device_count())
+    check_engine(recipe.rollouts.engine)
     folder = Path(recipe.output.format(name=recipe.name))
     with processes.together():  # no process looks at the folder after the first one has begun to write
         check_folder(folder, recipe, resume)
-        data = read_rows(folder / "data") if (folder / "data").is_dir() else None
-        prepared = prepare(recipe, data)
+        kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
+        prepared = prepare(recipe, kept or data)
     stop = faults.Stop()
     with stop.listening(), whole_or_absent(folder, new=state.is_main_process and not resume):
         if state.is_main_process:
-            if data is None:
+            if kept is None:
                 write_text(folder / "recipe.toml", dump_recipe(recipe))
                 write_text(folder / "lengths.json", json.dumps(prepared.lengths(), indent=1))
                 write_rows(prepared.data, folder / "data")
             write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
         state.wait_for_everyone()
         pipeline = Pipeline(
-            prepared, plan(recipe), folder, state, watch, say if state.is_main_process else _silent, stop
+            prepared,
+            plan(recipe),
+            folder,
+            state,
+            tuple(monitors),
+            tuple(callbacks),
+            say if state.is_main_process else _silent,
+            stop,
         )
         for stage in pipeline.stages:
             if stop.due():
@@ -93,7 +109,8 @@ class Pipeline:
     stages: tuple[Stage, ...]
     folder: Path
     state: PartialState
-    watch: Watch | None
+    monitors: tuple[Monitor, ...]
+    callbacks: tuple[TrainerCallback, ...]
     say: Callable[[str], None]
     stop: faults.Stop
 
@@ -130,17 +147,15 @@ class Pipeline:
         weights, frozen, autocast = arithmetic(p.recipe.models.precision)
         several = self.state.num_processes
         student = self._load(stage.start, weights, frozen=False, over=several if launched() is Launch.FSDP2 else 1)
-        # SeqKD's `nll` needs what the teacher wrote, not the teacher
-        scores = stage.method.teacher is Teacher.LARGER and needs_teacher(stage.method.signals)
         sharded = p.recipe.models.teacher_sharding == "shard"
-        teacher = self._load(TEACHER, frozen, over=several if sharded else 1) if scores else None
+        teacher = self._load(TEACHER, frozen, over=several if sharded else 1) if stage.method.judged_by_larger else None
         reference = None if stage.reference is None else self._load(stage.reference, frozen)
         for what, model in (("student", student), ("teacher", teacher)):
             rows = 0 if model is None else model.get_output_embeddings().weight.shape[0]
             if rows > p.chat.vocab:
                 self.say(f"  {what}: {rows - p.chat.vocab} padded vocabulary rows of {rows} are sliced off")
         write_generation_config(student, p.recipe.generation, p.chat.stop_ids, p.chat.pad)
-        build = partial(WindowBuilder, p.chat, p.verbalizer, p.recipe.limits, self._sampler(), p.recipe.seed)
+        build = partial(WindowBuilder, p.chat, p.verbalizer, p.recipe.limits, self._engine(), p.recipe.seed)
         job = Job(
             method=stage.method,
             student=student,
@@ -157,9 +172,7 @@ class Pipeline:
             folder=here,
         )
         here.mkdir(parents=True, exist_ok=True)
-        trainer = DistillationTrainer(job, stop=self.stop, say=self.say)
-        if self.watch:
-            trainer.add_callback(self.watch(trainer, title))
+        trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say)
         resume_stage(trainer)
         staged = here / checkpoints.STAGING
         with processes.together(), checkpoints.writing(here / "model"):
@@ -192,7 +205,7 @@ class Pipeline:
                     raise self.stop.preempted(f"in stage {stage.name}: the finished batches are saved")
 
             with faults.memory("generation"):
-                generate(model, self._sampler(), rows, key, p.recipe.limits, batch, here / split, rank, world, progress)
+                generate(model, self._engine(), rows, key, p.recipe.limits, batch, here / split, rank, world, progress)
 
     def _responses(self, stage: Train, split: str) -> dict[int, Rollout]:
         """What the generation stage before this one wrote, by row; nothing where the method reads none."""
@@ -203,9 +216,9 @@ class Pipeline:
         assert found is not None, "the generation stage before this one is complete"
         return found
 
-    def _sampler(self) -> LocalSampler:
-        chat = self.prepared.chat
-        return LocalSampler(chat.stop_ids, chat.pad, chat.vocab, self.prepared.recipe.rollouts.temperature)
+    def _engine(self) -> Engine:
+        chat, rollouts = self.prepared.chat, self.prepared.recipe.rollouts
+        return engine(rollouts.engine, Sampling(chat.stop_ids, chat.pad, chat.vocab, rollouts.temperature))
 
     def _load(self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1) -> PreTrainedModel:
         """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder; sharded `over`

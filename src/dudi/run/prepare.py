@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
-from dudi.methods import LossOn, views
 from dudi.models.load import check_model, load_tokenizer
 from dudi.recipe.read import Recipe
+from dudi.signals import LossOn, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.verbalizer import Verbalizer
 from dudi.training.window import Rows, encode_rows

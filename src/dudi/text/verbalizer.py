@@ -26,7 +26,7 @@ from dudi.errors import DudiError
 from dudi.example import Example, Message
 from dudi.files import read_toml
 from dudi.languages import ENGLISH, choose_l_z
-from dudi.methods import Mode, View
+from dudi.signals import Mode, View
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLACEHOLDERS = {

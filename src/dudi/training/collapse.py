@@ -17,7 +17,7 @@ from typing import Any
 
 from dudi import processes
 from dudi.languages import ENGLISH, LANGUAGES
-from dudi.methods import View
+from dudi.signals import View
 
 THRESHOLDS = {"cut": 0.9, "empty": 0.5, "repeating": 0.3, "script": 0.5}
 """From these shares on, a warning begins.

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
 
 from dudi import processes
 from dudi.errors import DudiError
@@ -108,17 +107,11 @@ def fault_of(result: Objective, window: Window, places: Sequence[int]) -> Fault 
     if bool(torch.isfinite(result.loss)):
         return None
     bad: dict[str, set[int]] = {}
-    for name, (value, mask, block) in result.by_token.items():
-        bad[name] = set(block.row[_wrong(value, mask)].tolist())
-    for name, (value, _, mask) in result.by_row.items():
-        bad[name] = set(_wrong(value, mask).nonzero().flatten().tolist())
+    for name, outcome in result.outcomes.items():
+        bad[name] = set(outcome.row[~torch.isfinite(outcome.value) & (outcome.mask > 0)].tolist())
     rows = set().union(*bad.values()) or set(range(len(places)))  # or only their sum overflows: any may be the one
     named = tuple(window.rows[place].example.id for place in sorted(places[k] for k in rows))
     return Fault(tuple(name for name, found in bad.items() if found) or ("total",), named)
-
-
-def _wrong(value: Tensor, mask: Tensor) -> Tensor:
-    return ~torch.isfinite(value) & (mask > 0)
 
 
 def stop_at_fault(fault: Fault | None, step: int, folder: Path) -> None:

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from dudi import processes
 from dudi.loss.objective import Objective
-from dudi.methods import Method, SequenceSignal, Signal, TokenSignal, View, views
-
-SATURATED = 0.05
-"""A SPIN row is saturated where sigmoid(-margin), the size of its gradient, is below this."""
+from dudi.methods import Method
+from dudi.signals import Signal, View, views
 
 MEASURES = ("entropy_student", "entropy_teacher", "overlap", "overlap_mass")
 
@@ -28,8 +26,7 @@ class Meter:
         self.languages = tuple(sorted(languages))
         keys: list[str] = ["loss", "steps", "grad_norm"]
         for s in method.signals:
-            extra = ("margin", "saturated") if isinstance(s, SequenceSignal) else ()
-            keys += [f"signal/{s.name}/{l}/{q}" for l in self.languages for q in ("loss", "count", *extra)]
+            keys += [f"signal/{s.name}/{l}/{q}" for l in self.languages for q in ("loss", "count", *s.quantities)]
         for view in views(method.signals):
             if view.response.sampled:
                 quantities = ("rows", "tokens", "cut", "stopped", "dropped")
@@ -44,15 +41,11 @@ class Meter:
     def add_objective(self, result: Objective, row_language: Sequence[str]) -> None:
         """All sums of one micro-batch. row_language: of each of its rows."""
         index = torch.tensor([self.languages.index(l) for l in row_language])
-        for name, (value, mask, block) in result.by_token.items():
-            by_row = torch.stack([block.per_row(mask * value), block.per_row(mask.to(value.dtype))])
-            self._spread(f"signal/{name}", ("loss", "count"), by_row, index)
-        for name, (value, margin, row_mask) in result.by_row.items():
-            saturated = (torch.sigmoid(-margin) < SATURATED).to(value.dtype)
-            by_row = torch.stack([value, torch.ones_like(value), margin, saturated]) * row_mask
-            self._spread(f"signal/{name}", ("loss", "count", "margin", "saturated"), by_row, index)
-        for view, measures in result.measures.items():
-            block = next(b for _, _, b in result.by_token.values() if b.view == view)
+        for name, outcome in result.outcomes.items():
+            told = {"loss": outcome.value, "count": torch.ones_like(outcome.value), **outcome.extra}
+            by_row = torch.stack([outcome.per_row(values) for values in told.values()])
+            self._spread(f"signal/{name}", tuple(told), by_row, index)
+        for view, (block, measures) in result.measures.items():
             by_row = torch.stack(
                 [block.per_row(block.weight)] + [block.per_row(block.weight * measures[q]) for q in MEASURES]
             )
@@ -102,7 +95,7 @@ def record(sums: Mapping[str, float], signals: Sequence[Signal]) -> dict[str, An
             if entry:
                 entry["by_language"] = {l: row for l, row in means.items() if row}
                 result.setdefault(kind, {})[name] = entry
-    weights = {s.name: s.weight for s in signals if isinstance(s, (TokenSignal, SequenceSignal))}
+    weights = {s.name: s.weight for s in signals}
     for name, entry in result.get("signal", {}).items():
         entry["weight"] = weights[name]
     return result

@@ -22,15 +22,15 @@ from transformers.trainer_callback import ExportableState
 
 from dudi import processes
 from dudi.files import flush
-from dudi.models.load import EmaTeacher
+from dudi.models.reader import EmaTeacher
 from dudi.models.sharding import is_sharded, load_optimizer_state, load_weights, save_whole, whole_optimizer_state
 from dudi.training import checkpoints, faults
 from dudi.training.collapse import Collapse
 from dudi.training.job import Job
 from dudi.training.metrics import Meter
+from dudi.training.monitors import METRICS, TIMES
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
-METRICS, TIMES = "metrics.jsonl", "times.jsonl"
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 
 from dudi.files import write_text
 from dudi.recipe.read import Limits
-from dudi.rollouts import Request, Rollout, Sampler
+from dudi.rollouts import Engine, Request, Rollout
 from dudi.training.window import Row
 
 
 def generate(
     model: PreTrainedModel,
-    sampler: Sampler,
+    engine: Engine,
     rows: Sequence[Row],
     key: tuple[int | str, ...],
     limits: Limits,
@@ -37,7 +37,7 @@ def generate(
         if number % world == rank and not file.exists():
             chosen = rows[start : start + batch]
             requests = [Request(row.x, (*key, row.index), limits.of("rollout", row.example.l)) for row in chosen]
-            written = zip(chosen, sampler(model, requests), strict=True)
+            written = zip(chosen, engine(model, requests), strict=True)
             lines = [{"index": row.index, "ids": r.ids, "finished": r.finished} for row, r in written]
             write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
         if progress:

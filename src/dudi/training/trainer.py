@@ -23,24 +23,19 @@ from transformers import PrinterCallback, TrainerCallback
 
 from dudi import processes
 from dudi.draws import draw
-from dudi.files import append_line
+from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
-from dudi.loss.scores import Scores, hidden_states, sequence_log_probs
-from dudi.methods import Signal, View, views
-from dudi.models.load import DecodingCopy, EmaTeacher, check_head, head_of, whole_head
-from dudi.models.sharding import (
-    frozen_states,
-    idle,
-    is_sharded,
-    through,
-    whole,
-)
+from dudi.loss.scores import Block, Scores, sequence_log_probs
+from dudi.models.reader import DecodingCopy, EmaTeacher, Reader
+from dudi.models.sharding import whole
+from dudi.signals import Signal, View, compared, judged, views
 from dudi.training import faults
 from dudi.training.collapse import Collapse
 from dudi.training.job import Job, arguments
 from dudi.training.metrics import Meter, Phases, record
-from dudi.training.resumable import METRICS, TIMES, SavingTrainer
-from dudi.training.window import Row, Window, collate, needs_reference, needs_teacher
+from dudi.training.monitors import Course, Lines, Monitor
+from dudi.training.resumable import SavingTrainer
+from dudi.training.window import Row, Window, collate
 
 
 class DistillationTrainer(SavingTrainer):
@@ -50,27 +45,29 @@ class DistillationTrainer(SavingTrainer):
         self,
         job: Job,
         callbacks: Sequence[TrainerCallback] = (),
+        monitors: Sequence[Monitor] = (),
+        title: str = "",
         stop: faults.Stop | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.job = job
+        self.title = title
+        self.monitors = (Lines(job.folder), *monitors)
         self.stop = stop or faults.Stop()
         self.say = say
         self.phases = Phases()
         self.meter = Meter(job.method, job.languages)
         self.collapse = Collapse(views(job.method.signals), job.languages)
         self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
-        self.frozen_teacher = self.ema.model if self.ema else job.teacher
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
-        named = (("student", job.student), ("teacher", job.teacher), ("reference", job.reference))
-        for what, model in named:
-            if model is not None:
-                check_head(model, job.builder.chat.vocab, what)
-        frozen = self.frozen_teacher
-        self.teacher_head = None if frozen is None else whole_head(frozen, job.builder.chat.vocab)
-        self.lockstep = is_sharded(job.student) or (frozen is not None and is_sharded(frozen))
+        vocab, teacher = job.builder.chat.vocab, self.ema.model if self.ema else job.teacher
+        self.reader = Reader(job.student, vocab, "student")
+        self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
+        self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+        self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
+        self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
         if job.training.gradient_checkpointing:
             new = getattr(job.student, "activation_checkpointing_enable", None)  # the name since transformers 5.2x
             (new or job.student.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -79,7 +76,7 @@ class DistillationTrainer(SavingTrainer):
             args=arguments(job),
             train_dataset=[{"place": place} for place in range(self.steps_per_epoch)],
             eval_dataset=[{"place": 0}] if job.eval_rows else None,
-            callbacks=[_Hooks(self), *callbacks],
+            callbacks=[_BetweenSteps(self), *callbacks],
             processing_class=job.builder.chat.tokenizer,
         )
         self.remove_callback(PrinterCallback)
@@ -165,35 +162,37 @@ class DistillationTrainer(SavingTrainer):
         measure: bool,
     ) -> Objective:
         """Teacher and reference score their views; then one student forward scores its own and gives the loss."""
-        job, vocab = self.job, self.job.builder.chat.vocab
-        blocks = collate(window, places, job.builder.chat.pad, self.args.device)
+        chunk = self.job.training.head_chunk
+        blocks = collate(window, places, self.job.builder.chat.pad, self.args.device)
         with self._phase("teacher"), torch.no_grad(), self._autocast():
-            teacher: dict[View, Tensor] = {}
-            if self.frozen_teacher is not None:
-                judged = needs_teacher(signals)
-                readings = {view: reading for view in judged & blocks.keys() if (reading := blocks[view].teacher)}
-                teacher = frozen_states(self.frozen_teacher, readings, len(judged))
-            reference: dict[View, Tensor] = {}
-            if job.reference is not None:
-                head = head_of(job.reference, vocab)
-                for view in needs_reference(signals) & blocks.keys():
-                    hidden = hidden_states(job.reference.base_model, blocks[view].student)
-                    reference[view] = sequence_log_probs(hidden, head, blocks[view], job.training.head_chunk)
+            teacher, teacher_head = self._judge(blocks, judged(signals))
+            reference = self._compare(blocks, compared(signals))
 
-        def forward() -> Objective:
-            with self._autocast():
-                student = {view: hidden_states(self.student.base_model, b.student) for view, b in blocks.items()}
-                missing = len(views(tuple(signals))) - len(blocks) if self.lockstep else int(not blocks)
-                zero = idle(self.student, missing, self.args.device)
-                head = head_of(self.student, vocab)  # after the backbone: see there
-                if not blocks:  # no row has a term (all z too long): a zero that touches every parameter
-                    return Objective(zero + 0.0 * head.weight.sum(), {}, {}, {})
-                scores = Scores(blocks, student, head, teacher, self.teacher_head, reference)
-                found = objective(signals, scores, counts, job.training.head_chunk, measure)
-                return replace(found, loss=found.loss + zero) if missing else found
+        def then(hidden: dict[View, Tensor], head: Head, zero: Tensor) -> Objective:
+            if not blocks:  # no row has a term (all z too long)
+                return Objective(zero, {}, {})
+            scores = Scores(blocks, hidden, head, teacher, teacher_head, reference)
+            found = objective(signals, scores, counts, chunk, measure)
+            return replace(found, loss=found.loss + zero)
 
-        with self._phase("student"):
-            return through(model, self.student, forward)
+        with self._phase("student"), self._autocast():
+            readings = {view: block.student for view, block in blocks.items()}
+            return self.reader.reading(model, readings, len(views(signals)), then)
+
+    def _judge(self, blocks: Mapping[View, Block], judged: Sequence[View]) -> tuple[dict[View, Tensor], Head | None]:
+        """The teacher's hidden states of the views that it scores, and its head."""
+        if self.teacher is None:
+            return {}, None
+        readings = {view: block.teacher for view in judged if (block := blocks.get(view)) and block.teacher}
+        return self.teacher.hidden(readings, len(judged)), self.teacher_head
+
+    def _compare(self, blocks: Mapping[View, Block], compared: Sequence[View]) -> dict[View, Tensor]:
+        """The reference's log R(.|x) of the views that it scores, by row."""
+        if self.reference is None:
+            return {}
+        hidden = self.reference.hidden({v: blocks[v].student for v in compared if v in blocks}, len(compared))
+        head, chunk = self.reference.head(), self.job.training.head_chunk
+        return {view: sequence_log_probs(h, head, blocks[view], chunk) for view, h in hidden.items()}
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -231,6 +230,12 @@ class DistillationTrainer(SavingTrainer):
         self.meter.add("grad_norm", float(norm) / self.args.world_size)
         return norm
 
+    def _tell(self, event: Callable[[Monitor], None]) -> None:
+        """Every monitor, on the first process."""
+        if self.is_world_process_zero():
+            for monitor in self.monitors:
+                event(monitor)
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the Trainer's estimate knows nothing of rollouts and teachers."""
         return 0
@@ -265,42 +270,52 @@ class DistillationTrainer(SavingTrainer):
         entry = record(meter.sums, signals)
         loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
         metrics = {f"{metric_key_prefix}_loss": loss}
-        if self.is_world_process_zero():
-            line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
-            append_line(job.folder / METRICS, line)
+        line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
+        self._tell(lambda monitor: monitor.log(line))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
-class _Hooks(TrainerCallback):
-    """What happens between steps: the moving average, and the metrics' lines."""
+class _BetweenSteps(TrainerCallback):
+    """What happens between steps: the moving average, and what the monitors hear."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        phase, folder = (lambda: trainer.phases.now), trainer.job.folder
+        course = Course(trainer.title, folder, state.global_step, state.max_steps, phase)
+        trainer._tell(lambda monitor: monitor.begin(course))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._tell(lambda monitor: monitor.end(state.global_step))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.ema:
             self.trainer.ema.update(self.trainer.student)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, job = self.trainer, self.trainer.job
-        if trainer.is_world_process_zero():
-            seconds = {name: round(value, 4) for name, value in trainer.phases.take().items()}
-            append_line(job.folder / TIMES, {"step": state.global_step, **seconds})
-        if state.global_step % job.training.log_every and state.global_step != state.max_steps:
-            return
+        trainer, step = self.trainer, state.global_step
+        seconds = {name: round(value, 4) for name, value in trainer.phases.take().items()}
+        trainer._tell(lambda monitor: monitor.step(step, seconds))
+        if step % trainer.job.training.log_every == 0 or step == state.max_steps:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        """The interval's means, from all processes; a new interval begins."""
+        trainer = self.trainer
         trainer.meter.total()
         trainer.collapse.gather()
-        changes = trainer.collapse.judge(state.global_step)
-        if trainer.is_world_process_zero():
-            for change in changes:
+        for change in trainer.collapse.judge(step):
+            if trainer.is_world_process_zero():
                 trainer.say(change)
-            line = {
-                "step": state.global_step,
-                "epoch": state.global_step / trainer.steps_per_epoch,
-                "lr": trainer.last_lr,
-            }
-            append_line(
-                job.folder / METRICS, line | record(trainer.meter.sums, job.method.signals) | trainer.collapse.line()
-            )
+        line = {
+            "step": step,
+            "epoch": step / trainer.steps_per_epoch,
+            "lr": trainer.last_lr,
+            **record(trainer.meter.sums, trainer.job.method.signals),
+            **trainer.collapse.line(),
+        }
+        trainer._tell(lambda monitor: monitor.log(line))
         trainer.meter.clear()

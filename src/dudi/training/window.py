@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 
 from dudi.example import Example
 from dudi.loss.scores import Block, Reading
-from dudi.methods import LossOn, SequenceSignal, Signal, TokenSignal, View, views
 from dudi.recipe.read import Limits
-from dudi.rollouts import Request, Rollout, Sampler
+from dudi.rollouts import Engine, Request, Rollout
+from dudi.signals import LossOn, Signal, View, judged, views
 from dudi.text.chat import Chat
 from dudi.text.special_tokens import SpecialTextError
 from dudi.text.verbalizer import Verbalizer
@@ -86,6 +86,11 @@ class Item:
     l_z: str | None = None
     targets: tuple[int, ...] | None = None
 
+    @property
+    def counted(self) -> int:
+        """How many positions those are."""
+        return len(self.response) if self.targets is None else len(self.targets)
+
 
 @dataclass
 class Window:
@@ -102,15 +107,7 @@ class Window:
 
     def counts(self, signals: Sequence[Signal]) -> dict[str, float]:
         """For each signal, the tokens (or rows, for sequence signals) that count, in this window."""
-        found: dict[str, float] = {}
-        for s in signals:
-            if isinstance(s, TokenSignal):
-                pairs = zip(self.items[s.view], self.weight, strict=True)
-                found[s.name] = sum(w * max(_targets(i) - s.skip_tokens, 0) for i, w in pairs if i is not None)
-            else:
-                both = zip(self.items[s.winner], self.items[s.loser], self.weight, strict=True)
-                found[s.name] = sum(w for a, b, w in both if a is not None and b is not None)
-        return found
+        return {s.name: s.count(self.items, self.weight) for s in signals}
 
     def micro_batches(self, rows: int, tokens: int) -> Iterator[list[int]]:
         """Row numbers, at most `rows` and at most `tokens` padded student tokens at a time (one row always fits).
@@ -131,10 +128,6 @@ class Window:
             yield batch
 
 
-def _targets(item: Item) -> int:
-    return len(item.response) if item.targets is None else len(item.targets)
-
-
 @dataclass(frozen=True)
 class WindowBuilder:
     """What turns rows into a window. stored: row index -> the response a generation stage wrote for it; salt: keeps
@@ -143,7 +136,7 @@ class WindowBuilder:
     chat: Chat
     verbalizer: Verbalizer
     limits: Limits
-    sampler: Sampler
+    engine: Engine
     seed: int
     stored: Mapping[int, Rollout] = field(default_factory=dict)
     salt: str = "train"
@@ -153,20 +146,20 @@ class WindowBuilder:
     ) -> Window:
         """Verbalize, then sample all sampled views of all rows in one call, on token ids throughout."""
         window = Window(rows, weight, {})
-        judged = needs_teacher(signals)
+        scored = judged(signals)
         requests: list[Request] = []
         waiting: list[tuple[View, int, Item]] = []
-        for view in views(tuple(signals)):
+        for view in views(signals):
             items: list[Item | None] = []
             for place, row in enumerate(rows):
-                item = self._item(view, row, epoch, view in judged, window)
+                item = self._item(view, row, epoch, view in scored, window)
                 items.append(item)
                 if item is not None and view.response.sampled:
                     key = (self.salt, self.seed, epoch, row.index, view.name)
                     requests.append(Request(item.student, key, self.limits.of("rollout", row.example.l)))
                     waiting.append((view, place, item))
             window.items[view] = items
-        for (view, place, item), rollout in zip(waiting, self.sampler(model, requests), strict=True):
+        for (view, place, item), rollout in zip(waiting, self.engine(model, requests), strict=True):
             window.items[view][place] = Item(item.student, item.teacher, rollout.ids, rollout.finished, item.l_z)
         return window
 
@@ -240,13 +233,3 @@ def _reading(ids: list[tuple[int, ...]], predicts: list[list[int]], pad: int, de
 
 def _flat(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return torch.tensor([value for row in rows for value in row], dtype=torch.long, device=device)
-
-
-def needs_teacher(signals: Sequence[Signal]) -> set[View]:
-    """The views that the teacher scores."""
-    return {s.view for s in signals if isinstance(s, TokenSignal) and s.loss.needs_teacher}
-
-
-def needs_reference(signals: Sequence[Signal]) -> set[View]:
-    """The views that the reference scores."""
-    return {view for s in signals if isinstance(s, SequenceSignal) for view in (s.winner, s.loser)}

@@ -1,0 +1,62 @@
+"""Monitors: whoever wants to know how a training goes. JSON lines are one, the console another (`dudi.run.progress`).
+
+A monitor of your own overrides what it wants to hear of, and is handed to `dudi.train` or named in a list there:
+
+    class Tracker(Monitor):
+        def log(self, line):
+            tracker.log(line["signal"], step=line["step"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dudi.files import append_line
+
+METRICS, TIMES = "metrics.jsonl", "times.jsonl"
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training that begins, or is resumed. title: of its stage; step: finished so far, of `steps`; phase: tells what
+    runs at the moment."""
+
+    title: str
+    folder: Path
+    step: int
+    steps: int
+    phase: Callable[[], str]
+
+
+class Monitor:
+    """Listens to the trainings of a run, on the first process only; does nothing by itself."""
+
+    def begin(self, course: Course) -> None:
+        """A training begins."""
+
+    def step(self, step: int, seconds: Mapping[str, float]) -> None:
+        """An optimizer step is done. seconds: by phase."""
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Means over the steps since the last line (`signal`, `rollout`, ...), or losses on held-out rows (`eval`)."""
+
+    def end(self, step: int) -> None:
+        """The training is done."""
+
+
+class Lines(Monitor):
+    """metrics.jsonl and times.jsonl. Times have a file of their own, so that metrics repeat bit for bit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def step(self, step: int, seconds: Mapping[str, float]) -> None:
+        """One line of times."""
+        append_line(self.folder / TIMES, {"step": step, **seconds})
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """One line of metrics."""
+        append_line(self.folder / METRICS, line)
