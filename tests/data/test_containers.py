@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import FolderHub, turns, write_jsonl, write_parquet
+from kit.data import FolderHub, turns, write_jsonl, write_parquet
 
 from dudi.data.containers import json_text
 from dudi.data.load import check, load_rows

@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from made import made_rows, turns, write_jsonl, write_parquet
+from kit.data import made_rows, turns, write_jsonl, write_parquet
 from pydantic import ValidationError
 
 from dudi.data.load import load_rows, write_rows

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made import turns, write_jsonl, write_parquet
+from kit.data import turns, write_jsonl, write_parquet
 
 import dudi
 from dudi.data.formats import FORMATS

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from made import turns, write_jsonl, write_parquet
+from kit.data import turns, write_jsonl, write_parquet
 from typer.testing import CliRunner
 
 from dudi.data.cli import app
