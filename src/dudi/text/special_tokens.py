@@ -29,7 +29,7 @@ class Specials:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.ids: set[int] = set(tokenizer.all_special_ids)
+        self.ids: set[int] = {i for i in tokenizer.all_special_ids if i is not None}  # one may be named and not there
         self.ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         by_text = {str(tokenizer.convert_ids_to_tokens(i)): i for i in sorted(self.ids)}
         self._of_text = {text: i for text, i in by_text.items() if text}
@@ -38,6 +38,16 @@ class Specials:
         self._marked = [_OPEN, _CLOSE, *longest_first]
         self._number = {text: number for number, text in enumerate(self._marked)}
         self._to_mark = re.compile("|".join(map(re.escape, self._marked)))
+
+    def at(self, text: str, place: int = 0) -> tuple[str, int] | None:
+        """The special token that begins exactly there, as text and id."""
+        found = self._special.match(text, place)
+        return (found[0], self._of_text[found[0]]) if found else None
+
+    def first(self, text: str) -> int | None:
+        """Where the first special token of a text begins."""
+        found = self._special.search(text)
+        return found.start() if found else None
 
     def inside(self, text: str) -> str | None:
         """The first special token in a text."""
