@@ -102,7 +102,7 @@ def run(
     if launch is not None:
         raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
     if nproc is not None:
-        raise DudiError("--nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too")
+        raise DudiError("--nproc says how many processes --launch starts: give --launch ddp or fsdp2 too")
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 

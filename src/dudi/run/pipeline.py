@@ -54,11 +54,11 @@ def run(
     monitors, callbacks: listen to each training (see `dudi.training.monitors`, and transformers' own callbacks).
     """
     check_devices()
-    mode = launched()
+    launched()  # before accelerate looks at the environment
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     state = PartialState(cpu=not torch.cuda.is_available())
-    check_launch(mode, recipe, state.num_processes, torch.cuda.device_count())
+    check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine)
     folder = Path(recipe.output.format(name=recipe.name))
     with processes.together():  # no process looks at the folder after the first one has begun to write

@@ -219,7 +219,7 @@ class SavingTrainer(Trainer):
         if checkpoint is None:
             return
         optimizer, schedule = cast(Any, self.optimizer), cast(Any, self.lr_scheduler)
-        fresh = None if self.is_deepspeed_enabled else (_settings(optimizer), schedule.state_dict())
+        fresh = (_settings(optimizer), schedule.state_dict())
         steered = vars(schedule).get("optimizer")
         with _reading(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
             if is_sharded(self.student):
@@ -231,9 +231,8 @@ class SavingTrainer(Trainer):
                 schedule.load_state_dict(steps)
             else:
                 super()._load_optimizer_and_scheduler(checkpoint)
-            if fresh is not None:
-                _check_like((_settings(optimizer), schedule.state_dict()), fresh)
-                _check_state_of(optimizer, schedule, steered)
+            _check_like((_settings(optimizer), schedule.state_dict()), fresh)
+            _check_state_of(optimizer, schedule, steered)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:

@@ -140,9 +140,6 @@ class DistillationTrainer(SavingTrainer):
     def _reduced(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are added up over micro-batches, and over processes at the last. A sharded student's are spread
         at each: whole ones are what does not fit."""
-        if self.is_deepspeed_enabled:  # its engine steps where this says so; nothing may be deferred under ZeRO
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            return contextlib.nullcontext()
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
     def _micro_batches(self, window: Window) -> list[list[int]]:
