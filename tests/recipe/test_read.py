@@ -349,6 +349,25 @@ def test_shipped_recipes_are_found_by_name_and_bases_are_not_listed():
     assert not any(part.startswith("_") for name in shipped_recipes() for part in name.split("/"))
 
 
+# ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_recipe_without_a_name_is_called_as_its_file(tmp_path):
+    nameless = GOOD.replace('name = "r"\n', "", 1)
+    file = write(tmp_path, nameless, "my study.v2.toml")
+    assert load_recipe(file).name == "my study.v2"
+    assert load_recipe(file, ["name=other"]).name == "other"
+    write(tmp_path, GOOD, "base.toml")
+    assert load_recipe(write(tmp_path, 'extends = "base.toml"')).name == "r", "as any key of a base"
+    assert "name: missing" in refused({key: value for key, value in good().items() if key != "name"})
+
+
+def test_a_shipped_recipe_is_called_as_its_path_by_whichever_way_it_is_found(tmp_path):
+    assert load_recipe(find_recipe("lab/dudi")).name == load_recipe("lab/dudi").name == "lab-dudi"
+    (tmp_path / "link").symlink_to(find_recipe("lab/dudi").parent)
+    assert load_recipe(tmp_path / "link" / "dudi.toml").name == "lab-dudi"
+    text = f'extends = "{find_recipe("lab/dudi").as_posix()}"'
+    assert load_recipe(write(tmp_path, text, "mine.toml")).name == "mine"
+
+
 # ── extends ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_extends_merges_tables_key_by_key(tmp_path):
     write(tmp_path, GOOD + "[training]\nlr = 1.0\nbatch = 2\n[limits]\ntotal = 9\n", "a.toml")

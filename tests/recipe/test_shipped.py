@@ -218,6 +218,11 @@ def test_tiny():
     assert recipe.limits.prompt + recipe.limits.rollout <= recipe.limits.total
 
 
+def test_the_lab_trains_its_cold_start_once():
+    """Two files give its numbers: the recipe that trains it, and what DuDi would train where none is given."""
+    assert load_recipe("lab/sft").training == load_recipe("lab/dudi").cold_start.training
+
+
 def test_loading_recipes_imports_no_torch():
     code = (
         "import sys; from dudi.recipe.read import load_recipe, shipped_recipes\n"

@@ -61,7 +61,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `DudiError` with file, key, what was found and what was wanted.
     """
     file = find_recipe(path)
-    table = _read(file, ())
+    table = {"name": name_of(file), **_read(file, ())}
     for item in overrides:
         _set(table, item)
     return parse_recipe(table, str(path))
@@ -111,6 +111,15 @@ def find_recipe(path: str | Path) -> Path:
     close = difflib.get_close_matches(str(path), shipped_recipes(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; `dudi recipes` lists the shipped ones"
     raise DudiError(f"no recipe {str(path)!r}: expected a TOML file or the name of a shipped recipe{hint}")
+
+
+def name_of(file: Path) -> str:
+    """The name of a recipe that does not give one: a shipped one's as `dudi recipes` lists it, with "-" for "/"; for
+    any other, its file's stem."""
+    whole, shipped = file.resolve(), RECIPES.resolve()
+    if whole.is_relative_to(shipped):
+        return "-".join(whole.relative_to(shipped).with_suffix("").parts)
+    return file.stem
 
 
 def shipped_recipes() -> list[str]:

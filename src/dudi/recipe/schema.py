@@ -211,6 +211,7 @@ class Recipe(Section):
     """One run: the method, what it starts from, its models, data, limits and training."""
 
     name: Text
+    """A file may leave it out: see `dudi.recipe.read.name_of`."""
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     output: Text = "runs/{name}"
