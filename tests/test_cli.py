@@ -24,7 +24,8 @@ from dudi.data.load import load_rows, read_rows
 from dudi.example import Example
 from dudi.files import read_lines
 from dudi.methods import Mode, Response, View, table_1
-from dudi.recipe.read import Data, load_recipe, shipped_recipes
+from dudi.recipe.read import load_recipe, shipped_recipes
+from dudi.recipe.schema import Data
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer
 from dudi.training import checkpoints
@@ -103,7 +104,7 @@ def test_check_prints_signals_and_stages(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_check_of_every_shipped_recipe(name: str) -> None:
-    assert f": {load_recipe(name).build().name} (" in shown("check", name)
+    assert f": {load_recipe(name).to_method().name} (" in shown("check", name)
 
 
 def test_check_with_overrides() -> None:

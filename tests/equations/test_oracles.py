@@ -17,7 +17,7 @@ from kit.oracle import Ids, Oracle, agree, lively, sample, use_exact_norms, wors
 
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Sampling, uniforms
 from dudi.rollouts.local import LocalEngine
 from dudi.text.chat import Chat

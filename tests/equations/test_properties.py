@@ -23,7 +23,8 @@ from dudi.evals.parse import validated
 from dudi.evals.scoring import Constraints
 from dudi.example import Example, Message
 from dudi.methods import Mode, Response, View
-from dudi.recipe.read import Data, Recipe, dump_recipe, load_recipe, parse_recipe
+from dudi.recipe.read import dump_recipe, load_recipe, parse_recipe
+from dudi.recipe.schema import Data, Recipe
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer, read_template
 

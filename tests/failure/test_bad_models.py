@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from dudi.errors import DudiError
 from dudi.models.load import load_model
-from dudi.recipe.read import Models
+from dudi.recipe.schema import Models
 
 CONFIGS: list[Any] = [
     "[]", "3", '"x"', "null", "", "{", "[" * 5000, "{}", b"\xff\xfe",

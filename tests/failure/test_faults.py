@@ -18,7 +18,7 @@ from kit import runs
 from kit.processes import start_two
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe
+from dudi.recipe.schema import Recipe
 from dudi.run.pipeline import resume_stage
 from dudi.training import checkpoints
 from dudi.training import faults as guards

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from dudi.recipe.read import Recipe
+from dudi.recipe.schema import Recipe
 
 GOOD = """
 name = "r"

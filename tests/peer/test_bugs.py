@@ -34,8 +34,8 @@ from dudi.loss.chunked import Positions, Term, score
 from dudi.loss.head import Head
 from dudi.loss.losses import reverse_kl, token_loss
 from dudi.methods import GOLD, METHODS, Loss, TokenSignal, build_method, views
-from dudi.recipe.read import Data, Limits, Recipe, parse_recipe
-from dudi.recipe.schema import Section
+from dudi.recipe.read import parse_recipe
+from dudi.recipe.schema import Data, Limits, Recipe, Section
 from dudi.recipe.stages import TEACHER, Generate, plan
 from dudi.rollouts import Request, Rollout, Sampling
 from dudi.rollouts.local import LocalEngine

@@ -12,7 +12,8 @@ from kit.recipes import GOOD, KEYS, good
 
 from dudi.errors import DudiError
 from dudi.methods import METHODS, Loss, LossOn, Mode, build_method
-from dudi.recipe.read import Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
+from dudi.recipe.read import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from dudi.recipe.schema import Recipe
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def test_bad_method(method, said):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_defaults(name):
-    assert parse_recipe(good() | {"method": {"name": name}}, "here").build().name == name
+    assert parse_recipe(good() | {"method": {"name": name}}, "here").to_method().name == name
 
 
 def test_values_that_toml_cannot_type_are_read():
@@ -240,7 +241,7 @@ def test_a_cold_start_on_the_teachers_responses_needs_a_teacher_too():
     }
     assert "models.teacher: method 'seqkd' needs a teacher" in refused(table)
     table["cold_start"]["checkpoint"] = "done"
-    assert parse_recipe(table, "here").build_cold_start() is None
+    assert parse_recipe(table, "here").cold_start_method() is None
 
 
 # ── languages and tables by language ─────────────────────────────────────────────────────────────────────────────────
@@ -325,6 +326,16 @@ def test_a_longer_circle(tmp_path):
     write(tmp_path, 'extends = "c.toml"', "b.toml")
     write(tmp_path, 'extends = "b.toml"', "c.toml")
     assert "goes in a circle (r.toml -> b.toml -> c.toml -> b.toml)" in unreadable(write(tmp_path, 'extends="b.toml"'))
+
+
+def test_what_is_nested_without_end_is_one_line(tmp_path):
+    deep = ".".join("a" * 2000) + " = 1"
+    write(tmp_path, deep, "base.toml")
+    for k in range(1000):
+        write(tmp_path, f'extends = "{k + 1}.toml"', f"{k}.toml")
+    write(tmp_path, GOOD, "1000.toml")
+    for text in (deep, f'extends = "base.toml"\n{deep}', 'extends = "0.toml"'):
+        assert "r.toml: tables nested too deeply, or too many files" in unreadable(write(tmp_path, text))
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):

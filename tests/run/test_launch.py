@@ -22,7 +22,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from transformers import AutoModelForCausalLM
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe, dump_recipe, parse_recipe
+from dudi.recipe.read import dump_recipe, parse_recipe
+from dudi.recipe.schema import Recipe
 from dudi.run import launch
 from dudi.run.launch import CONFIGS, Launch, check_launch, launch_run, mode_of, processes_here
 from dudi.run.pipeline import run

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from dudi.example import Example, Message
 from dudi.methods import Loss, Method, Response, TokenSignal, View, build_method, views
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout
 from dudi.signals import compared, judged
 from dudi.text.chat import Chat

@@ -19,7 +19,7 @@ from dudi.draws import draw
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.languages import language_code
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 MAX_LINE = 8 << 20
 """Bytes of one JSONL line; a longer one is a broken row and is never held."""

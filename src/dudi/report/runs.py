@@ -11,7 +11,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe, load_recipe
+from dudi.recipe.read import load_recipe
+from dudi.recipe.schema import Recipe
 from dudi.report.files import Record, read_lines, read_one
 
 _STAGE = re.compile(r"(\d+)-(.+)")

@@ -28,7 +28,8 @@ from dudi.errors import DudiError
 from dudi.files import cut_back, write_text
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
-from dudi.recipe.read import Recipe, dump_recipe
+from dudi.recipe.read import dump_recipe
+from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.folder import check_devices, check_folder, environment, whole_or_absent

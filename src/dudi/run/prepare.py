@@ -8,7 +8,7 @@ from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.models.load import check_model, load_tokenizer
-from dudi.recipe.read import Recipe
+from dudi.recipe.schema import Recipe
 from dudi.signals import views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.verbalizer import Verbalizer
@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     data = data or load_rows(recipe.data, recipe.seed)
     languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
-    for view in views(recipe.build().signals):
+    for view in views(recipe.to_method().signals):
         verbalizer.check(view, languages)
     train, held_out = (encode_rows(examples, chat, recipe.limits) for examples in (data.train, data.eval))
     if not train.rows and (refused := train.refused.total()):
@@ -79,7 +79,7 @@ def load_chat(recipe: Recipe) -> Chat:
     if teacher is not None:
         check_same_tokenizer(student, teacher)
     chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
-    if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
+    if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
         checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
         check_model(path, what, models, revision, chat.vocab)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.languages import language_code
-from dudi.recipe.read import Recipe
+from dudi.recipe.schema import Recipe
 from dudi.run.prepare import load_chat
 from dudi.signals import Mode, View, judged, views
 from dudi.text.verbalizer import Verbalizer
@@ -53,7 +53,7 @@ def verbalized(recipe: Recipe, row: int, to: str | None, mode: Mode | None) -> t
 
 def _view(recipe: Recipe, mode: Mode | None) -> View:
     """The method's on-policy view, or one in the mode asked for."""
-    signals = recipe.build().signals
+    signals = recipe.to_method().signals
     found = [view for view in judged(signals) if view.response.sampled]
     view = found[0] if found else views(signals)[0]
     return view if mode is None else View(view.response, mode, view.include_english)
