@@ -161,8 +161,6 @@ class SavingTrainer(Trainer):
         self._saved = checkpoints.step_of(checkpoint)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if isinstance(state["meter"], dict):  # of a version that knew no warnings, and kept the sum over processes
-            state = {"meter": [state["meter"]], "collapse": self.collapse.state(), "evaluation_due": False}
         sums: list[dict[str, float]] = state["meter"]
         self.meter.clear()
         if len(sums) == self.args.world_size:
