@@ -40,7 +40,8 @@ from dudi.recipe.stages import TEACHER, Generate, plan
 from dudi.rollouts import Request, Rollout, Sampling
 from dudi.rollouts.local import LocalEngine
 from dudi.text.chat import Chat
-from dudi.training.trainer import DistillationTrainer, Job, arguments
+from dudi.training.job import Job, arguments
+from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, Window, collate, encode_rows
 
 GOLD_STEP = {"name": "gkd", "lam": 0.0, "divergence": "reverse_kl"}
