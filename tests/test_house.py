@@ -1,10 +1,12 @@
-"""What holds for the source as a whole: what loads torch, how long things get, what never occurs."""
+"""What holds for the house as a whole: its floors, what loads torch, how long things get, what never occurs."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,13 @@ import pytest
 import dudi
 
 SOURCE = Path(dudi.__file__).parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 FILES = sorted(SOURCE.rglob("*.py"))
+OURS = sorted(TESTS.rglob("*.py"))
+MODULES = {file.stem for file in OURS if file.stem == "conftest" or file.stem.startswith("test_")}
+Floors = list[set[str]]
+"""Names of modules and packages of `dudi`, from the top floor to the lowest."""
 LEVEL_0 = (
     "errors",
     "languages",
@@ -52,11 +60,12 @@ def test_the_mathematics_loads_no_transformers() -> None:
 
 
 def relative(file: Path) -> str:
-    return file.relative_to(SOURCE).as_posix()
+    """Within the package, or from the root of the repository."""
+    return file.relative_to(SOURCE if file.is_relative_to(SOURCE) else ROOT).as_posix()
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
-    for file in FILES:
+def trees(files: list[Path] = FILES) -> Iterator[tuple[Path, ast.Module]]:
+    for file in files:
         yield file, ast.parse(file.read_text(encoding="utf-8"))
 
 
@@ -64,19 +73,81 @@ def test_there_is_source() -> None:
     assert {"methods.py", "training/trainer.py", "rollouts/local.py", "data/load.py"} <= set(map(relative, FILES))
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
-def test_no_file_is_too_long(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+# ── floors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def floors_of_the_contract() -> Floors:
+    """The layers that import-linter holds."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = (one for one in table["contracts"] if one["type"] == "layers")
+    assert contract["containers"] == ["dudi"] and contract["exhaustive"] is True
+    return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+
+
+def floors_of_the_page() -> Floors:
+    """The table under "Floors" in CONTRIBUTING.md: the names in a row's first cell."""
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## Floors\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return [set(re.findall(r"`(\w+)`", cell)) for cell in rows]
+
+
+def test_contract_and_page_show_the_same_floors() -> None:
+    floors = floors_of_the_contract()
+    assert floors_of_the_page() == floors
+    assert 5 < len(floors) <= 10
+
+
+def test_the_tree_has_what_the_floors_name() -> None:
+    folders = {file.parent.name for file in SOURCE.glob("*/__init__.py")}
+    flat = {file.stem for file in SOURCE.glob("*.py")} - {"__init__"}
+    named = [name for floor in floors_of_the_contract() for name in sorted(floor)]
+    assert sorted(named) == sorted(folders | flat)
+    assert len(flat) <= 12
+
+
+def test_what_the_package_reads_ships_with_it() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    ships = {file for pattern in patterns["package-data"]["dudi"] for file in SOURCE.glob(pattern)}
+    read = {file for file in SOURCE.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc", ".md")}
+    assert len(read) > 40 and sorted(relative(file) for file in read - ships) == []
+
+
+# ── tests ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def imports_of_tests(tree: ast.Module) -> Iterator[str]:
+    """Test modules and conftests that are imported, wherever in the file."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module or ''}.{alias.name}" for alias in node.names]
+        for name in names:
+            if any(part in MODULES for part in name.split(".")):
+                yield name
+
+
+def test_an_import_of_a_test_would_be_found() -> None:
+    text = "def f():\n    from tests.data.test_rows import x\nimport test_house\nfrom . import conftest\nimport kit\n"
+    assert list(imports_of_tests(ast.parse(text))) == ["test_house", ".conftest", "tests.data.test_rows.x"]
+
+
+def test_no_test_module_imports_another() -> None:
+    assert len(OURS) > 60
+    assert [(relative(file), name) for file, tree in trees(OURS) for name in imports_of_tests(tree)] == []
+
+
+# ── length ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_no_file_is_too_long() -> None:
+    lines = {relative(file): len(file.read_text(encoding="utf-8").splitlines()) for file in [*FILES, *OURS]}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
 def test_no_function_is_too_long() -> None:
     functions = (
         (f"{relative(file)}: {node.name}", (node.end_lineno or 0) - node.lineno + 1)
-        for file, tree in trees()
+        for file, tree in trees([*FILES, *OURS])
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
-    assert [(name, lines) for name, lines in functions if lines > 80] == []
+    assert [(name, lines) for name, lines in functions if lines > 60] == []
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -116,4 +187,6 @@ def test_the_search_finds_what_it_looks_for() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    assert [relative(file) for file, tree in trees() if not ast.get_docstring(tree)] == []
+    kit = sorted((TESTS / "kit").rglob("*.py"))
+    assert len(kit) > 10
+    assert [relative(file) for file, tree in trees([*FILES, *kit]) if not ast.get_docstring(tree)] == []

@@ -47,7 +47,7 @@ def test_a_code_that_is_not_one_of_the_eight_stands_for_itself(text: str) -> Non
     assert language_code(text) == text.lower().split("_")[0]
 
 
-@pytest.mark.parametrize("text", ["", " ", "x", "klingon", "_NativeScript", "1d", "ไทย", "in-donesian", "việt"])
+@pytest.mark.parametrize("text", ["", " ", "x", "klingon", "_NativeScript", "1d", "in-donesian", "việt"])
 def test_no_language(text: str) -> None:
     with pytest.raises(DudiError, match="unknown language") as error:
         language_code(text)

@@ -115,7 +115,9 @@ def run(
 
 @app.command()
 def verbalize(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Without one: turns of a row that ships with dudi.")
+    ] = None,
     row: Annotated[int, typer.Option(help="Number of the training row; 0 is the first.")] = 0,
     to: Annotated[str | None, typer.Option(help="Force l_z, such as vi.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Another verbalizer mode than the recipe's.")] = None,
@@ -124,13 +126,14 @@ def verbalize(
     """Show x, y, p_z and z of one row exactly as each model reads them, with token counts."""
     from dudi.recipe.read import load_recipe
 
-    loaded = load_recipe(recipe, set_ or ())
-    from dudi.run.verbalized import verbalized
+    loaded = None if recipe is None else load_recipe(recipe, set_ or ())
+    from dudi.run.verbalized import verbalized, verbalized_plainly
 
-    heading, texts = verbalized(loaded, row, to, mode)
+    heading, texts = verbalized_plainly(row, to, mode) if loaded is None else verbalized(loaded, row, to, mode)
     out.print(heading, style="bold", soft_wrap=True)
     for text in texts:
-        out.rule(f"{text.name}: read by {text.reader}, {text.tokens} tokens", align="left")
+        tokens = "" if text.tokens is None else f", {text.tokens} tokens"
+        out.rule(f"{text.name}: read by {text.reader}{tokens}", align="left")
         out.print(text.text, soft_wrap=True)
 
 
@@ -169,7 +172,11 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation in the folder.")] = False,
     template: Annotated[str | None, typer.Option(help="A Jinja file: chat template for a model without.")] = None,
     chat: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Passed to the chat template; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Passed to the chat template, over the model's own; repeatable."),
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
     ] = None,
 ) -> None:
     """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
@@ -195,6 +202,7 @@ def evaluate(
             overwrite=overwrite,
             template=None if template is None else Path(template),
             chat_kwargs=keywords(chat or ()),
+            attention=attention,
         )
     out.print(Markdown(summary(table, bench)))
     out.print(f"evaluation folder: {target}", soft_wrap=True)

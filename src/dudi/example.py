@@ -33,6 +33,8 @@ class Example:
     y: str
     l: str
     id: str
+    untrained: tuple[int, ...] = ()
+    """The turns of x that are answers the data gives weight 0: to be read, and never trained on."""
 
     def __post_init__(self) -> None:
         assert self.x and self.x[-1].role == "user", "x ends with a user turn"

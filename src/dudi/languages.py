@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from dudi.draws import draw
 from dudi.errors import DudiError
@@ -28,27 +32,75 @@ LANGUAGES: dict[str, Language] = {
         Language("th", "Thai", "Thai", ("tha",)),
         Language("ta", "Tamil", "Tamil", ("tam",)),
         Language("tl", "Tagalog", "Latin", ("tgl", "fil", "filipino")),
-        Language("ms", "Malay", "Latin", ("msa", "zsm", "bahasa melayu")),
+        Language("ms", "Malay", "Latin", ("msa", "zsm", "zlm", "bahasa melayu")),
         Language("my", "Burmese", "Myanmar", ("mya", "bur", "myanmar")),
     )
 }
 ENGLISH = "en"
 
 
-def language_code(text: str) -> str:
-    """The code of a language given by code, English name or alias, in any case (`Filipino_NativeScript` is `tl`).
+_BY_NAME = {
+    name: language.code
+    for language in LANGUAGES.values()
+    for name in (language.code, language.name.lower(), *language.aliases)
+}
+_TAG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
+_NOT_A_LANGUAGE = {"und", "mul", "mis", "zxx"}
+_THE_WORD_LANGUAGE = re.compile(r"^(bahasa|basa|wikang|ภาษา|ភាសា|ພາສາ)\s*|\s*(language|ဘာသာ(စကား)?|மொழி)$")
 
-    A code that is not one of the eight stands for itself, so that more languages need only a template file; anything
-    else raises `DudiError`.
+
+@lru_cache(maxsize=4096)
+def language_code(text: str) -> str:
+    """The code of a language as people write it, in any case: ISO 639-1, 639-2 and 639-3 codes, BCP 47 tags (`id-ID`,
+    `eng_Latn`), English and native names (`Bahasa Indonesia`, `ไทย`, `Tagalog (Filipino)`, `Filipino_NativeScript`).
+
+    A language that is not one of the eight has the code that BCP 47 gives it (`khm` and `Khmer` are `km`), so that
+    more languages need only a template file. Raises `DudiError` for anything else, `und` and `mul` among it.
     """
-    key = text.strip().lower().split("_", 1)[0]
-    for language in LANGUAGES.values():
-        if key in (language.code, language.name.lower(), *language.aliases):
-            return language.code
-    if 2 <= len(key) <= 3 and key.isascii() and key.isalpha():
-        return key
-    known = ", ".join(f"{language.code} ({language.name})" for language in LANGUAGES.values())
-    raise DudiError(f"unknown language {text!r}: expected one of {known}, or an ISO 639 code with a template file")
+    key = unicodedata.normalize("NFC", text).strip().lower().split("_", 1)[0].strip()
+    code = _BY_NAME.get(key) or (_code_of_tag(key) if _TAG.fullmatch(key) else None) or _code_of_name(key)
+    if code is None:
+        known = ", ".join(f"{language.code} ({language.name})" for language in LANGUAGES.values())
+        raise DudiError(f"unknown language {text!r}: expected one of {known}, or an ISO 639 code with a template file")
+    return code
+
+
+def _code_of_tag(tag: str) -> str | None:
+    import langcodes  # a quarter of a second: only for what is not one of the eight by its plain name
+
+    if not langcodes.tag_is_valid(tag):
+        return None
+    code = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language
+    # The library's Filipino is `fil`; the paper's, and so ours, is `tl`.
+    return None if code is None or code in _NOT_A_LANGUAGE else _BY_NAME.get(code, code)
+
+
+def _code_of_name(name: str) -> str | None:
+    from langcodes import Language
+    from language_data.names import TRIES, name_to_code, normalize_name
+
+    plain = name.split("(", 1)[0].strip()
+    for spelling in (name, plain, _THE_WORD_LANGUAGE.sub("", plain)):
+        if spelling in _BY_NAME:
+            return _BY_NAME[spelling]
+        tag = name_to_code("language", spelling) if len(spelling) > 1 else None
+        # The library also takes a name for its own first letters (Basa Jawa, which is Javanese, for Basa).
+        exact = tag is not None and normalize_name(spelling) in TRIES["und/name_to_language"]
+        if tag is not None and exact:
+            code = _code_of_tag(tag.lower())
+            # A language that nobody speaks, as a misread name mostly turns out to be, has to be given by its code.
+            return code if code in LANGUAGES or (code and Language.get(code).speaking_population()) else None
+    return None
+
+
+def script_of(code: str) -> str | None:
+    """The script that a language is mostly written in, as Unicode names it (`Thai`); None where it is not just one."""
+    if code in LANGUAGES:
+        return LANGUAGES[code].script
+    from langcodes import Language
+
+    language = Language.get(code).maximize()
+    return None if language.script in (None, "Hans", "Hant", "Jpan", "Kore") else str(language.script_name())
 
 
 def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tuple[int | str, ...]) -> str:
@@ -64,3 +116,22 @@ def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tup
             " or leave include_english on"
         )
     return choices[draw(*key, "l_z") % len(choices)]
+
+
+def letters_by_script(text: str) -> Counter[str]:
+    """How many letters of a text are of each script, such as THAI."""
+    found = Counter(script_of_letter(c) for c in text)
+    del found[""]
+    return found
+
+
+@cache
+def script_of_letter(character: str) -> str:
+    """A letter's script: the first word of its Unicode name, such as LATIN, THAI, MYANMAR, CJK; "" for no letter.
+
+    The vowel signs that Thai, Tamil and Burmese write as marks count; accents standing alone do not.
+    """
+    if unicodedata.category(character)[0] not in "LM":
+        return ""
+    name = unicodedata.name(character, "").split(" ")[0].split("-")[0]
+    return "" if name in ("COMBINING", "VARIATION") else name

@@ -30,6 +30,7 @@ from dudi.signals import (
     judged,
     views,
 )
+from dudi.strict import in_words
 
 
 class Teacher(StrEnum):
@@ -234,8 +235,8 @@ def build_method(table: Mapping[str, Any]) -> Method:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        text = re.sub(r"<[\w.]+: ('\w+')>", r"\1", first["msg"][0].lower() + first["msg"][1:])  # enum members as text
-        raise ValueError(f"method {name}: {key}: {text}, found {first['input']!r}") from None
+        text = re.sub(r"<[\w.]+: ('\w+')>", r"\1", in_words(first, {}))  # enum members as text
+        raise ValueError(f"method {name}: {key}: {text}") from None
 
 
 def method_from_name(name: str) -> Method:

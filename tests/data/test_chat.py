@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from kit.data import turns, write_jsonl, write_parquet
 
-from dudi.data import chat
+from dudi.data.containers import json_text
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
 from dudi.example import Example, Message
@@ -115,7 +115,7 @@ def test_bytes_that_are_no_text_in_parquet(tmp_path):
 
 
 def test_a_line_beyond_the_limit_is_broken_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(chat, "MAX_LINE", 200)
+    monkeypatch.setattr(json_text, "MAX_LINE", 200)
     path = tmp_path / "rows.jsonl"
     write_jsonl(
         path, [ROW, {"messages": turns("x" * 1_000, "b"), "language": "id"}, {**ROW, "messages": turns("c", "d")}]
@@ -125,11 +125,12 @@ def test_a_line_beyond_the_limit_is_broken_and_the_next_is_read(tmp_path, monkey
     assert loaded.report.languages["id"].broken == {"too long": 1}
 
 
-def test_one_language_for_rows_that_name_none(tmp_path):
+def test_one_language_for_all_rows(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns("a", "b")}, {**ROW, "language": None}, *rows(2, "vi")])
     loaded = load_rows(Data(source=str(tmp_path), language="th", bad_rows="skip"), 0)
-    assert [row.l for row in loaded.train] == ["th", "vi", "vi"]
+    assert [row.l for row in loaded.train] == ["th", "th", "th"]
     assert loaded.report.languages["th"].duplicated == 1
+    assert loaded.report.notes == ["data.language = 'th' overrides what rows say of their language (vi 2)"]
 
 
 def test_languages_asked_for(tmp_path):

@@ -109,8 +109,8 @@ def test_a_missing_configuration_lists_those_there_are(tmp_path):
 
 
 def test_a_data_set_without_data_files(tmp_path):
-    (tmp_path / "data.csv").write_text("x")
-    with pytest.raises(DudiError, match=r"no .parquet or .jsonl file in 'some/name'; it holds data.csv"):
+    (tmp_path / "data.txt").write_text("x")
+    with pytest.raises(DudiError, match=r"no .parquet or .jsonl file in 'some/name', .*; it holds data.txt"):
         load_rows(Data(source="some/name"), 0, FolderHub(tmp_path))
 
 

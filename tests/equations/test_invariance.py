@@ -12,7 +12,7 @@ import kit
 import pytest
 import torch
 
-from dudi.example import Example
+from dudi.example import Example, Message
 from dudi.models.reader import head_of
 from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout, Sampling, uniforms
@@ -218,9 +218,9 @@ def padded(t: DistillationTrainer, more: int) -> Row:
     text = filler[-1].content
     chat = t.job.builder.chat
     wanted = max(len(r.x) for r in t.job.rows) + max(len(r.y) for r in t.job.rows) + more
-    while len(chat.prompt((*filler[:-1], kit.Message("user", text)))) < wanted:
+    while len(chat.prompt((*filler[:-1], Message("user", text)))) < wanted:
         text += " 7"
-    x = (*filler[:-1], kit.Message("user", text))
+    x = (*filler[:-1], Message("user", text))
     row = Row(999, Example(x, example.y, example.l, "longer"), tuple(chat.prompt(x)), longest.y, False)
     stored = t.job.builder.stored
     object.__setattr__(t.job.builder, "stored", {**stored, 999: Rollout((5, 6, 7), False)} if stored else stored)

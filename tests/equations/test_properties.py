@@ -18,13 +18,12 @@ from dudi.data.conversation import RowError, messages_of, parse_conversations, t
 from dudi.data.load import load_rows
 from dudi.data.rows import as_line
 from dudi.errors import DudiError
-from dudi.evals.bench import Item, Turn
-from dudi.evals.parse import validated
-from dudi.evals.scoring import Constraints
 from dudi.example import Example, Message
 from dudi.methods import Mode, Response, View
 from dudi.recipe.read import dump_recipe, load_recipe, parse_recipe
 from dudi.recipe.schema import Data, Recipe
+from dudi.records import Item
+from dudi.strict import parsed
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer, read_template
 
@@ -231,6 +230,6 @@ def test_any_chat_template_is_one_or_one_line(source: str) -> None:
 @given(st.dictionaries(st.sampled_from([*Item.model_fields, "x"]), values) | values)
 def test_any_item_is_one_or_one_line(value: Any) -> None:
     try:
-        validated(Item, json.dumps(value), "here", {"messages": Turn, "constraints": Constraints})
+        parsed(Item, json.dumps(value), "here")
     except DudiError as error:
         one_line(error)

@@ -8,9 +8,10 @@ import json
 import pytest
 from kit.evals import bench, score
 
-from dudi.evals.aggregate import Cell, Score, Table, aggregate
+from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import Benchmark
 from dudi.evals.tables import markdown, summary
+from dudi.records import Average, Table, TaskScore
 
 TASKS = {
     "mood": ("nlu", None, ["id", "th", "en"]),
@@ -33,11 +34,11 @@ def made() -> Benchmark:
     return bench(TASKS, averaged=("id", "th"), translation=("nlg",))
 
 
-def scores(b: Benchmark, seed: int = 0, plus: float = 0.0, failed: tuple[str, str] | None = None) -> list[Score]:
+def scores(b: Benchmark, seed: int = 0, plus: float = 0.0, failed: tuple[str, str] | None = None) -> list[TaskScore]:
     return [score(b, *cell, None if cell == failed else value + plus, seed) for cell, value in VALUES.items()]
 
 
-def means(row: dict[str, Cell]) -> dict[str, float | None]:
+def means(row: dict[str, Average]) -> dict[str, float | None]:
     return {name: cell.mean for name, cell in row.items()}
 
 
@@ -114,21 +115,21 @@ def test_seeds_mean_and_standard_deviation_of_each_average() -> None:
     assert t.seeds == (3, 5)
     assert t.overall.mean == pytest.approx((155 / 3 + 19) / 2 + 3)
     assert t.overall.spread == pytest.approx(6 / 2**0.5)  # n - 1
-    assert t.by_task["id"]["mood"] == Cell(pytest.approx(13), pytest.approx(6 / 2**0.5))
+    assert t.by_task["id"]["mood"] == Average(pytest.approx(13), pytest.approx(6 / 2**0.5))
 
 
 def test_seeds_that_move_against_each_other_cancel_in_the_average() -> None:
     b = bench({"a": ("c", None, ["id", "th"])})
     values = {("id", 0): 10.0, ("th", 0): 30.0, ("id", 1): 30.0, ("th", 1): 10.0}
     t = aggregate([score(b, "a", l, v, seed) for (l, seed), v in values.items()], b)
-    assert t.overall == Cell(20, 0)
+    assert t.overall == Average(20, 0)
     assert t.by_language["id"].spread == pytest.approx(20 / 2**0.5)
 
 
 def test_missing_under_one_seed_is_missing() -> None:
     b = made()
     t = aggregate([*scores(b, 0), *scores(b, 1, failed=("to", "th"))], b)
-    assert t.overall == Cell(None, None)
+    assert t.overall == Average(None, None)
     assert t.refused == ("to, th, seed 1: it broke",)
 
 
@@ -199,7 +200,7 @@ def test_without_translation_competencies_there_is_one_average() -> None:
 def test_table_and_scores_are_json() -> None:
     b = made()
     given = scores(b, failed=("to", "th"))
-    assert [Score(**json.loads(json.dumps(s.as_dict()))) for s in given] == given
+    assert [TaskScore(**json.loads(json.dumps(s.as_dict()))) for s in given] == given
     table = json.loads(json.dumps(aggregate(given, b).as_dict()))
     assert table["overall"] == {"mean": None, "spread": None}
     assert table["by_competency"]["id"]["forms"]["mean"] == pytest.approx(90)

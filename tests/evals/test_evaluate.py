@@ -14,16 +14,15 @@ from typing import Any
 import kit
 import pytest
 import torch
-from kit.evals import DESCRIPTION, item, rows, save_model, write
+from kit.evals import DESCRIPTION, rows, save_model, write
 
 from dudi import cli
 from dudi.errors import DudiError
 from dudi.evals import evaluate as module
-from dudi.evals.aggregate import Score, aggregate
+from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import read_benchmark
 from dudi.evals.evaluate import default_output, evaluate, keywords
-from dudi.evals.language import identify
-from dudi.evals.score import Answer, Scored, score_cells, score_item
+from dudi.records import TaskScore
 
 FILES = ["eval.json", "responses-0.jsonl", "scores.jsonl", "table.json", "table.md"]
 
@@ -54,77 +53,6 @@ def never(*args: Any) -> Any:
     raise AssertionError("a model is loaded")
 
 
-# ── scoring of given answers ─────────────────────────────────────────────────────────────────────────────────────────
-PERFECT = {
-    "m1": "A.", "m2": "(B)", "m3": "ดี", "m4": "ไม่ดี", "c1": "kota Paris", "c2": "กรุงเทพ", "c3": "paris",
-    "t1": "the cat eats fish", "t2": "a house", "t3": "house", "l1": "kucing,ayam", "l2": "Cat.",
-}  # fmt: skip
-WORDS = {"en": "the cat\ncat\neats\nfish\na house\nhouse\nparis", "id": "kota\nparis\nkucing\nayam", "th": "ดี\nไม่ดี"}
-
-
-def scored(folder: Path, answers: dict[str, str | Answer]) -> list[Scored]:
-    b = read_benchmark(folder)
-    given = [answers.get(i.id, PERFECT[i.id]) for i in b.items]
-    return [
-        score_item(i, a if isinstance(a, Answer) else Answer(a, 3, True), b)
-        for i, a in zip(b.items, given, strict=True)
-    ]
-
-
-@pytest.fixture
-def words(tmp_path: Path) -> Path:
-    return write(tmp_path / "words", words=WORDS)
-
-
-def test_right_answers_score_100(words: Path) -> None:
-    b = read_benchmark(words)
-    found = score_cells(scored(words, {}), b, "m", 0)
-    assert [s.score for s in found] == pytest.approx([100] * len(found))
-    assert len(found) == len(b.cells) and {(s.stopped, s.tokens) for s in found} == {(1, 3)}
-    assert aggregate(found, b).overall.mean == pytest.approx(100)
-    mood = next(s for s in found if (s.task, s.language) == ("mood", "id"))
-    assert (mood.in_language, mood.undetermined) == (None, 2)  # A and B are in no language
-    translated = next(s for s in found if (s.task, s.language) == ("to_english", "id"))
-    assert (translated.in_language, translated.undetermined) == (1, 0)  # in English, as asked
-
-
-def test_wrong_answers(words: Path) -> None:
-    b = read_benchmark(words)
-    wrong = {"m1": "B", "m4": "?", "c1": "42", "t1": "ikan", "t2": "", "l1": "kucing, kucing", "l2": "แมว"}
-    found = {(s.task, s.language): s for s in score_cells(scored(words, wrong), b, "m", 0)}
-    assert (found["mood", "id"].raw, found["mood", "id"].score) == (50, 0)  # always B: chance
-    assert (found["mood", "th"].raw, found["mood", "th"].score) == (50, 0)
-    assert found["capital", "id"].score == 0 and found["capital", "id"].undetermined == 1
-    assert found["list", "id"].score == found["list", "th"].score == 0
-    assert found["list", "th"].in_language == 0
-    assert 0 <= (found["to_english", "id"].score or 0) < 20
-
-
-def test_a_constraint_on_the_language(words: Path) -> None:
-    items = [*rows()[:-1], item("l2", "list", "th", "?", constraints={}, response_language="en")]
-    folder = write(words, items=items, words=WORDS)
-    for text, value in (("the cat", 1), ("kucing", 0), ("แมว", 0), ("paris", 1), ("7", 0)):
-        assert scored(folder, {"l2": text})[-1].value == value
-    assert identify("paris", ["en", "id"], read_benchmark(folder).words) == {"en", "id"}
-
-
-def test_the_translation_score_is_of_the_corpus_and_the_items_of_sentences(words: Path) -> None:
-    found = scored(words, {"t1": "the cat", "t2": "a house"})
-    cell = score_cells(found, read_benchmark(words), "m", 0)
-    values = [row.value for row in found if row.item.task == "to_english" and row.item.language == "id"]
-    score = next(s for s in cell if (s.task, s.language) == ("to_english", "id"))
-    assert values[1] == pytest.approx(1) and score.raw != pytest.approx(50 * (values[0] + values[1]))
-
-
-def test_an_item_without_an_answer_makes_its_task_missing(words: Path) -> None:
-    b = read_benchmark(words)
-    found = score_cells(scored(words, {"c2": Answer("", 0, False, "the template refuses")}), b, "m", 0)
-    missing = next(s for s in found if s.score is None)
-    assert (missing.task, missing.language, missing.raw, missing.n) == ("capital", "th", None, 1)
-    assert missing.error == "1 of 1 items could not be asked: the template refuses"
-    assert aggregate(found, b).overall.mean is None
-
-
 # ── a model ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     out, seen = tmp_path / "out", []
@@ -136,7 +64,7 @@ def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     sha256 = read_benchmark(bench).sha256
     assert record["benchmark"] == {"path": str(bench), "name": "small", "version": 1, "sha256": sha256}
     assert record["decoding"] == {
-        "temperature": 0, "seeds": [0], "batch": 5, "limit": None, "dtype": "float32",
+        "temperature": 0, "seeds": [0], "batch": 5, "limit": None, "dtype": "float32", "attention": None,
         "template_sha256": None, "chat_kwargs": {},
     }  # fmt: skip
     assert set(record["versions"]) == {"dudi", "torch", "transformers", "sacrebleu", "py3langid"}
@@ -146,7 +74,7 @@ def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     assert set(responses[0]) == {
         "id", "task", "language", "response", "tokens", "finished", "value", "prediction", "in_language",
     }  # fmt: skip
-    scores = [Score(**line) for line in lines(out / "scores.jsonl")]
+    scores = [TaskScore(**line) for line in lines(out / "scores.jsonl")]
     assert len(scores) == 9 and {s.model for s in scores} == {model}
     assert aggregate(scores, read_benchmark(bench)) == table
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table.as_dict()))
@@ -376,12 +304,13 @@ def test_the_options_reach_the_evaluation(dudi: Any, model: str, bench: Path, tm
     out = tmp_path / "out"
     (tmp_path / "t.jinja").write_text(kit.CHATML)
     seeds = ("--seed", "4", "--seed", "5", "--temperature", "0.7", "--batch", "3", "--limit", "2")
-    more = ("--template", str(tmp_path / "t.jinja"), "--chat", "enable_thinking=false")
+    more = ("--template", str(tmp_path / "t.jinja"), "--chat", "enable_thinking=false", "--attention", "eager")
     status, text, error = dudi("eval", model, "--benchmark", str(bench), "--output", str(out), *seeds, *more)
     assert (status, error) == (0, "") and "decoding seeds (4, 5)" in text
     decoding = json.loads((out / "eval.json").read_text())["decoding"]
     assert decoding.pop("template_sha256") and decoding == {
         "temperature": 0.7, "seeds": [4, 5], "batch": 3, "limit": 2, "dtype": "float32",
+        "attention": "eager",
         "chat_kwargs": {"enable_thinking": False},
     }  # fmt: skip
     assert dudi("eval", model, "--benchmark", str(bench), "--output", str(out))[0] == 2

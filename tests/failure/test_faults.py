@@ -15,10 +15,14 @@ import kit
 import pytest
 import torch
 from kit import runs
+from kit.command import Dudi, write_recipe
 from kit.processes import start_two
 
 from dudi.errors import DudiError
+from dudi.files import read_lines
+from dudi.models import load as dudi_models
 from dudi.recipe.schema import Recipe
+from dudi.run import pipeline as train
 from dudi.run.pipeline import resume_stage
 from dudi.training import checkpoints
 from dudi.training import faults as guards
@@ -156,6 +160,45 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
 
 def test_many_rows_are_counted() -> None:
     assert guards._some([str(k) for k in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
+
+
+@pytest.mark.parametrize(
+    "method, signals",
+    [('name = "sft"', "off_policy"), ('name = "dudi"', "off_policy, on_policy, sequence")],
+)
+def test_nan_weights_stop_the_run_and_keep_the_last_checkpoint(
+    dudi: Dudi, monkeypatch: pytest.MonkeyPatch, method: str, signals: str
+) -> None:
+    file = write_recipe(dudi.folder, dudi.models, method=method)
+    whole, seen = train.DistillationTrainer.training_step, []
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 1:
+            seen.extend(row.example.id for row in self.window_rows(1)[1])
+            with torch.no_grad():
+                self.student.base_model.embed_tokens.weight.fill_(float("nan"))
+        return whole(self, *args, **kwargs)
+
+    argv = ("run", str(file), "--set", "cold_start.method.name=none")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.DistillationTrainer, "training_step", broken)
+        line = dudi.refused(*argv, status=3)
+    assert line.startswith(
+        f"the loss is not finite at step 2 (signal {signals}; rows {', '.join(seen)}): checkpoint-1 is"
+    )
+    (stage,) = (f for f in dudi.out.iterdir() if f.name.startswith("1-"))
+    (kept,) = checkpoints.complete(stage)
+    assert kept.name == "checkpoint-1"
+    model = dudi_models.AutoModelForCausalLM.from_pretrained(kept)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert not (stage / "model").exists()
+    assert [line["step"] for line in read_lines(stage / "metrics.jsonl")] == [1]
+    assert dudi(*argv, "--resume") == 0
+
+
+def test_a_learning_rate_far_too_large_stops_too(dudi: Dudi) -> None:
+    line = dudi.refused("run", str(dudi.file), "--set", "training.lr=1e30", status=3)
+    assert "the loss is not finite at step 2 (signal off_policy; rows " in line
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────

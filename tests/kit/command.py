@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from dudi import cli
+from dudi.data.load import load_rows
+from dudi.example import Example
+from dudi.recipe.schema import Data
 
 TOKEN = "hf_" + "secret" * 5
 ROWS = 2
@@ -54,6 +58,11 @@ save_every = 1
     return file
 
 
+def recipe_rows() -> list[Example]:
+    """The rows that this recipe trains on."""
+    return load_rows(Data(source="builtin", rows_per_language=ROWS, eval_rows_per_language=1), 0).train
+
+
 def command(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`python -m dudi ...` in a process of its own."""
     return subprocess.run(
@@ -63,6 +72,13 @@ def command(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "HF_TOKEN": TOKEN, "COLUMNS": "80", **env},
         timeout=300,
     )
+
+
+def shown(*argv: str) -> str:
+    """What a command prints, in this process; it succeeds."""
+    result = CliRunner().invoke(cli.app, list(argv), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 class Dudi:

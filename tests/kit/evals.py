@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 import kit
-from dudi.evals.aggregate import Score
-from dudi.evals.bench import Benchmark, Description, Item, Task
+from dudi.evals.bench import Benchmark
+from dudi.records import Description, Item, Task, TaskScore
 
 DESCRIPTION: dict[str, Any] = {
     "name": "small",
@@ -99,7 +99,7 @@ def bench(tasks: Mapping[str, tuple[str, str | None, Sequence[str]]], **changes:
     return Benchmark(Description(name="b", version=1, **fields), items, {}, "")
 
 
-def score(b: Benchmark, task: str, language: str, value: float | None, seed: int = 0, **changes: Any) -> Score:
+def score(b: Benchmark, task: str, language: str, value: float | None, seed: int = 0, **changes: Any) -> TaskScore:
     """A score; without a value: a task that failed."""
     fields: dict[str, Any] = {
         "model": "m",
@@ -110,4 +110,4 @@ def score(b: Benchmark, task: str, language: str, value: float | None, seed: int
         "error": None if value is not None else "it broke",
         **changes,
     }
-    return Score(task=task, language=language, seed=seed, raw=value, score=value, **fields)
+    return TaskScore(task=task, language=language, seed=seed, raw=value, score=value, **fields)

@@ -6,8 +6,10 @@ import types
 from collections.abc import Iterator
 from typing import Any, Union, get_args, get_origin
 
+import pytest
 from pydantic import BaseModel
 
+from dudi.errors import DudiError
 from dudi.recipe.schema import Recipe
 
 GOOD = """
@@ -44,6 +46,13 @@ def keys(model: type[BaseModel] = Recipe, path: tuple[str, ...] = ()) -> Iterato
         yield (*path, name), section is not None
         if section is not None:
             yield from keys(section, (*path, name))
+
+
+def the_line(error: pytest.ExceptionInfo[DudiError]) -> str:
+    """The message of an error, which is one line."""
+    text = str(error.value)
+    assert text and len(text.splitlines()) == 1 and "Traceback" not in text
+    return text
 
 
 KEYS = list(keys())

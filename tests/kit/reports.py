@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dudi.evals.aggregate import aggregate
-from dudi.evals.bench import Benchmark, Item, read_benchmark
-from dudi.evals.score import Answer, score_cells, score_item
+from dudi.evals.answers import Answer, grade
+from dudi.evals.bench import Benchmark, read_benchmark
+from dudi.evals.cells import task_scores
+from dudi.evals.metrics import METRICS
 from dudi.recipe.read import dump_recipe, parse_recipe
+from dudi.records import Item
 
 WORDS: dict[str, dict[str, Any]] = {
     "en": {
@@ -182,15 +185,25 @@ def evaluation(
     folder.mkdir(parents=True)
     scores = []
     for seed, answered in given.items():
-        rows = [score_item(item, answer, bench) for item, answer in zip(bench.items, answered, strict=False)]
+        rows = [grade(item, answer, bench) for item, answer in zip(bench.items, answered, strict=False)]
         _lines(folder / f"responses-{seed}.jsonl", [row.as_dict() for row in rows])
-        scores += score_cells(rows, bench, model, seed)
+        scores += task_scores(rows, bench, model, seed)
     _lines(folder / "scores.jsonl", [score.as_dict() for score in scores])
     about = {
-        "model": {"path": model, "weights_sha256": "0"},
+        "model": {"path": model, "weights_sha256": "0", "files_sha256": "0", "generation_config": None},
         "benchmark": {"name": bench.name, "version": 1, "sha256": bench.sha256},
-        "decoding": {"temperature": temperature, "seeds": list(given), "limit": None, "dtype": "float32"},
+        "decoding": {
+            "temperature": temperature,
+            "seeds": list(given),
+            "batch": 64,
+            "limit": None,
+            "dtype": "float32",
+            "attention": None,
+            "template_sha256": None,
+            "chat_kwargs": {},
+        },
         "versions": {"dudi": "0.1.0", "torch": "2.13.0"},
+        "marks": {task.metric: METRICS[task.metric].mark for task in bench.tasks.values()},
     }
     if named:
         about["benchmark"]["path"] = str(bench_folder)

@@ -12,9 +12,10 @@ from kit.lab import EIGHT, Asked, record
 
 from dudi.data.load import load_rows
 from dudi.evals.aggregate import aggregate
-from dudi.evals.bench import Benchmark, Item, read_benchmark
+from dudi.evals.answers import Answer, grade
+from dudi.evals.bench import Benchmark, read_benchmark
+from dudi.evals.cells import task_scores
 from dudi.evals.language import identify
-from dudi.evals.score import Answer, score_cells, score_item
 from dudi.lab.artefacts import vocabulary, write_benchmark
 from dudi.lab.build import ROWS
 from dudi.lab.rows import TRAINED, answer, instruction_rows
@@ -24,6 +25,7 @@ from dudi.lab.truth import FACTS
 from dudi.lab.words import load
 from dudi.languages import ENGLISH, LANGUAGES
 from dudi.recipe.schema import Data
+from dudi.records import Item
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -73,8 +75,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str],
 
 def scores(bench: Benchmark, respond: Callable[[Item], str]) -> dict[tuple[str, str], float]:
     """(task, language) -> score."""
-    rows = [score_item(item, Answer(respond(item), 5, True), bench) for item in bench.items]
-    return {(s.task, s.language): s.score for s in score_cells(rows, bench, "m", 0) if s.score is not None}
+    rows = [grade(item, Answer(respond(item), 5, True), bench) for item in bench.items]
+    return {(s.task, s.language): s.score for s in task_scores(rows, bench, "m", 0) if s.score is not None}
 
 
 def test_every_task_has_items_in_every_language(bench: Benchmark) -> None:
@@ -97,10 +99,10 @@ def test_a_share_of_the_benchmark_is_a_benchmark(tmp_path: Path, seed: int, shar
 
 
 def test_the_first_target_of_every_item_scores_100(bench: Benchmark) -> None:
-    rows = [score_item(item, Answer(item.targets[0], 5, True), bench) for item in bench.items]
-    assert [row.item.id for row in rows if row.value is None or row.value < 1 - 1e-9] == []
-    assert [row.item.id for row in rows if row.in_language is False] == []
-    found = score_cells(rows, bench, "m", 0)
+    rows = [grade(item, Answer(item.targets[0], 5, True), bench) for item in bench.items]
+    assert [row.id for row in rows if row.value is None or row.value < 1 - 1e-9] == []
+    assert [row.id for row in rows if row.in_language is False] == []
+    found = task_scores(rows, bench, "m", 0)
     assert [(s.task, s.language, s.score) for s in found if s.score != pytest.approx(100)] == []
     assert aggregate(found, bench).overall.mean == pytest.approx(100)
 
@@ -108,7 +110,7 @@ def test_the_first_target_of_every_item_scores_100(bench: Benchmark) -> None:
 def test_every_target_counts(bench: Benchmark) -> None:
     for item in bench.items:
         for target in item.targets:
-            assert score_item(item, Answer(target, 5, True), bench).value == pytest.approx(1), (item.id, target)
+            assert grade(item, Answer(target, 5, True), bench).value == pytest.approx(1), (item.id, target)
 
 
 def test_targets_are_in_the_language_that_is_asked_for(bench: Benchmark) -> None:
@@ -144,7 +146,7 @@ def test_an_answer_in_the_language_of_the_question_is_wrong_where_another_is_ask
         if item.task == "answer-in":
             asked = keys[item.task, item.language, item.messages[-1].content]
             said = state(load(item.language), asked.key[1], asked.key[2:])
-            value = score_item(item, Answer(said, 5, True), bench).value
+            value = grade(item, Answer(said, 5, True), bench).value
             assert value == 0 or {item.language, item.asked} <= {"id", "ms", "en"}, item.id
 
 
@@ -161,8 +163,8 @@ def test_the_other_label_is_wrong(bench: Benchmark) -> None:
 def test_always_the_same_label_is_chance(bench: Benchmark, task: str) -> None:
     for l in EIGHT:
         items = bench.cells[task, l]
-        rows = [score_item(item, Answer((item.choices or ("",))[0], 1, True), bench) for item in items]
-        (score,) = score_cells(rows, bench, "m", 0)
+        rows = [grade(item, Answer((item.choices or ("",))[0], 1, True), bench) for item in items]
+        (score,) = task_scores(rows, bench, "m", 0)
         assert (score.raw, score.score) == (50, 0)
 
 
@@ -170,7 +172,7 @@ def test_an_answer_is_not_in_the_question(bench: Benchmark, keys: dict[tuple[str
     """A model that repeats the prompt scores nothing where a word is asked for."""
     for item in bench.items:
         if TASKS[item.task].metric != "chrf":
-            assert score_item(item, Answer(item.messages[-1].content, 5, True), bench).value == 0, item.id
+            assert grade(item, Answer(item.messages[-1].content, 5, True), bench).value == 0, item.id
 
 
 @pytest.mark.parametrize("l", EIGHT)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from kit.lab import EIGHT, toml
 
-from dudi.evals.scoring import normalise
+from dudi.evals.metrics.text import normalise
 from dudi.lab import words as lab_words
 from dudi.lab.sentences import draw_sentence, draw_slots, fill_text, say, sentence_paths, state, tell, values_of
 from dudi.lab.tasks import TASKS

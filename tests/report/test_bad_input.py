@@ -43,36 +43,44 @@ RUNS: dict[str, tuple[str, Callable[[str], str] | None, str]] = {
     "no lengths": ("lengths.json", None, "lengths.json is missing"),
     "no data": ("data/report.json", None, "data/report.json is missing"),
     "broken recipe": ("recipe.toml", lambda text: "bogus = 1\n" + text, "bogus"),
-    "broken lengths": ("lengths.json", lambda text: text[:-3], "lengths.json: invalid JSON"),
+    "broken lengths": ("lengths.json", lambda text: text[:-3], "lengths.json: not valid JSON"),
     "data of another kind": (
         "data/report.json",
         edited(languages={"th": {"read": "many"}}),
-        "languages.th.read: input should be",
+        "languages.th.read: expected a whole number, found 'many'",
     ),
     "metrics of another kind": (
         "1-dudi/metrics.jsonl",
         first_line(step="ten"),
-        "metrics.jsonl: line 1: step: input should be",
+        "metrics.jsonl: line 1: step: expected a whole number, found 'ten'",
     ),
-    "metrics broken": ("1-dudi/metrics.jsonl", lambda text: "{\n" + text, "metrics.jsonl: line 1: invalid JSON"),
-    "times negative": ("1-dudi/times.jsonl", first_line(rollout=-1), "times.jsonl: line 1: rollout: input should be"),
+    "metrics broken": ("1-dudi/metrics.jsonl", lambda text: "{\n" + text, "metrics.jsonl: line 1: not valid JSON"),
+    "times negative": (
+        "1-dudi/times.jsonl",
+        first_line(rollout=-1),
+        "times.jsonl: line 1: rollout: expected a number of at least 0, found -1",
+    ),
 }
 EVALS: dict[str, tuple[str, Callable[[str], str] | None, str]] = {
     "no table": ("table.json", None, "is no finished evaluation: table.json is missing"),
     "no record": ("eval.json", None, "eval.json is missing"),
     "no responses": ("responses-0.jsonl", None, "responses-0.jsonl: cannot be read"),
-    "broken table": ("table.json", lambda text: text[:50], "table.json: invalid JSON"),
-    "table of another kind": ("table.json", edited(overall=3), "table.json: overall: input should be"),
-    "table without seeds": ("table.json", edited(seeds=[]), "table.json: seeds:"),
+    "broken table": ("table.json", lambda text: text[:50], "table.json: not valid JSON"),
+    "table of another kind": (
+        "table.json",
+        edited(overall=3),
+        "table.json: overall: expected a table (JSON object), found 3",
+    ),
+    "table without seeds": ("table.json", edited(seeds=[]), "table.json: seeds: expected 1 or more entries, found []"),
     "table without a language": ("table.json", edited(by_language={}), "by_language: 'id' is missing"),
     "averaged of nowhere": ("table.json", edited(averaged=["xx"]), "averaged: 'xx' is not among"),
     "scores of nothing": ("scores.jsonl", lambda text: "", "of task 'sentiment', which the scores do not have"),
     "a response of another kind": (
         "responses-0.jsonl",
         first_line(tokens="many"),
-        "responses-0.jsonl: line 1: tokens: input should be",
+        "responses-0.jsonl: line 1: tokens: expected a whole number, found 'many'",
     ),
-    "not text": ("responses-0.jsonl", lambda text: "\0", "line 1: invalid JSON"),
+    "not text": ("responses-0.jsonl", lambda text: "\0", "line 1: not valid JSON"),
 }
 
 

@@ -21,7 +21,7 @@ def read(*folders: Path) -> tuple[Evaluation, ...]:
 def with_values(one: Evaluation, values: dict[str, list[float | None]]) -> Evaluation:
     """The same evaluation with other values, by language."""
     left = {language: list(row) for language, row in values.items()}
-    changed = tuple(r.model_copy(update={"value": left[r.language].pop(0)}) for r in one.items if left.get(r.language))
+    changed = tuple(replace(r, value=left[r.language].pop(0)) for r in one.items if left.get(r.language))
     return replace(one, responses={0: changed})
 
 

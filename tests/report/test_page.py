@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -16,10 +17,11 @@ from kit import reports
 from typer.testing import CliRunner
 
 from dudi.cli import app
-from dudi.report.answers import benchmark_hash, choose
+from dudi.records import benchmark_files
 from dudi.report.blocks import signed
 from dudi.report.evals import find_evals, read_evals
 from dudi.report.runs import read_runs
+from dudi.report.side_by_side import choose
 from dudi.report.write import write_report
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
@@ -220,7 +222,11 @@ def test_prompts_from_the_folder_that_an_evaluation_names(bench: Path, tmp_path:
 
 
 def test_the_hash_is_the_one_of_evaluations(bench: Path) -> None:
-    assert benchmark_hash(bench) == reports.read_benchmark(bench).sha256
+    digest = hashlib.sha256()
+    for file in (bench / "benchmark.json", *sorted((bench / "items").iterdir())):
+        digest.update(f"{file.relative_to(bench).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    assert benchmark_files(bench).sha256 == reports.read_benchmark(bench).sha256 == digest.hexdigest()
 
 
 def test_items_are_spread_over_tasks_and_show_where_models_differ(evals: Path) -> None:

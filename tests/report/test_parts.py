@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from kit import reports
 
-from dudi.report.answers import shown
 from dudi.report.blocks import number, percent, signed
 from dudi.report.figures import smoothed
+from dudi.report.results import training_seeds
 from dudi.report.runs import read_runs
-from dudi.report.scores import training_seeds
+from dudi.report.side_by_side import shown
 from dudi.report.training import run_warnings
 from dudi.report.write import make_report, write_report
 

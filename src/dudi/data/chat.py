@@ -1,220 +1,158 @@
-"""Chat files: JSONL or Parquet with `messages`, or with `prompt` and `completion`, one conversation a row.
+"""Chat data: rows of any container (`dudi.data.containers`) in any format (`dudi.data.formats`), in one reading.
 
-`prompt` and `completion` are each a string (one turn) or a list of messages. `language` is a column, or one language
-for all rows (`data.language`). `id` is kept where it is text; other columns are ignored. Every row is validated.
+The language of a row is `data.language` where that is given, else its own column's, else the one its file is named
+for. `id` is kept where it is text; columns that no format reads are ignored. Every row is validated.
 """
 
 from __future__ import annotations
 
-import heapq
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
-from dudi.data.conversation import RowError, fingerprint, is_zawgyi, parse_conversations, to_example
+from dudi.data.containers import container_of
+from dudi.data.conversation import ROW_KEYS, RowError, fingerprint, is_zawgyi, refuse_row, to_example
+from dudi.data.formats import BY_LOOK, FORMATS, Format, formats_of, wanted
+from dudi.data.pool import Pool
 from dudi.data.report import DataReport
 from dudi.data.source import Source
-from dudi.draws import draw
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.languages import language_code
 from dudi.recipe.schema import Data
 
-MAX_LINE = 8 << 20
-"""Bytes of one JSONL line; a longer one is a broken row and is never held."""
 NO_LANGUAGE = "?"
 """Where rows are counted that broke before their language was known."""
-_COLUMNS = ("messages", "prompt", "completion", "language", "id")
-_WANTED = "`messages`, or `prompt` and `completion`"
+HELD_OUT = "among the rows of data.eval_source"
+_LANGUAGE_COLUMNS = ("language", "language_code", "lang", "locale")
+"""Where a row may say its language; the first that can be read counts."""
+_COMMON = (*_LANGUAGE_COLUMNS, "id", *ROW_KEYS)
 
 
 @dataclass(frozen=True)
 class ChatRow:
-    """A row read: where it is, its language as far as known, and the row or what is broken about it."""
+    """A row read: where it is, its language as far as known, and the row or what is broken about it.
+
+    format: what it was read as; other: what its column calls its language, where `data.language` overrides that.
+    """
 
     where: str
     language: str
     result: Example | RowError
+    format: str | None = None
+    other: str | None = None
 
 
-def read_chat(source: Source, paths: list[str], data: Data) -> Iterator[ChatRow]:
-    """All rows of the languages asked for, in order; a broken row is an item, not an error.
+@dataclass(frozen=True)
+class ChatReader:
+    """Rows of chat data: how their columns are called, and what they may be read as.
 
-    Raises `DudiError` for files that cannot be read at all.
+    by_file: the language of a file's rows, where its name says it; own_columns: whether columns that `data.columns`
+    names may be missing, since the data is not what it was written for.
     """
-    for path in paths:
-        rows = _jsonl(source, path) if path.endswith(".jsonl") else _parquet(source, path)
-        for number, value in rows:
-            unit = "line" if path.endswith(".jsonl") else "row"
-            yield _row(value, f"{path}:{number}", f"{source.where(path)}: {unit} {number}", data)
 
+    data: Data
+    by_file: Mapping[str, str] = field(default_factory=dict)
+    own_columns: bool = False
+    formats: tuple[Format, ...] = field(init=False)
 
-def _row(value: Any, id: str, where: str, data: Data) -> ChatRow:
-    language = data.language or NO_LANGUAGE
-    try:
-        if isinstance(value, RowError):
-            raise value
-        if not isinstance(value, dict):
-            raise RowError("not an object", "row", value, f"an object with {_WANTED}")
-        language = _language(value, data)
-        name = value.get("id")
-        id = name if isinstance(name, str) and _printable(name) else id
-        messages, field = _messages(value)
-        return ChatRow(where, language, to_example(messages, language, id, field))
-    except RowError as error:
-        return ChatRow(where, language, error)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "formats", formats_of(self.data.format))
+        known = {*_COMMON, *(column for one in FORMATS for column in one.columns)}
+        if unknown := [name for name in self.data.columns if name not in known]:
+            choices = ", ".join(sorted(known - set(ROW_KEYS)))
+            raise DudiError(f"data.columns: unknown field {unknown[0]!r}; choose from {choices}")
+
+    def rows(self, source: Source, paths: Sequence[str]) -> Iterator[ChatRow]:
+        """All rows, in order; a broken row is an item, not an error. Raises `DudiError` for a file that is broken."""
+        for path in paths:
+            container = container_of(path)
+            assert container is not None, "a source lists no other files"
+            where = source.where(path)
+            for unit, number, value in container.rows(source, path, self.header):
+                yield self._row(value, path, f"{path}:{number}", f"{where}: {unit} {number}")
+
+    def header(self, where: str, columns: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
+        """Of a table's columns, those that are read. Raises `DudiError` where no format could read it."""
+        renamed = self.data.columns
+        missing = [] if self.own_columns else [name for name in renamed.values() if name not in columns]
+        if missing:
+            raise DudiError(f"{where}: no column {missing[0]!r}, which data.columns names; it has {', '.join(columns)}")
+        there = {*columns, *(ours for ours, name in renamed.items() if name in columns)}
+        # SEA-Instruct's conversations are text, and stand beside columns that say which of them are good.
+        sea = "conversations" in texts and "messages" not in columns and self.data.format == BY_LOOK
+        if sea or not any(there.issuperset(needed) for one in self.formats for needed in one.needs):
+            also = "; for SEA-Instruct's columns use data.format = 'sea_instruct'"
+            also += ", for other conversations written as text data.format = 'messages'"
+            found = ", ".join(columns)
+            hint = also if "conversations" in columns else "; data.columns can say what they are called"
+            raise DudiError(f"{where}: wanted the columns {wanted(self.formats)}; found {found}{hint}")
+        read = {*_COMMON, *(column for one in self.formats for column in one.columns), *renamed.values()}
+        return [name for name in columns if name in read]
+
+    def _row(self, value: Any, path: str, id: str, where: str) -> ChatRow:
+        language, other = self.data.language or self.by_file.get(path) or NO_LANGUAGE, None
+        try:
+            if isinstance(value, RowError):
+                raise value
+            if not isinstance(value, dict):
+                raise RowError("not an object", "row", value, f"an object with {wanted(self.formats)}")
+            value = self._renamed(value)
+            language, other = self._language(value, path)
+            name = value.get("id")
+            id = name if isinstance(name, str) and _printable(name) else id
+            format = self._format(value)
+            conversation = format.read(value)
+            ignore = self.data.ignore
+            example = to_example(conversation.turns, language, id, conversation.field, ignore, conversation.keys)
+            refuse_row(value, ignore)
+            return ChatRow(where, language, example, format.title, other)
+        except RowError as error:
+            return ChatRow(where, language, error, other=other)
+
+    def _renamed(self, row: dict[str, Any]) -> dict[str, Any]:
+        for ours, name in self.data.columns.items():
+            if name in row:
+                row = {**row, ours: row[name]}
+            elif not self.own_columns:
+                found = f"{ours} = {name}"
+                raise RowError("no such column", name, sorted(map(str, row)), f"the column of data.columns ({found})")
+        return row
+
+    def _format(self, row: Mapping[str, Any]) -> Format:
+        if len(self.formats) == 1:
+            return self.formats[0]
+        found = next((one for one in self.formats if one.fits(row)), None)
+        found = found or next((one for one in self.formats if one.begins(row)), None)
+        if found is None:
+            raise RowError("no conversation", "row", sorted(map(str, row)), wanted(self.formats))
+        return found
+
+    def _language(self, row: Mapping[str, Any], path: str) -> tuple[str, str | None]:
+        """The language, and what the row itself calls it where that is overridden."""
+        fault = None
+        for column in _LANGUAGE_COLUMNS:
+            if (value := row.get(column)) is not None:
+                try:
+                    code = language_code(value) if isinstance(value, str) else None
+                except DudiError as error:
+                    code, fault = None, fault or (column, value, str(error).partition("expected ")[2])
+                if self.data.language is not None:
+                    return self.data.language, None if code == self.data.language else str(value)[:40]
+                if code is not None:
+                    return code, None
+                fault = fault or (column, value, "")
+        if fault is None and (given := self.data.language or self.by_file.get(path)):
+            return given, None
+        column, value, known = fault or ("language", None, "")
+        if known:
+            raise RowError("unknown language", column, value, f"{known}; or one for all rows, in data.language")
+        raise RowError("no language", column, value, "a language code or name (or one for all rows, in data.language)")
 
 
 def _printable(name: str) -> bool:
     return 0 < len(name) <= 200 and name.isprintable()
-
-
-def _language(row: Mapping[str, Any], data: Data) -> str:
-    value = row.get("language")
-    if value is None and data.language is not None:
-        return data.language
-    if not isinstance(value, str):
-        wanted = "a language code or name (or one for all rows, in data.language)"
-        raise RowError("no language", "language", value, wanted)
-    try:
-        return language_code(value)
-    except DudiError as error:
-        raise RowError("unknown language", "language", value, str(error).partition("expected ")[2]) from None
-
-
-def _messages(row: Mapping[str, Any]) -> tuple[list[Any], str]:
-    if row.get("messages") is not None:
-        return parse_conversations(row["messages"], "messages"), "messages"
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if prompt is None and completion is None:
-        raise RowError("no conversation", "row", sorted(map(str, row)), _WANTED)
-    turns = [*_turns(prompt, "prompt", "user"), *_turns(completion, "completion", "assistant")]
-    return turns, "(prompt + completion)"
-
-
-def _turns(value: Any, field: str, role: str) -> list[Any]:
-    if isinstance(value, str):
-        if not value.strip():
-            raise RowError("empty content", field, value, "text that is not blank")
-        return [{"role": role, "content": value}]
-    if not isinstance(value, list) or not value:
-        raise RowError("no conversation", field, value, "text, or a list of messages")
-    last = value[-1]
-    if isinstance(last, dict) and isinstance(last.get("role"), str) and last["role"] != role:
-        raise RowError("turns out of order", f"{field}[{len(value) - 1}].role", last["role"], role)
-    return value
-
-
-def _jsonl(source: Source, path: str) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, parsed value or RowError); blank lines are skipped."""
-    with source.open(path) as file:
-        number = 0
-        while True:
-            try:
-                line = file.readline(MAX_LINE + 1)
-            except OSError as error:
-                raise DudiError(f"{source.where(path)}: cannot be read ({error.strerror})") from None
-            if not line:
-                return
-            number += 1
-            if len(line) > MAX_LINE:
-                _skip_line(file, line)
-                yield number, RowError("too long", "line", f"more than {MAX_LINE:,} bytes", f"at most {MAX_LINE:,}")
-            elif line.strip():
-                yield number, _json(line)
-
-
-def _skip_line(file: BinaryIO, line: bytes) -> None:
-    while line and not line.endswith(b"\n"):
-        line = file.readline(MAX_LINE)
-
-
-def _json(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return RowError("not UTF-8", "line", f"byte {line[error.start]:#04x} at {error.start}", "UTF-8 text")
-    except json.JSONDecodeError as error:
-        return RowError("not JSON", "line", error.doc.strip(), f"a JSON object ({error.msg} at {error.pos})")
-    except (ValueError, RecursionError, MemoryError):  # numbers of thousands of digits, brackets nested thousands deep
-        return RowError("not JSON", "line", line.decode("utf-8-sig", "replace").strip(), "a JSON object")
-
-
-def _parquet(source: Source, path: str) -> Iterator[tuple[int, Any]]:
-    with source.parquet(path) as file:
-        there = file.schema_arrow.names
-    columns = [name for name in _COLUMNS if name in there]
-    if "messages" not in columns and not {"prompt", "completion"} <= set(columns):
-        hint = "; for SEA-Instruct's columns use data.format = 'sea_instruct'" if "conversations" in there else ""
-        raise DudiError(f"{source.where(path)}: wanted the columns {_WANTED}; found {', '.join(there)}{hint}")
-    for first, batch in source.batches(path, columns):
-        for i, value in enumerate(_values(batch)):
-            yield first + i + 1, value
-
-
-def _values(batch: Any) -> list[Any]:
-    try:
-        return list(batch.to_pylist())
-    except UnicodeDecodeError:  # Parquet does not promise valid UTF-8: find the row
-        if batch.num_rows == 1:
-            return [RowError("not UTF-8", "row", "other bytes", "UTF-8 text")]
-        half = batch.num_rows // 2
-        return [*_values(batch.slice(0, half)), *_values(batch.slice(half))]
-
-
-class Pool:
-    """The rows of one language: all of them, or a seeded uniform sample that is kept as the rows stream by.
-
-    A row's place in the draw is a pure function of (seed, language, position in the data), so batches do not matter.
-    The evaluation rows have a draw of their own and do not change with the number of training rows.
-    """
-
-    def __init__(self, language: str, seed: int, rows: int | None, held_out: int) -> None:
-        self._key, self._rows, self._held_out = (seed, language), rows, held_out
-        self._eval = _Smallest(held_out)
-        # The evaluation rows are among these too, and are taken out at the end.
-        self._train = _Smallest(None if rows is None else rows + held_out)
-
-    def add(self, position: int, example: Example) -> None:
-        """Offer one valid row."""
-        self._eval.add(draw("eval", *self._key, position), position, example)
-        self._train.add(draw("train", *self._key, position), position, example)
-
-    def result(self) -> tuple[list[Example], list[Example]]:
-        """(train, eval), each in the order of the data."""
-        held_out = self._eval.items()
-        out = {position for _, position, _ in held_out}
-        train = [item for item in self._train.items() if item[1] not in out][: self._rows]
-        return _in_order(train), _in_order(held_out)
-
-
-_Item = tuple[int, int, Example]
-
-
-def _in_order(items: list[_Item]) -> list[Example]:
-    return [example for _, _, example in sorted(items, key=lambda item: item[1])]
-
-
-class _Smallest:
-    """The `size` items with the smallest numbers; all of them without a size."""
-
-    def __init__(self, size: int | None) -> None:
-        self._size = size
-        self._heap: list[_Item] = []  # numbers negated: the largest on top
-
-    def add(self, number: int, position: int, example: Example) -> None:
-        item = (-number, position, example)
-        if self._size is None:
-            self._heap.append(item)
-        elif len(self._heap) < self._size:
-            heapq.heappush(self._heap, item)
-        elif self._size and item[:2] > self._heap[0][:2]:
-            heapq.heapreplace(self._heap, item)
-
-    def items(self) -> list[_Item]:
-        """Smallest number first."""
-        return sorted(((-number, position, example) for number, position, example in self._heap), key=lambda i: i[:2])
 
 
 @dataclass
@@ -228,6 +166,10 @@ class ChatScan:
     pools: dict[str, Pool] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     """Languages met that the recipe does not ask for."""
+    held_out: frozenset[int] = frozenset()
+    """Fingerprints of rows that are evaluated on, from elsewhere, and so are not trained on."""
+    overridden: Counter[str] = field(default_factory=Counter)
+    """What rows call their own language, where `data.language` says otherwise."""
 
     def run(self, rows: Iterator[ChatRow], strict: bool, seed: int | None) -> None:
         """Count every row, and offer the good ones to their pool where a seed is given.
@@ -240,7 +182,11 @@ class ChatScan:
             if known and self.data.languages and row.language not in self.data.languages:
                 self.others.add(row.language)
                 continue
-            if isinstance(row.result, RowError):
+            if row.other is not None:
+                self.overridden[row.other] += 1
+            if row.format is not None:
+                self.report.read_as[row.format] += 1
+            if isinstance(row.result, RowError) and not row.result.excluded:
                 line = f"{row.where}: {row.result}"
                 if strict:
                     raise DudiError(line)
@@ -251,8 +197,13 @@ class ChatScan:
         counts = self.report.of(row.language)
         counts.read += 1
         if isinstance(row.result, RowError):
+            if row.result.excluded:
+                counts.filtered[row.result.reason] += 1
             return
         key = fingerprint(row.result)
+        if key in self.held_out:
+            counts.filtered[HELD_OUT] += 1
+            return
         if key in seen:
             counts.duplicated += 1
             return
@@ -261,6 +212,7 @@ class ChatScan:
             counts.zawgyi += 1
             return
         counts.kept += 1
+        self.report.suspect(row.result)
         if self.look is not None:
             self.look(row.result)
         if seed is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +19,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Check training data, or prepare a sample of it.", no_args_is_help=True)
 
-_Source = Annotated[str, typer.Argument(help="A hub name, a folder, or one .jsonl or .parquet file.")]
-_Format = Annotated[str, typer.Option("--format", help="sea_instruct, or chat (messages, or prompt and completion).")]
-_Language = Annotated[str | None, typer.Option(help="Chat: the language of rows without a language column.")]
+_Source = Annotated[
+    str, typer.Argument(help="A hub name, a folder, or one file: JSON lines, JSON, Parquet, Arrow, CSV.")
+]
+_Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="sea_instruct, or chat: each row as it looks; or one of the formats of docs/data.md."
+    ),
+]
+_Columns = Annotated[
+    str, typer.Option(help="What columns are called: prompt=question,completion=answer,language=lang.")
+]
+_Ignore = Annotated[str, typer.Option(help="Parts of rows knowingly not read, such as reasoning_content,name,tools.")]
+_Language = Annotated[str | None, typer.Option(help="The language of every row, whatever the data says.")]
 _Languages = Annotated[str | None, typer.Option(help="Only these languages, such as id,vi,th.")]
 _Revision = Annotated[str | None, typer.Option(help="Hub: branch, tag or commit.")]
 _Split = Annotated[str, typer.Option(help="Which split, where the files name splits.")]
@@ -30,6 +43,8 @@ _Quality = Annotated[bool, typer.Option("--quality-filter/--no-quality-filter", 
 def check_command(
     source: _Source,
     format: _Format = "chat",
+    columns: _Columns = "",
+    ignore: _Ignore = "",
     language: _Language = None,
     languages: _Languages = None,
     revision: _Revision = None,
@@ -41,14 +56,19 @@ def check_command(
 ) -> None:
     """Read every row and say, by language, what could be trained on and what is wrong with the rest.
 
-    Exit status 2 if chat data has broken rows; SEA-Instruct is known to have some, and they are left out in training.
+    Exit status 2 if there are broken rows; SEA-Instruct is known to have some, and they are left out in training.
     """
+    from dudi.data.formats import SEA_INSTRUCT
     from dudi.data.load import check
 
-    data = _data(source, format, language, languages, revision=revision, split=split, quality_filter=quality_filter)
-    report = check(data, special=None if tokenizer is None else _special(tokenizer))
+    values = {"columns": _pairs(columns), "ignore": _listed(ignore), "revision": revision, "split": split}
+    data = _data(source, format, language, languages, **values, quality_filter=quality_filter)
+    with _as_options():
+        report = check(data, special=None if tokenizer is None else _special(tokenizer))
     _print(report)
-    if data.format == "chat":
+    if data.format == SEA_INSTRUCT:
+        return
+    with _as_options():
         if report.broken:
             more = f" ({report.broken} broken rows in all)" if report.broken > 1 else ""
             raise DudiError(f"{report.first_fault}{more}")
@@ -64,13 +84,15 @@ def prepare_command(
     eval_rows: Annotated[int, typer.Option("--eval", min=0, help="Rows a language set aside for evaluation.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draw.")] = 0,
     format: _Format = "chat",
+    columns: _Columns = "",
+    ignore: _Ignore = "",
     language: _Language = None,
     languages: _Languages = None,
     revision: _Revision = None,
     split: _Split = "train",
     quality_filter: _Quality = True,
     bad_rows: Annotated[
-        str | None, typer.Option(help="skip or error; by default error for chat, skip for sea_instruct.")
+        str | None, typer.Option(help="skip or error; by default skip for sea_instruct, error for others.")
     ] = None,
 ) -> None:
     """Write a sample as chat JSONL, with a manifest from which it can be made again and checked."""
@@ -83,6 +105,8 @@ def prepare_command(
         format,
         language,
         languages,
+        columns=_pairs(columns),
+        ignore=_listed(ignore),
         revision=revision,
         split=split,
         quality_filter=quality_filter,
@@ -90,7 +114,8 @@ def prepare_command(
         eval_rows_per_language=eval_rows,
         bad_rows=bad_rows,
     )
-    prepared = load_rows(data, seed)
+    with _as_options():
+        prepared = load_rows(data, seed)
     write_rows(prepared, out)
     _print(prepared.report)
     typer.echo(f"{out}: {len(prepared.train)} training rows, {len(prepared.eval)} evaluation rows")
@@ -104,12 +129,42 @@ def _special(name: str) -> Callable[[Example], str | None]:
     return Specials(load_tokenizer(name, "--tokenizer", Models(student=name))).in_row
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in _listed(text)]
+    if any(not (ours.strip() and name.strip()) for ours, _, name in pairs):
+        raise DudiError(f"--columns: expected pairs such as prompt=question,completion=answer, found {text!r}")
+    return {ours.strip(): name.strip() for ours, _, name in pairs}
+
+
+_KEY = re.compile(
+    r"""data\.(format|languages?|columns|ignore|split|revision|quality_filter)\b(?: = ("?[\w\[\]'"]+))?"""
+)
+
+
+def _option(key: re.Match[str]) -> str:
+    name, value = key[1].replace("_", "-"), (key[2] or "").strip("[]\"'")
+    return "--no-quality-filter" if value == "false" else f"--{name} {value}".rstrip()
+
+
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """Faults that name the options of this command line where they would name the keys of a recipe."""
+    try:
+        yield
+    except DudiError as error:
+        raise DudiError(_KEY.sub(_option, str(error))) from None
+
+
 def _data(source: str, format: str, language: str | None, languages: str | None, **values: Any) -> Data:
     from pydantic import ValidationError
 
     from dudi.recipe.schema import Data
 
-    codes = tuple(code.strip() for code in (languages or "").split(",") if code.strip())
+    codes = _listed(languages or "")
     try:
         return Data.model_validate(
             {"source": source, "format": format, "language": language, "languages": codes, **values}
@@ -137,4 +192,4 @@ def _print(report: DataReport) -> None:
     console.print(table)
     faults = [fault for counts in report.languages.values() for fault in counts.faults]
     for line in (*report.details(), *faults, *(f"note: {note}" for note in report.notes)):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(_KEY.sub(_option, line)), soft_wrap=True)

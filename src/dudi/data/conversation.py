@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import reprlib
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dudi.data.zawgyi import looks_zawgyi
@@ -20,9 +22,28 @@ MAX_CHARS = 1_000_000
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 2, 60, 60, 3, 3
 
+# Unicode's default-ignorable characters, controls, and the blank of Braille: text of these alone shows nothing.
+_SHOWS = re.compile(
+    "[^\\s\0-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+_NEVER = ("tool_calls", "function_call", "images", "image", "audio", "videos", "video")
+"""Keys of a message whose content is a part of the conversation that cannot be read: without it, it is another one."""
+_KNOWINGLY = ("name", "reasoning_content", "reasoning", "thinking", "tool_call_id", "prefix")
+"""Keys that a reader may do without, if `data.ignore` says so."""
+_ROW_NEVER = ("images", "image", "audio", "audios", "videos", "video")
+_ROW_KNOWINGLY = ("tools", "functions", "documents", "chat_template_kwargs")
+ROW_KEYS = ("weight", *_ROW_NEVER, *_ROW_KNOWINGLY)
+"""Keys of a row, beside its conversation, that say how it is meant."""
+_OFF = {"weight", "train", "loss"}
+"""Keys of an assistant turn that, at 0 or false, take it out of the loss."""
+
 
 class RowError(DudiError):
     """A broken row: why (a few words, for counting), which field, what was found there and what was wanted."""
+
+    excluded = False
+    """Whether nothing is wrong with the row, but it says of itself that it is not to be trained on."""
 
     def __init__(self, reason: str, field: str, found: Any, wanted: str) -> None:
         self.reason, self.field, self.found, self.wanted = reason, field, short(found), wanted
@@ -73,57 +94,130 @@ def _literal(text: str, field: str, wanted: str) -> Any:
     raise RowError("unreadable conversation", field, text, wanted)
 
 
-def to_example(messages: Sequence[Any], language: str, id: str, field: str = "messages") -> Example:
-    """The row (x, y, l) of a conversation: y is the last assistant turn, x all turns before it.
+class Excluded(RowError):
+    """A row that its own weights leave out of the training."""
+
+    excluded = True
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, controls, zero-width and other ignorable characters."""
+    return _SHOWS.search(text) is None
+
+
+def to_example(
+    messages: Sequence[Any],
+    language: str,
+    id: str,
+    field: str = "messages",
+    ignore: Collection[str] = (),
+    keys: tuple[str, str] = ("role", "content"),
+) -> Example:
+    """The row (x, y, l) of a conversation: y is the last assistant turn that is trained on, x all turns before it.
 
     An optional system turn comes first, then user and assistant turns alternate, and the last is an assistant turn.
-    Other keys of a message than `role` and `content` are ignored. Raises `RowError` otherwise.
+    An assistant turn with `weight` 0 is not trained on: at the end it is left off, before the end the row remembers
+    it. Keys that change what a turn means (tool calls, reasoning, names) make the row broken unless `ignore` has
+    them; other keys are ignored. keys: what role and content are called, for messages. Raises `RowError`.
     """
     if not messages:
         raise RowError("empty conversation", field, messages, "at least a user and an assistant turn")
-    turns = [_message(message, f"{field}[{i}]") for i, message in enumerate(messages)]
+    turns = [_message(message, f"{field}[{i}]", ignore, keys) for i, message in enumerate(messages)]
     if sum(len(turn.content) for turn in turns) > MAX_CHARS:
         raise RowError("too long", field, "a longer text", f"at most {MAX_CHARS:,} characters in all")
     start = 1 if turns[0].role == "system" else 0
     for i, turn in enumerate(turns[start:]):
         expected = "assistant" if i % 2 else "user"
         if turn.role != expected:
-            where = f"{field}[{i + start}].role"
+            where = f"{field}[{i + start}].{keys[0]}"
             raise RowError("turns out of order", where, turn.role, f"{expected} (user and assistant turns alternate)")
     if turns[-1].role != "assistant":
         raise RowError("no answer", field, f"a last turn of role {turns[-1].role}", "an assistant turn at the end")
-    return Example(x=tuple(turns[:-1]), y=turns[-1].content, l=language, id=id)
+    untrained = {i for i, message in enumerate(messages) if turns[i].role == "assistant" and _is_off(message, ignore)}
+    last = max((i for i, turn in enumerate(turns) if turn.role == "assistant" and i not in untrained), default=None)
+    if last is None:
+        raise Excluded("weight 0", field, "only answers of weight 0", "an answer to train on")
+    before = tuple(sorted(i for i in untrained if i < last))
+    return Example(x=tuple(turns[:last]), y=turns[last].content, l=language, id=id, untrained=before)
 
 
-def _message(message: Any, field: str) -> Message:
+def _message(message: Any, field: str, ignore: Collection[str], keys: tuple[str, str]) -> Message:
     if not isinstance(message, dict):
-        raise RowError("not a message", field, message, "an object with role and content")
-    role, content = message.get("role"), message.get("content")
+        raise RowError("not a message", field, message, f"an object with {keys[0]} and {keys[1]}")
+    role, content = message.get(keys[0]), message.get(keys[1])
+    refuse(message, f"{field}.", _NEVER, _KNOWINGLY, ignore)
     if not isinstance(role, str) or role not in ROLES:
-        raise RowError("unknown role", f"{field}.role", role, "system, user or assistant")
+        raise RowError("unknown role", f"{field}.{keys[0]}", role, "system, user or assistant")
     if not isinstance(content, str):
-        raise RowError("content is not text", f"{field}.content", content, "text")
-    if not content.strip():
-        raise RowError("empty content", f"{field}.content", content, "text that is not blank")
+        raise RowError("content is not text", f"{field}.{keys[1]}", content, "text")
+    if is_blank(content):
+        raise RowError("empty content", f"{field}.{keys[1]}", content, "text that is not blank")
     try:
         content.encode()
     except UnicodeEncodeError:  # JSON can hold half of a surrogate pair; no tokenizer takes it
-        raise RowError("invalid text", f"{field}.content", content, "text without lone surrogates") from None
+        raise RowError("invalid text", f"{field}.{keys[1]}", content, "text without lone surrogates") from None
+    if role == "assistant":
+        weight_of(message, f"{field}.", ignore)
     return Message(role, content)
 
 
-def messages_of(example: Example) -> list[dict[str, str]]:
+def refuse(
+    value: Mapping[str, Any], field: str, never: Sequence[str], knowingly: Sequence[str], ignore: Collection[str]
+) -> None:
+    """Raises `RowError` where a row or message has a part that would be dropped; empty ones say nothing."""
+    keys = (*never, *knowingly)
+    if value.keys().isdisjoint(keys):
+        return
+    for key in keys:
+        found = value.get(key)
+        if not found or (isinstance(found, str) and found.strip() in ("", "[]", "{}", "null")):
+            continue
+        if key in never:
+            raise RowError(f"{key} cannot be read", f"{field}{key}", found, "a conversation of text alone")
+        if key not in ignore:
+            wanted = f'none, or data.ignore = ["{key}"] to read rows without it'
+            raise RowError(f"{key} cannot be read", f"{field}{key}", found, wanted)
+
+
+def refuse_row(row: Mapping[str, Any], ignore: Collection[str]) -> None:
+    """Raises `RowError` where something beside a row's conversation would be dropped, or takes the row out."""
+    refuse(row, "", _ROW_NEVER, _ROW_KNOWINGLY, ignore)
+    if weight_of(row, "", ignore) == 0:
+        raise Excluded("weight 0", "weight", row.get("weight"), "a row to train on")
+
+
+def weight_of(value: Mapping[str, Any], field: str, ignore: Collection[str]) -> int:
+    """0 or 1, by the key `weight`; 1 without one. Raises `RowError` for other weights, which nothing honours."""
+    weight = None if "weight" in ignore else value.get("weight")
+    if weight is None or weight == 1:
+        return 1
+    if weight == 0 and not isinstance(weight, str):
+        return 0
+    raise RowError("a weight that is not 0 or 1", f"{field}weight", weight, '0 or 1, or data.ignore = ["weight"]')
+
+
+def _is_off(message: Mapping[str, Any], ignore: Collection[str]) -> bool:
+    return any(key not in ignore and message[key] in (0, False) for key in message.keys() & _OFF)
+
+
+def messages_of(example: Example) -> list[dict[str, Any]]:
     """The conversation of a row, answer included, in the form that chat files have."""
-    return [*(message.as_dict() for message in example.x), {"role": "assistant", "content": example.y}]
+    messages: list[dict[str, Any]] = [message.as_dict() for message in example.x]
+    for turn in example.untrained:
+        messages[turn]["weight"] = 0
+    return [*messages, {"role": "assistant", "content": example.y}]
 
 
 def fingerprint(example: Example) -> int:
     """64 bits of the content (roles and texts; not language or id): equal content, equal fingerprint.
 
-    Two of a million different rows share one with probability 3e-8.
+    Content that Unicode calls canonically equivalent is equal: Vietnamese written with combining marks (NFD, as some
+    systems save it) is the same text as in NFC. Two of a million different rows share one with probability 3e-8.
     """
     parts = [[message.role, message.content] for message in example.x]
     text = json.dumps([*parts, example.y], ensure_ascii=False)
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from dudi.data.containers import stem as stem_of
 from dudi.errors import DudiError
-from dudi.languages import ENGLISH, LANGUAGES
+from dudi.languages import ENGLISH, LANGUAGES, language_code
 
 _SPLITS = {"train": "train", "test": "test", "eval": "eval", "dev": "validation", "val": "validation"}
 _SPLITS |= {"valid": "validation", "validation": "validation", "training": "train"}
@@ -37,11 +38,43 @@ def by_config(paths: Sequence[str]) -> dict[str, list[str]]:
     for path in sorted(paths):
         *folders, _ = PurePosixPath(path).parts
         folders = [folder for folder in folders if folder != "data" and folder.lower() not in _SPLITS]
-        stem = _SHARD.sub("", PurePosixPath(path).stem)
+        stem = _SHARD.sub("", stem_of(path))
         if not folders and stem.lower() in _SPLITS:
             stem = "default"
         configs.setdefault(folders[0] if folders else stem, []).append(path)
     return configs
+
+
+def languages_of(paths: Sequence[str]) -> dict[str, str]:
+    """The language of each file, where all are named for one or lie in folders that are: `th.jsonl` beside `vi.jsonl`.
+
+    Splits, shard numbers and words that all names share are no part of the label. Codes of two or three letters count
+    only where they are of several languages, one of the eight among them: many short words are codes of something,
+    and `my.jsonl` alone is hardly Burmese.
+    """
+    configs = by_config(paths)
+    words = {config: [w for w in re.split(r"[-_. ]+", config) if w and w.lower() not in _SPLITS] for config in configs}
+    shared = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
+    found: dict[str, str] = {}
+    short = False
+    for config, files in configs.items():
+        label = [word for word in words[config] if word not in shared and not word.isdigit()]
+        named = bool(label) and len(label[0]) > 3
+        # `Tiếng Việt`, `Filipino_NativeScript`; or `th-TH`, `vie_Latn`
+        code = _code(" ".join(label)) or _code(label[0]) if named else _code("-".join(label))
+        if code is None:
+            return {}
+        short |= not named
+        found |= dict.fromkeys(files, code)
+    several = len(set(found.values())) > 1 and not LANGUAGES.keys().isdisjoint(found.values())
+    return found if several or not short else {}
+
+
+def _code(label: str) -> str | None:
+    try:
+        return language_code(label)
+    except DudiError:
+        return None
 
 
 def of_language(configs: dict[str, list[str]], language: str, source: str) -> list[str]:
@@ -77,6 +110,11 @@ def of_split(paths: Sequence[str], split: str, source: str) -> tuple[list[str], 
         there = ", ".join(sorted(found)) or "train (no file names a split)"
         raise DudiError(f"data.split: {source!r} has no split {split!r}; it has {there}")
     return [p for p, mark in marks.items() if mark == wanted], [p for p, mark in marks.items() if mark != wanted]
+
+
+def splits_of(paths: Sequence[str]) -> list[str]:
+    """The splits that files name."""
+    return sorted({split for path in paths if (split := _split_of(path, ""))})
 
 
 def _split_of(path: str, wanted: str) -> str | None:

@@ -25,9 +25,11 @@ class LanguageFiles:
     row_groups: tuple[tuple[int, ...], ...]
     """For each file, the rows of each of its row groups."""
     schemas: tuple[frozenset[str], ...]
+    ignore: tuple[str, ...] = ()
+    """Keys of messages that are knowingly not read."""
 
     @classmethod
-    def open(cls, source: Source, paths: list[str], language: str) -> LanguageFiles:
+    def open(cls, source: Source, paths: list[str], language: str, ignore: tuple[str, ...] = ()) -> LanguageFiles:
         """Read the footers, once. Raises `DudiError`."""
         groups, schemas = [], []
         for path in paths:
@@ -39,7 +41,7 @@ class LanguageFiles:
                 rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
                 groups.append(tuple(rows))
                 schemas.append(frozenset(file.schema_arrow.names))
-        return cls(source, tuple(paths), language, tuple(groups), tuple(schemas))
+        return cls(source, tuple(paths), language, tuple(groups), tuple(schemas), ignore)
 
     @property
     def columns(self) -> frozenset[str]:
@@ -60,7 +62,8 @@ class LanguageFiles:
     def example(self, scalar: Any, path: str, row: int) -> Example | RowError:
         """A `conversations` scalar as a row, or what is broken about it; `row` counts from 0 within its file."""
         try:
-            return to_example(parse_conversations(scalar.as_py()), self.language, f"{path}:{row + 1}", CONVERSATIONS)
+            messages = parse_conversations(scalar.as_py())
+            return to_example(messages, self.language, f"{path}:{row + 1}", CONVERSATIONS, self.ignore)
         except UnicodeDecodeError:
             return RowError("not UTF-8", CONVERSATIONS, "other bytes", "UTF-8 text")
         except RowError as error:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dudi.data.suspect import suspicions
+from dudi.example import Example
+
 MAX_FAULTS = 3
 """Broken rows quoted per language; all are counted."""
 COLUMNS = ("language", "read", "duplicated", "filtered", "broken", "zawgyi", "undrawn", "eval", "kept")
@@ -43,6 +46,11 @@ class LanguageReport:
         left_out = self.duplicated + self.filtered.total() + self.broken.total() + self.zawgyi + self.undrawn
         return self.read == left_out + self.eval + self.kept
 
+    @property
+    def total(self) -> int:
+        """Rows that are neither broken nor left out for what they hold."""
+        return self.kept + self.eval + self.undrawn
+
     def line(self) -> str:
         """All counts that are not zero, in one line."""
         parts = [f"{self.read} read"]
@@ -63,10 +71,19 @@ class DataReport:
     special: dict[str, Counter[str]] | None = None
     """Kept rows with a special token in their text, by language and token; None where no tokenizer was given. Not part
     of the JSON: a sample depends on no tokenizer."""
+    read_as: Counter[str] = field(default_factory=Counter)
+    """Rows by the format that they were read as; not part of the JSON, and so not kept."""
+    suspected: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Kept rows whose text looks wrong, by language and by what is wrong: their ids. They are trained on."""
 
     def of(self, language: str) -> LanguageReport:
         """The counts of a language, made when first asked for."""
         return self.languages.setdefault(language, LanguageReport())
+
+    def suspect(self, example: Example) -> None:
+        """Look at the text of a row that is kept."""
+        for kind in suspicions(example):
+            self.suspected.setdefault(example.l, {}).setdefault(kind, []).append(example.id)
 
     @property
     def broken(self) -> int:
@@ -96,19 +113,32 @@ class DataReport:
         ]
 
     def details(self) -> list[str]:
-        """Why rows were filtered or broken, and which hold special tokens: one line a language and kind."""
+        """What rows were read as, why they were filtered or broken, and what looks wrong in the text of the others."""
+        read_as = [
+            f"read as {', '.join(f'{name}, {count:,} {_rows(count)}' for name, count in self.read_as.most_common())}"
+        ]
+        suspected = [
+            f"{language}: {len(ids)} of {self.of(language).total} kept rows: {kind} (first {', '.join(ids[:3])})"
+            for language, kinds in sorted(self.suspected.items())
+            for kind, ids in sorted(kinds.items())
+        ]
         special = [
             f"{language}: {counts.total()} kept rows hold a special token as text: {_reasons(counts)}"
             for language, counts in sorted((self.special or {}).items())
         ]
         if self.special == {}:
             special = ["no kept row holds a special token of the tokenizer"]
-        return special + [
-            f"{language}: {kind}: {_reasons(counts)}"
-            for language, one in self.languages.items()
-            for kind, counts in (("filtered", one.filtered), ("broken", one.broken))
-            if counts
-        ]
+        return (
+            (read_as if self.read_as else [])
+            + suspected
+            + special
+            + [
+                f"{language}: {kind}: {_reasons(counts)}"
+                for language, one in self.languages.items()
+                for kind, counts in (("filtered", one.filtered), ("broken", one.broken))
+                if counts
+            ]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -116,16 +146,21 @@ class DataReport:
             language: {**vars(one), "filtered": dict(one.filtered), "broken": dict(one.broken)}
             for language, one in self.languages.items()
         }
-        return {"languages": languages, "notes": self.notes}
+        suspected = {"suspected": self.suspected} if self.suspected else {}
+        return {"languages": languages, "notes": self.notes, **suspected}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataReport:
         """The report that `as_json` wrote."""
-        report = cls(notes=list(value["notes"]))
+        report = cls(notes=list(value["notes"]), suspected=dict(value.get("suspected", {})))
         for language, one in value["languages"].items():
             counters = {"filtered": Counter(one["filtered"]), "broken": Counter(one["broken"])}
             report.languages[language] = LanguageReport(**{**one, **counters})
         return report
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"
 
 
 def _reasons(counts: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dudi.data.containers import container_of, data_files
 from dudi.data.hub import Hub, HubFile, HuggingFaceHub, hub_errors
 from dudi.errors import DudiError
 
@@ -23,12 +25,12 @@ BATCH_BYTES = 4 << 20
 MAX_BATCH_ROWS = 65_536
 _BUFFER = 1 << 20
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_SUFFIXES = (".jsonl", ".parquet")
+_KINDS = "nor .ndjson, .json, .csv, .tsv or .arrow (docs/data.md)"
 
 
 @dataclass(frozen=True)
 class Source:
-    """The data files (`.parquet`, `.jsonl`; paths relative to the source, sorted) of a folder, file or hub data set."""
+    """The data files (paths relative to the source, sorted) of a folder, file or hub data set."""
 
     name: str
     revision: str | None
@@ -38,6 +40,8 @@ class Source:
     """Whether the source is one file, named by the user."""
     root: Path | None
     hub: Hub | None
+    left_out: tuple[str, ...] = ()
+    """Files that could hold rows, and are not read since others are more likely to."""
 
     def open(self, path: str) -> BinaryIO:
         """One file, for reading; the caller closes it. Raises `DudiError`."""
@@ -109,30 +113,49 @@ def open_source(name: str, revision: str | None, hub: Hub | None = None) -> Sour
     path = BUILTIN if name == "builtin" else Path(name).expanduser()
     if path.exists():
         return _local(name, path)
-    if not _HUB_NAME.fullmatch(name) or name.endswith(_SUFFIXES):
+    if not _HUB_NAME.fullmatch(name) or container_of(name):
         raise DudiError(f"data.source: no file or folder {name!r}, and it is not a hub name (owner/name)")
     hub = hub or HuggingFaceHub()
     with hub_errors(name, revision):
         commit, paths = hub.listing(name, revision)
-    return Source(name, commit, _data_files(paths, name), False, None, hub)
+    found, rest = _data_files(paths, name)
+    return Source(name, commit, found, False, None, hub, rest)
 
 
 def _local(name: str, path: Path) -> Source:
     if path.is_file():
-        if path.suffix not in _SUFFIXES:
-            raise DudiError(f"data.source: {name!r} is neither a .jsonl nor a .parquet file")
+        if container_of(path.name) is None:
+            raise DudiError(f"data.source: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
         return Source(name, None, (path.name,), True, path.parent, None)
     try:
-        files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+        files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     except OSError as error:
         raise DudiError(f"data.source: folder {name!r} cannot be read ({error.strerror})") from None
-    return Source(name, None, _data_files([file.as_posix() for file in files], name), False, path, None)
+    for state in [file for file in files if file.rsplit("/", 1)[-1] == "state.json"]:
+        files = _saved(path, state, files)
+    found, rest = _data_files(files, name)
+    return Source(name, None, found, False, path, None, rest)
 
 
-def _data_files(paths: Sequence[str], name: str) -> tuple[str, ...]:
+def _saved(root: Path, state: str, files: list[str]) -> list[str]:
+    """The files without those beside a `state.json` that it does not list: what `datasets` caches in a folder that
+    `save_to_disk` wrote is not a part of the data."""
+    folder = state.removesuffix("state.json")
+    try:
+        value = json.loads((root / state).read_bytes())
+        named = {folder + str(file["filename"]) for file in value["_data_files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return files  # a state.json of something else
+    others = {file for file in files if file.endswith(".arrow") and file.rpartition("/")[0] == folder.rstrip("/")}
+    if missing := sorted(named - others):
+        raise DudiError(f"data.source: {root / state} lists {missing[0]!r}, which is not there")
+    return [file for file in files if file not in others - named]
+
+
+def _data_files(paths: Sequence[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     visible = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
-    found = sorted(path for path in visible if path.endswith(_SUFFIXES))
+    found, left_out = data_files(visible)
     if not found:
         others = ", ".join(sorted(visible)[:5]) or "nothing"
-        raise DudiError(f"data.source: no .parquet or .jsonl file in {name!r}; it holds {others}")
-    return tuple(found)
+        raise DudiError(f"data.source: no .parquet or .jsonl file in {name!r}, {_KINDS}; it holds {others}")
+    return tuple(found), tuple(left_out)

@@ -7,99 +7,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from dudi.evals.bench import Benchmark
-
-ByName = dict[str, "Cell"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One task in one language under one decoding seed.
-
-    raw: 0..100 as the metric gives it; score: normalised; both None where `error` says why. stopped: share of responses
-    that ended by themselves; tokens: mean length; in_language: share in the language asked for, of those whose language
-    can be told (None: of none); undetermined: number of the others, such as a letter or a number.
-    """
-
-    model: str
-    benchmark: str
-    task: str
-    competency: str
-    language: str
-    seed: int
-    metric: str
-    raw: float | None
-    score: float | None
-    n: int
-    stopped: float | None = None
-    tokens: float | None = None
-    in_language: float | None = None
-    undetermined: int | None = None
-    error: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """One line of scores.jsonl; `Score(**line)` reads it back."""
-        return asdict(self)
+from dudi.records import Average, ByName, Measures, Table, TaskScore
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An average over decoding seeds; spread: their standard deviation (None with one seed). mean None: refused."""
-
-    mean: float | None
-    spread: float | None = None
-
-    def __str__(self) -> str:
-        if self.mean is None:
-            return "-"
-        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
-
-
-@dataclass(frozen=True)
-class Measures:
-    """Beside a score: number of items, and means over seeds of what `Score` says of the responses."""
-
-    n: int
-    stopped: float | None
-    tokens: float | None
-    in_language: float | None
-    undetermined: float | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """All averages of one model on one benchmark. What a language has no items for has no entry."""
-
-    model: str
-    benchmark: str
-    seeds: tuple[int, ...]
-    languages: tuple[str, ...]
-    averaged: tuple[str, ...]
-    competencies: tuple[str, ...]
-    by_task: dict[str, ByName]
-    """Language -> task -> normalised score."""
-    by_competency: dict[str, ByName]
-    """Language -> competency."""
-    by_language: ByName
-    by_language_without_translation: ByName
-    competency_overall: ByName
-    """Competency, over the averaged languages that have it."""
-    overall: Cell
-    overall_without_translation: Cell
-    measures: dict[str, dict[str, Measures]]
-    """Language -> task."""
-    refused: tuple[str, ...]
-    """One line for each missing score: what is missing and why."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """table.json."""
-        return asdict(self)
-
-
-def aggregate(scores: Iterable[Score], benchmark: Benchmark) -> Table:
+def aggregate(scores: Iterable[TaskScore], benchmark: Benchmark) -> Table:
     """The averages of one model's scores, under one decoding seed or several."""
     scores = list(scores)
     (model,) = {s.model for s in scores} or {""}
@@ -118,14 +32,14 @@ def aggregate(scores: Iterable[Score], benchmark: Benchmark) -> Table:
         by_language=_over([t.by_language for t in single]),
         by_language_without_translation=_over([t.by_language_without_translation for t in single]),
         competency_overall=_over([t.competency_overall for t in single]),
-        overall=_cell([t.overall.mean for t in single]),
-        overall_without_translation=_cell([t.overall_without_translation.mean for t in single]),
+        overall=_average([t.overall.mean for t in single]),
+        overall_without_translation=_average([t.overall_without_translation.mean for t in single]),
         measures=_measures(scores, benchmark),
         refused=_refused(found, seeds, benchmark),
     )
 
 
-def _one_seed(found: Mapping[tuple[str, str], Score], b: Benchmark) -> Table:
+def _one_seed(found: Mapping[tuple[str, str], TaskScore], b: Benchmark) -> Table:
     """The averages under one seed."""
     d = b.description
     value = {cell: found[cell].score if cell in found else None for cell in b.cells}
@@ -142,13 +56,13 @@ def _one_seed(found: Mapping[tuple[str, str], Score], b: Benchmark) -> Table:
         languages=b.languages,
         averaged=d.averaged,
         competencies=d.competencies,
-        by_task={l: _cells(row) for l, row in by_task.items()},
-        by_competency={l: _cells(row) for l, row in by_competency.items()},
-        by_language=_cells(by_language),
-        by_language_without_translation=_cells(without),
-        competency_overall=_cells({c: _mean(column) for c, column in columns.items()}),
-        overall=Cell(_mean([by_language[l] for l in d.averaged])),
-        overall_without_translation=Cell(_mean([without[l] for l in d.averaged])),
+        by_task={l: _averages(row) for l, row in by_task.items()},
+        by_competency={l: _averages(row) for l, row in by_competency.items()},
+        by_language=_averages(by_language),
+        by_language_without_translation=_averages(without),
+        competency_overall=_averages({c: _mean(column) for c, column in columns.items()}),
+        overall=Average(_mean([by_language[l] for l in d.averaged])),
+        overall_without_translation=Average(_mean([without[l] for l in d.averaged])),
         measures={},
         refused=(),
     )
@@ -174,23 +88,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there and len(there) == len(values) else None
 
 
-def _cells(row: Mapping[str, float | None]) -> ByName:
-    return {name: Cell(value) for name, value in row.items()}
+def _averages(row: Mapping[str, float | None]) -> ByName:
+    return {name: Average(value) for name, value in row.items()}
 
 
-def _cell(values: Sequence[float | None]) -> Cell:
+def _average(values: Sequence[float | None]) -> Average:
     """Mean and standard deviation over seeds."""
     there = [value for value in values if value is not None]
     mean = _mean(values)
-    return Cell(mean, statistics.stdev(there) if mean is not None and len(there) > 1 else None)
+    return Average(mean, statistics.stdev(there) if mean is not None and len(there) > 1 else None)
 
 
 def _over(rows: Sequence[ByName]) -> ByName:
     """The same row of several tables, cell by cell over seeds."""
-    return {name: _cell([row[name].mean for row in rows]) for name in rows[0]}
+    return {name: _average([row[name].mean for row in rows]) for name in rows[0]}
 
 
-def _measures(scores: Sequence[Score], b: Benchmark) -> dict[str, dict[str, Measures]]:
+def _measures(scores: Sequence[TaskScore], b: Benchmark) -> dict[str, dict[str, Measures]]:
     result: dict[str, dict[str, Measures]] = {l: {} for l in b.languages}
     for task, language in b.cells:
         here = [s for s in scores if (s.task, s.language) == (task, language)]
@@ -207,7 +121,7 @@ def _known(values: Sequence[float | None]) -> float | None:
     return _mean([value for value in values if value is not None])
 
 
-def _refused(found: Mapping[tuple[str, str, int], Score], seeds: Sequence[int], b: Benchmark) -> tuple[str, ...]:
+def _refused(found: Mapping[tuple[str, str, int], TaskScore], seeds: Sequence[int], b: Benchmark) -> tuple[str, ...]:
     lines = []
     for task, language in b.cells:
         for seed in seeds or (0,):

@@ -10,75 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field, PositiveInt
 
 from dudi.errors import DudiError, unknown
-from dudi.evals.parse import checked_code, read_text, validated
-from dudi.evals.scoring import Constraints, normalise
-from dudi.example import Message
-from dudi.files import sha256_of
-from dudi.languages import ENGLISH, LANGUAGES
-from dudi.recipe.schema import PerLanguage, Section, Text, shown
-
-Metric = Literal["choice", "exact", "chrf", "constraints"]
-
-
-class Task(Section):
-    """One kind of question, in any number of languages."""
-
-    competency: Text
-    metric: Metric
-    max_new_tokens: PerLanguage
-    """Limit of an answer in tokens: one number, or by language with a `default`."""
-    group: Text | None = None
-    """Tasks of the same group are averaged before they enter their competency, as one task."""
-
-
-class Description(Section):
-    """benchmark.json."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    version: PositiveInt
-    competencies: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """In the order of the tables."""
-    averaged: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Languages of the overall average; others are shown only."""
-    translation: tuple[Text, ...] = ()
-    """Competencies left out of the second average."""
-    tasks: Annotated[dict[Text, Task], Field(min_length=1)]
-
-
-class Turn(Section):
-    """One message of a prompt."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Text
-
-
-class Item(Section):
-    """One question with its accepted answers."""
-
-    id: Text
-    task: Text
-    language: Text
-    messages: Annotated[tuple[Turn, ...], Field(min_length=1)]
-    targets: tuple[Text, ...] = ()
-    choices: Annotated[tuple[Text, ...], Field(min_length=2)] | None = None
-    constraints: Constraints | None = None
-    response_language: Text | None = None
-    """The language in which the answer has to be, where it is not the item's own."""
-
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        """The messages as chat templates take them."""
-        return tuple(Message(turn.role, turn.content) for turn in self.messages)
-
-    @property
-    def asked(self) -> str:
-        """The language that the answer should be in."""
-        return self.response_language or self.language
+from dudi.evals.metrics import METRICS
+from dudi.languages import ENGLISH, LANGUAGES, language_code
+from dudi.records import Description, Item, Task, benchmark_files
+from dudi.strict import numbered, parsed, read_one, read_text
 
 
 @dataclass(frozen=True)
@@ -101,6 +38,11 @@ class Benchmark:
     def tasks(self) -> dict[str, Task]:
         """Task by name, in the order of the file."""
         return self.description.tasks
+
+    @cached_property
+    def by_id(self) -> dict[str, Item]:
+        """Item by id."""
+        return {item.id: item for item in self.items}
 
     @cached_property
     def languages(self) -> tuple[str, ...]:
@@ -137,40 +79,22 @@ class Benchmark:
 
 def read_benchmark(folder: Path | str) -> Benchmark:
     """Read and check a benchmark folder. Raises `DudiError` with file, line, field, what was found and wanted."""
-    folder = Path(folder)
-    main = folder / "benchmark.json"
-    if not main.is_file():
-        raise DudiError(f"no benchmark in {str(folder)!r}: expected a folder with benchmark.json and items/*.jsonl")
-    description = validated(Description, read_text(main), str(main), {"tasks": Task})
-    _check_description(description, str(main))
-    item_files, word_files = _files(folder / "items", ".jsonl"), _files(folder / "words", ".txt")
+    files = benchmark_files(Path(folder))
+    description = read_one(Description, files.main)
+    _check_description(description, str(files.main))
     items: dict[str, Item] = {}
     places: dict[str, str] = {}
-    for file in item_files:
-        for number, line in enumerate(read_text(file).split("\n"), 1):
-            if not line.strip():
-                continue
-            where = f"{file}: line {number}"
-            item = validated(Item, line, where, {"messages": Turn, "constraints": Constraints})
+    for file in files.items:
+        for where, line in numbered(file):
+            item = parsed(Item, line, where)
             _check_item(item, description, where)
             if item.id in items:
                 raise DudiError(f"{where}: id: {item.id!r} is taken already by {places[item.id]}; ids are unique")
             items[item.id], places[item.id] = item, where
-    words = {checked_code(file.stem, str(file), "file name"): _words(file) for file in word_files}
-    benchmark = Benchmark(
-        description, tuple(items.values()), words, sha256_of(folder, (main, *item_files, *word_files))
-    )
-    _check_whole(benchmark, folder)
+    words = {_checked_code(file.stem, str(file), "file name"): _words(file) for file in files.words}
+    benchmark = Benchmark(description, tuple(items.values()), words, files.sha256)
+    _check_whole(benchmark, Path(folder))
     return benchmark
-
-
-def _files(folder: Path, suffix: str) -> list[Path]:
-    """The files of a folder, hidden ones left out; another kind of file would be ignored in silence: refused."""
-    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".")) if folder.is_dir() else []
-    for file in files:
-        if file.suffix != suffix or not file.is_file():
-            raise DudiError(f"{file}: expected only {suffix} files in {folder.name}/")
-    return files
 
 
 def _words(file: Path) -> tuple[str, ...]:
@@ -181,13 +105,24 @@ def _words(file: Path) -> tuple[str, ...]:
 
 
 # ── what has to fit together ─────────────────────────────────────────────────────────────────────────────────────────
+def _checked_code(code: str, where: str, field: str) -> str:
+    """A language code as this package writes it, or `DudiError`."""
+    try:
+        known = language_code(code)
+    except DudiError as error:
+        raise DudiError(f"{where}: {field}: {error}") from None
+    if known != code:
+        raise DudiError(f"{where}: {field}: use the language code {known!r} instead of {code!r}")
+    return code
+
+
 def _check_description(d: Description, where: str) -> None:
     for field, values in (("competencies", d.competencies), ("averaged", d.averaged), ("translation", d.translation)):
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise DudiError(f"{where}: {field}: {twice[0]!r} occurs twice")
     for code in d.averaged:
-        checked_code(code, where, "averaged")
+        _checked_code(code, where, "averaged")
     for name in d.translation:
         if name not in d.competencies:
             raise DudiError(f"{where}: translation: {unknown(name, d.competencies, 'competency')}")
@@ -196,11 +131,13 @@ def _check_description(d: Description, where: str) -> None:
         at = f"{where}: tasks.{name}"
         if task.competency not in d.competencies:
             raise DudiError(f"{at}.competency: {unknown(task.competency, d.competencies, 'competency')}")
+        if task.metric not in METRICS:
+            raise DudiError(f"{at}.metric: expected one of {', '.join(map(repr, METRICS))}, found {task.metric!r}")
         if isinstance(task.max_new_tokens, dict):
             if "default" not in task.max_new_tokens:
                 raise DudiError(f"{at}.max_new_tokens: a table by language needs a `default`")
             for code in set(task.max_new_tokens) - {"default"}:
-                checked_code(code, at, "max_new_tokens")
+                _checked_code(code, at, "max_new_tokens")
         if task.group is not None:
             if task.group in d.tasks:
                 raise DudiError(f"{at}.group: {task.group!r} is the name of a task; choose another name for the group")
@@ -217,33 +154,22 @@ def _check_description(d: Description, where: str) -> None:
 def _check_item(item: Item, d: Description, where: str) -> None:
     if item.task not in d.tasks:
         raise DudiError(f"{where}: task: {unknown(item.task, d.tasks, 'task')}")
-    checked_code(item.language, where, "language")
+    _checked_code(item.language, where, "language")
     if item.response_language is not None:
-        checked_code(item.response_language, where, "response_language")
+        _checked_code(item.response_language, where, "response_language")
     if item.messages[-1].role != "user":
         raise DudiError(f"{where}: messages: the last is of {item.messages[-1].role!r}, expected 'user'")
-    metric = d.tasks[item.task].metric
-    for field, reader in (("choices", "choice"), ("constraints", "constraints")):
-        if (getattr(item, field) is not None) != (metric == reader):
-            fault = "missing" if metric == reader else "not read"
-            raise DudiError(f"{where}: {field}: {fault}; task {item.task!r} has metric {metric!r}")
-    if not item.targets and metric != "constraints":
+    name = d.tasks[item.task].metric
+    metric = METRICS[name]
+    for field in ("choices", "constraints"):
+        needed = field in metric.needs
+        if (getattr(item, field) is not None) != needed:
+            fault = "missing" if needed else "not read"
+            raise DudiError(f"{where}: {field}: {fault}; task {item.task!r} has metric {name!r}")
+    if not item.targets and "targets" in metric.needs:
         raise DudiError(f"{where}: targets: expected one or more accepted answers, found none")
-    for field in ("targets", "choices"):
-        for text in getattr(item, field) or ():
-            if metric != "chrf" and not normalise(text):
-                raise DudiError(f"{where}: {field}: {text!r} is only punctuation, and nothing once that is stripped")
-    if item.choices is not None:
-        labels = [normalise(choice) for choice in item.choices]
-        if len(set(labels)) < len(labels):
-            raise DudiError(f"{where}: choices: two are the same once normalised, in {shown(item.choices)}")
-        if len(item.targets) != 1 or normalise(item.targets[0]) not in labels:
-            raise DudiError(
-                f"{where}: targets: expected exactly one, which is among the choices {shown(item.choices)}, found"
-                f" {shown(item.targets)}"
-            )
-    if item.constraints is not None and not (item.targets or item.response_language or item.constraints.given):
-        raise DudiError(f"{where}: constraints: nothing to check; expected a constraint, targets or response_language")
+    if wrong := metric.check(item):
+        raise DudiError(f"{where}: {wrong}")
 
 
 def _check_whole(b: Benchmark, folder: Path) -> None:
@@ -260,11 +186,8 @@ def _check_whole(b: Benchmark, folder: Path) -> None:
         if code not in found:
             raise DudiError(f"{folder / 'benchmark.json'}: averaged: {code!r} has no items")
     for (name, language), items in b.cells.items():
-        if b.tasks[name].metric == "choice" and len({normalise(item.targets[0]) for item in items}) == 1:
-            raise DudiError(
-                f"{folder / 'items'}: task {name!r}, language {language!r}: the right choice is always"
-                f" {items[0].targets[0]!r}; balanced accuracy needs items of two right choices or more"
-            )
+        if fault := METRICS[b.tasks[name].metric].check_all(items):
+            raise DudiError(f"{folder / 'items'}: task {name!r}, language {language!r}: {fault}")
     for code in sorted({code for item in b.items for code in (item.language, item.asked)}):
         if b.words and code not in b.words:
             raise DudiError(f"{folder / 'words'}: no {code}.txt; with word lists, every language needs one")

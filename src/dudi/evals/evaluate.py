@@ -13,20 +13,23 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dudi.errors import DudiError
-from dudi.evals.aggregate import Score, Table, aggregate
-from dudi.evals.bench import Benchmark, Item, read_benchmark
-from dudi.evals.parse import read_text
-from dudi.evals.respond import fingerprint, load_responder, weight_files
-from dudi.evals.score import Answer, score_cells, score_item
+from dudi.evals.aggregate import aggregate
+from dudi.evals.answers import grade, read_answers
+from dudi.evals.bench import Benchmark, read_benchmark
+from dudi.evals.cells import task_scores
+from dudi.evals.metrics import METRICS
+from dudi.evals.respond import fingerprint, load_responder, models_of, used_chat_kwargs, weight_files
 from dudi.evals.tables import markdown
 from dudi.files import write_text
 from dudi.models.load import arithmetic
-from dudi.recipe.schema import shown
+from dudi.records import About, AskedBenchmark, AskedModel, Decoding, Table, TaskScore
+from dudi.strict import read_text, shown
 
 RECORD = "eval.json"
 OURS = (RECORD, "responses-*.jsonl", "scores.jsonl", "table.json", "table.md")
@@ -48,33 +51,37 @@ def evaluate(
     overwrite: bool = False,
     template: Path | None = None,
     chat_kwargs: Mapping[str, Any] | None = None,
+    attention: str | None = None,
 ) -> Table:
     """Ask the model folder every item of the benchmark folder (the first `limit` of each task and language), score it.
 
     temperature 0 is greedy and has one seed; seeds are decoding seeds of one model. progress: called with the items
     answered and their total. Answers of the same model, benchmark and settings that are in `output` already are reused;
-    with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's own chat
-    template; chat_kwargs: what is passed to it. Raises `DudiError`.
+    with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's. chat_kwargs:
+    passed to it, over the model's chat_kwargs.json. attention: None is what transformers chooses. Raises `DudiError`.
     """
-    _check_arguments(seeds, temperature, batch, limit)
+    _check_arguments(model, seeds, temperature, batch, limit, attention)
     bench = read_benchmark(benchmark)
     template_text = None if template is None else read_text(Path(template))
-    decoding = {
-        "temperature": temperature,
-        "seeds": list(seeds),
-        "batch": batch,
-        "limit": limit,
-        "dtype": str(arithmetic("auto")[1]).removeprefix("torch."),
-        "template_sha256": None if template_text is None else hashlib.sha256(template_text.encode()).hexdigest(),
-        "chat_kwargs": dict(chat_kwargs or {}),
-    }
-    record = _record(model, benchmark, bench, decoding)
+    folder = _model_folder(model)
+    decoding = Decoding(
+        temperature=temperature,
+        seeds=tuple(seeds),
+        batch=batch,
+        limit=limit,
+        dtype=str(arithmetic("auto")[1]).removeprefix("torch."),
+        attention=attention,
+        template_sha256=None if template_text is None else hashlib.sha256(template_text.encode()).hexdigest(),
+        chat_kwargs=used_chat_kwargs(folder, chat_kwargs or {}),
+    )
+    record = _record(AskedModel(model, **fingerprint(folder)), benchmark, bench, decoding).as_dict()
     items = bench.limited(limit)
     with _writing(output):
         _check_output(output, record, overwrite)
-        answers = {seed: _read_answers(_responses(output, seed), items) for seed in seeds}
+        answers = {seed: read_answers(_responses(output, seed), items) for seed in seeds}
         missing = [seed for seed in seeds if answers[seed] is None]
-        responder = load_responder(model, temperature, batch, template_text, chat_kwargs) if missing else None
+        load = partial(load_responder, model, temperature, batch, template_text, decoding.chat_kwargs, attention)
+        responder = load() if missing else None
         write_text(output / RECORD, _json(record))
         counter = _Counter(len(items) * len(missing), progress)
         scores = []
@@ -82,30 +89,31 @@ def evaluate(
             given = answers[seed]
             if given is None:
                 assert responder is not None
-                how = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
-                say(f"{bench.name}: {len(items)} items, {how}, {responder.model.device.type} in {decoding['dtype']}")
+                where = f"{responder.model.device.type} in {decoding.dtype}"
+                say(f"{bench.name}: {len(items)} items, {_drawn(temperature, seed)}, {where}")
                 given = responder.answer(items, bench, seed, counter)
             else:
                 say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
-            rows = [score_item(item, answer, bench) for item, answer in zip(items, given, strict=True)]
-            write_text(_responses(output, seed), _lines([row.as_dict() for row in rows]))
-            scores += score_cells(rows, bench, model, seed)
+            graded = [grade(item, answer, bench) for item, answer in zip(items, given, strict=True)]
+            write_text(_responses(output, seed), _lines([one.as_dict() for one in graded]))
+            scores += task_scores(graded, bench, model, seed)
         return _write_table(output, scores, bench)
 
 
-def _record(model: str, folder: Path, bench: Benchmark, decoding: Mapping[str, Any]) -> dict[str, Any]:
+def _drawn(temperature: float, seed: int) -> str:
+    return "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
+
+
+def _record(model: AskedModel, folder: Path, bench: Benchmark, decoding: Decoding) -> About:
     """eval.json."""
-    return {
-        "model": {"path": model, **fingerprint(_model_folder(model))},
-        "benchmark": {
-            "path": str(folder),
-            "name": bench.name,
-            "version": bench.description.version,
-            "sha256": bench.sha256,
-        },
-        "decoding": dict(decoding),
-        "versions": {name: metadata.version(name) for name in VERSIONS},
-    }
+    about = bench.description
+    return About(
+        model=model,
+        benchmark=AskedBenchmark(path=str(folder), name=about.name, version=about.version, sha256=bench.sha256),
+        decoding=decoding,
+        versions={name: metadata.version(name) for name in VERSIONS},
+        marks={task.metric: METRICS[task.metric].mark for task in bench.tasks.values()},
+    )
 
 
 def default_output(model: str, benchmark: str) -> Path:
@@ -139,7 +147,9 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _check_arguments(seeds: Sequence[int], temperature: float, batch: int, limit: int | None) -> None:
+def _check_arguments(
+    model: str, seeds: Sequence[int], temperature: float, batch: int, limit: int | None, attention: str | None
+) -> None:
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
@@ -149,6 +159,7 @@ def _check_arguments(seeds: Sequence[int], temperature: float, batch: int, limit
     for name, value in (("batch", batch), ("limit", limit)):
         if value is not None and value < 1:
             raise DudiError(f"{name}: expected a positive whole number, found {value}")
+    models_of(model, attention)
 
 
 def _model_folder(model: str) -> Path:
@@ -205,9 +216,10 @@ def _difference(record: Mapping[str, Any], other: Any) -> str | None:
 
 
 def _settings(record: Any) -> dict[str, Any]:
-    """What answers depend on, by dotted key; not where things lie, and not how many seeds there are."""
+    """What answers depend on, by dotted key; not where things lie, nor how many seeds there are."""
     found: dict[str, Any] = {}
-    for table, values in record.items() if isinstance(record, Mapping) else ():
+    for table in ("model", "benchmark", "decoding", "versions"):
+        values = record.get(table) if isinstance(record, Mapping) else None
         for key, value in values.items() if isinstance(values, Mapping) else ():
             ignored = (table, key) in (("model", "path"), ("benchmark", "path"), ("decoding", "seeds"))
             if not ignored and (table != "versions" or key in DECODERS):
@@ -219,19 +231,7 @@ def _responses(output: Path, seed: int) -> Path:
     return output / f"responses-{seed}.jsonl"
 
 
-def _read_answers(file: Path, items: Sequence[Item]) -> list[Answer] | None:
-    """The answers of a file that holds one for each item, in order; None where there is no such file."""
-    if not file.is_file():
-        return None
-    try:
-        lines = [json.loads(line) for line in read_text(file).split("\n") if line]
-        found = [Answer(line["response"], line["tokens"], line["finished"], line.get("error")) for line in lines]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return found if [line["id"] for line in lines] == [item.id for item in items] else None
-
-
-def _write_table(output: Path, scores: Sequence[Score], bench: Benchmark) -> Table:
+def _write_table(output: Path, scores: Sequence[TaskScore], bench: Benchmark) -> Table:
     table = aggregate(scores, bench)
     write_text(output / "scores.jsonl", _lines([score.as_dict() for score in scores]))
     write_text(output / "table.json", _json(table.as_dict()))

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from dudi.languages import LANGUAGES
+from dudi.languages import LANGUAGES, letters_by_script, script_of_letter
 
 OTHER = "other"
 LATIN = "LATIN"
@@ -30,7 +29,7 @@ def identify(text: str, candidates: Iterable[str], words: Mapping[str, Sequence[
     languages whose phrases cover the most letters; without, py3langid among the candidates, from 20 letters on.
     """
     candidates = sorted(set(candidates))
-    scripts = Counter(_script(c) for c in text if _is_letter(c))
+    scripts = letters_by_script(text)
     most = max(scripts.values(), default=0)
     leading = [script for script, count in scripts.items() if count == most]
     if most == 0 or (most == 1 and LATIN in leading):
@@ -52,22 +51,8 @@ def script_of(code: str, words: Mapping[str, Sequence[str]] | None = None) -> st
 
 @functools.cache
 def _script_of_words(words: tuple[str, ...]) -> str:
-    counts = Counter(_script(c) for word in words for c in word if _is_letter(c))
+    counts = letters_by_script("".join(words))
     return counts.most_common(1)[0][0] if counts else LATIN
-
-
-@functools.cache
-def _script(character: str) -> str:
-    """The first word of a character's Unicode name: LATIN, THAI, TAMIL, MYANMAR, CJK, ..."""
-    return unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]
-
-
-@functools.cache
-def _is_letter(character: str) -> bool:
-    """Letters, and the vowel signs that Thai, Tamil and Burmese write as marks; no accents standing alone."""
-    return unicodedata.category(character)[0] == "L" or (
-        unicodedata.category(character)[0] == "M" and _script(character) != "COMBINING"
-    )
 
 
 def _latin(text: str, writers: Sequence[str], words: Mapping[str, Sequence[str]] | None) -> set[str]:
@@ -75,7 +60,7 @@ def _latin(text: str, writers: Sequence[str], words: Mapping[str, Sequence[str]]
         covered = {code: coverage(text, words[code]) for code in writers if code in words}
         most = max(covered.values(), default=0)
         return {code for code, letters in covered.items() if letters == most > 0}
-    if not writers or sum(_is_letter(c) for c in text) < SHORTEST:
+    if not writers or letters_by_script(text).total() < SHORTEST:
         return set()
     return {_identifier(tuple(writers)).classify(text)[0]}
 
@@ -100,7 +85,7 @@ def _phrases(phrases: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
 def _split(text: str) -> tuple[str, ...]:
     """The words of a text, case folded: runs of letters."""
     text = unicodedata.normalize("NFC", text).casefold()
-    return tuple("".join(c if _is_letter(c) else " " for c in text).split())
+    return tuple("".join(c if script_of_letter(c) else " " for c in text).split())
 
 
 @functools.cache

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dudi.errors import DudiError
-from dudi.evals.bench import Benchmark, Item
-from dudi.evals.parse import read_text
-from dudi.evals.score import Answer
+from dudi.evals.answers import Answer
+from dudi.evals.bench import Benchmark
 from dudi.files import sha256_of
 from dudi.models.load import arithmetic, check_model, load_model, load_tokenizer
 from dudi.models.reader import check_head
-from dudi.recipe.schema import Models
+from dudi.recipe.schema import Models, TemplateValue
+from dudi.records import CHAT_KWARGS, Item
 from dudi.rollouts import Engine, Request, Sampling, engine
+from dudi.strict import explain, read_one, read_text
 from dudi.text.chat import Chat
 
 WHAT = "model"
@@ -102,25 +104,52 @@ def load_responder(
     batch: int = 64,
     template: str | None = None,
     chat_kwargs: Mapping[str, Any] | None = None,
+    attention: str | None = None,
 ) -> Responder:
     """A model folder on this process's device: float32 on a CPU, bfloat16 on a GPU.
 
-    template: a chat template's text, in place of the tokenizer's own. Raises `DudiError`.
+    template: a chat template's text, in place of the tokenizer's own. chat_kwargs: see `used_chat_kwargs`. attention:
+    an implementation by name; None: what transformers chooses for the model. Raises `DudiError`.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    models = Models(student=path)
+    models = models_of(path, attention)
     tokenizer = load_tokenizer(path, WHAT, models)
     if template is None and not tokenizer.chat_template:
         raise DudiError(
             f"{WHAT}: {path!r} has no chat template (base models have none): give the template that it should be asked"
             " with as --template FILE"
         )
-    chat = Chat(tokenizer, template, chat_kwargs or {})
+    chat = Chat(tokenizer, template, used_chat_kwargs(Path(path).expanduser(), chat_kwargs or {}))
     check_model(path, WHAT, models, None, chat.vocab)
-    model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
+    try:
+        model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
+    except DudiError as error:
+        if attention is None:
+            raise
+        raise DudiError(f"{error} (with --attention {attention}; left out, transformers chooses)") from None
     check_head(model, chat.vocab, WHAT)
     return Responder(model, chat, _stops(model, chat), temperature, batch)
+
+
+def models_of(path: str, attention: str | None) -> Models:
+    """One model as a recipe's [models] would name it. Raises `DudiError` for an attention that there is not."""
+    if attention is None:
+        return Models(student=path).model_copy(update={"attention": None})  # transformers chooses
+    try:
+        return Models.model_validate({"student": path, "attention": attention})
+    except ValidationError as error:
+        raise DudiError(explain(error, Models)) from None
+
+
+def used_chat_kwargs(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the chat template is passed: what the model was trained with (chat_kwargs.json), each key as given instead.
+
+    Raises `DudiError` where the file is no table of texts, whole numbers and truth values.
+    """
+    file = folder / CHAT_KWARGS
+    own = read_one(dict[str, TemplateValue], file) if file.exists() else {}
+    return {**own, **given}
 
 
 def _stops(model: PreTrainedModel, chat: Chat) -> tuple[int, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dudi.evals.aggregate import Cell, Measures, Table
 from dudi.evals.bench import Benchmark
+from dudi.records import Average, Measures, Table
 
 
 def markdown(table: Table, benchmark: Benchmark) -> str:
@@ -40,7 +40,7 @@ def _averages(table: Table, translation: Sequence[str]) -> list[str]:
     without = [f"without {', '.join(translation)}"] if translation else []
     rows = [["language", *table.competencies, "average", *without]]
 
-    def row(name: str, cells: dict[str, Cell], *averages: Cell) -> list[str]:
+    def row(name: str, cells: dict[str, Average], *averages: Average) -> list[str]:
         shown = [str(cells[c]) if c in cells else "" for c in table.competencies]
         return [name, *shown, *map(str, averages[: 1 + len(without)])]
 

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dudi.errors import DudiError, unknown
 from dudi.files import read_toml
-from dudi.recipe.schema import Recipe, shown
+from dudi.recipe.schema import Recipe
+from dudi.strict import at_key, first_fault, in_words, keys_at, shown
 
 RECIPES = Path(__file__).parent / "shipped"
+TOML_WORDS = {"tuple_type": "an array", "model_type": "a table", "dict_type": "a table"}
+"""What was wanted, where pydantic's words are not a recipe's."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
@@ -182,33 +185,12 @@ def _explain(error: ValidationError) -> str:
     faults = error.errors(include_url=False)
     inherited = {("cold_start", *fault["loc"]) for fault in faults if fault["loc"][0:1] == ("training",)}
     faults = [fault for fault in faults if fault["loc"] not in inherited]  # a fault of [training] is one, not two
-    first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
+    first = first_fault(faults)
+    *place, key = first["loc"] or ("",)
     if first["type"] == "extra_forbidden":
-        message = unknown(str(first["loc"][-1]), _choices(first["loc"][:-1]), f"key in [{_table(first['loc'][:-1])}]")
-    elif first["type"] == "missing":
-        message = f"{key}: missing; it has no default"
-    elif first["type"] == "value_error":
-        text = str(first["ctx"]["error"])
-        message = f"{key}: {text}" if key else text
+        message = unknown(str(key), keys_at(Recipe, place), f"key in [{'.'.join(map(str, place)) or 'recipe'}]")
     else:
-        wanted = {"tuple_type": "an array", "model_type": "a table", "dict_type": "a table"}.get(first["type"])
-        text = f"expected {wanted}" if wanted else first["msg"][0].lower() + first["msg"][1:]
-        message = f"{key}: {text}, found {shown(first['input'])}"
+        message = at_key(".".join(map(str, first["loc"])), in_words(first, TOML_WORDS))
     more = len(faults) - 1
     message += f" (and {more} more fault{'s' if more > 1 else ''})" if more else ""
     return " ".join(message.splitlines())
-
-
-def _table(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, loc)) or "recipe"
-
-
-def _choices(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in loc:
-        model = model.model_fields[str(part)].annotation
-        for option in getattr(model, "__args__", ()):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                model = option
-    return list(model.model_fields)

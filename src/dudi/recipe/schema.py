@@ -5,49 +5,21 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from dudi.errors import DudiError
 from dudi.languages import language_code
 from dudi.methods import Method, build_method
+from dudi.strict import STRICT, PerLanguage, Text, expected, shown
 
-
-def _expected(what: str) -> WrapValidator:
-    """One fault that says what was wanted, where pydantic reports one for each type of a union."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(f"expected {what}, found {shown(value)}") from None
-
-    return WrapValidator(check)
-
-
-PerLanguage = Annotated[
-    PositiveInt | dict[str, PositiveInt],
-    _expected("a positive whole number, or a table of them by language such as {default = 256, my = 512}"),
-]
-"""One number for all languages, or a table `{default = 256, my = 512}`."""
-TemplateValue = Annotated[str | bool | int, _expected("a text, a whole number, true or false")]
+TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
 Probability = Annotated[float, Field(gt=0, le=1)]
-Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys are refused, values are not coerced from other types."""
+    """A table of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Models(Section):
@@ -80,23 +52,32 @@ class Data(Section):
     """Where the rows come from."""
 
     source: Text
-    """A hub name, a folder of Parquet files, one `.jsonl` / `.parquet` file, or `builtin` (a few rows to try)."""
-    format: Literal["sea_instruct", "chat"] = "chat"
-    """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: `messages`, or `prompt` and `completion`."""
+    """A hub name, a folder, one file (docs/data.md lists the kinds), or `builtin` (a few rows to try)."""
+    format: Text = "chat"
+    """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: each row as what it looks like; or one of the formats
+    of docs/data.md by name, such as `sharegpt` or `alpaca`."""
+    columns: dict[str, Text] = {}
+    """What columns are called, by the name that a format has for them: `{prompt = "question", language = "lang"}`."""
+    ignore: tuple[str, ...] = ()
+    """Parts of a row that are knowingly not read, such as `["reasoning_content", "name", "tools"]`; a row that has
+    them is broken otherwise."""
     revision: str | None = None
     split: str = "train"
     languages: tuple[str, ...] = ()
     """Languages to train on; empty: those of the data. The verbalizer chooses among these (and English)."""
     language: str | None = None
-    """`chat` only: the language of every row, where the data has no `language` column."""
+    """Not for `sea_instruct`: the language of every row, whatever the data says."""
     rows_per_language: PositiveInt | None = None
     """Stratified sample of this size (domain x task x complexity kept); none: every row that passes the filter."""
     quality_filter: bool = True
     """`sea_instruct` only: keep rows marked Excellent, coherent, natural and harmless."""
     bad_rows: Literal["skip", "error"] | None = None
-    """What a broken row does; by default `skip` (and report) for sea_instruct, `error` for chat."""
+    """What a broken row does; by default `skip` (and report) for sea_instruct, `error` for others."""
     eval_rows_per_language: Annotated[int, Field(ge=0)] = 0
     """Rows set aside for the evaluation loss, never trained on."""
+    eval_source: Text | None = None
+    """Instead: the evaluation rows' own file, folder or hub name, such as the `eval.jsonl` of `dudi data prepare`. They
+    are taken out of the training rows."""
     template_folder: str | None = None
     """Verbalizer templates of your own, one TOML a language; languages missing there use the shipped ones."""
 
@@ -109,6 +90,12 @@ class Data(Section):
     @classmethod
     def _known_one(cls, code: str | None) -> str | None:
         return None if code is None else _language(code)
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Data:
+        if self.eval_source is not None and self.eval_rows_per_language:
+            raise ValueError("eval_source: the evaluation rows are given; leave out eval_rows_per_language")
+        return self
 
 
 class Limits(Section):
@@ -280,9 +267,3 @@ def _language(code: str, where: str = "") -> str:
         return language_code(code)
     except DudiError as error:
         raise ValueError(f"{where}{error}") from None
-
-
-def shown(value: Any) -> str:
-    """A value as a recipe writes it, more or less, and not too long."""
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

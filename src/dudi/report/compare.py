@@ -9,7 +9,8 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from dudi.report.evals import Evaluation, Response
+from dudi.records import GradedAnswer
+from dudi.report.evals import Evaluation
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -95,7 +96,7 @@ def _gain(mean: float, resampled: NDArray[np.float64], items: int) -> Gain:
 
 def manners(evaluation: Evaluation) -> dict[str, Manner]:
     """By language, over all tasks and decoding seeds."""
-    by_language: dict[str, list[Response]] = {language: [] for language in evaluation.table.languages}
+    by_language: dict[str, list[GradedAnswer]] = {language: [] for language in evaluation.table.languages}
     for responses in evaluation.responses.values():
         for response in responses:
             if response.error is None:
@@ -103,7 +104,7 @@ def manners(evaluation: Evaluation) -> dict[str, Manner]:
     return {language: _manner(responses) for language, responses in by_language.items()}
 
 
-def _manner(responses: Sequence[Response]) -> Manner:
+def _manner(responses: Sequence[GradedAnswer]) -> Manner:
     told = [response.in_language for response in responses if response.in_language is not None]
     return Manner(
         in_language=fmean(told) if told else None,

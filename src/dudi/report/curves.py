@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dudi.languages import LANGUAGES
 from dudi.report.blocks import Block, Figure, Figures, Folded, Section, Sub, Table, Text, Value, number, percent
 from dudi.report.figures import Curve, Panel, draw
+from dudi.report.results import language_name
 from dudi.report.runs import Line, Run, Stage
-from dudi.report.scores import language_name
 from dudi.report.training import ALL, sampled, signals
 
 Point = Callable[[Line], float | None]

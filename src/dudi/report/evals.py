@@ -6,93 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, TypeAdapter
-
 from dudi.errors import DudiError
-from dudi.report.files import Record, read_lines, read_one
+from dudi.records import About, GradedAnswer, Table, TaskScore
+from dudi.strict import read_each, read_one
 
 FILES = ("eval.json", "table.json", "scores.jsonl")
-
-
-class Cell(Record):
-    """An average over decoding seeds, and their standard deviation. mean None: refused."""
-
-    mean: float | None
-    spread: float | None = None
-
-
-class Table(Record):
-    """table.json."""
-
-    seeds: tuple[int, ...] = Field(min_length=1)
-    languages: tuple[str, ...]
-    averaged: tuple[str, ...]
-    competencies: tuple[str, ...]
-    by_competency: dict[str, dict[str, Cell]]
-    by_language: dict[str, Cell]
-    by_language_without_translation: dict[str, Cell]
-    competency_overall: dict[str, Cell]
-    overall: Cell
-    overall_without_translation: Cell
-    refused: tuple[str, ...]
-
-
-class Response(Record):
-    """A line of responses-<seed>.jsonl. in_language None: its language cannot be told."""
-
-    id: str
-    task: str
-    language: str
-    response: str
-    tokens: int
-    finished: bool
-    value: float | None
-    in_language: bool | None
-    error: str | None = None
-
-
-class Score(Record):
-    """What the report reads of a line of scores.jsonl."""
-
-    task: str
-    competency: str
-    metric: str
-
-
-class Model(Record):
-    """Which model was asked."""
-
-    path: str
-
-
-class Benchmark(Record):
-    """What it was asked; path: where the benchmark folder lay, if the evaluation says so."""
-
-    name: str
-    version: int
-    sha256: str
-    path: str | None = None
-
-
-class Decoding(Record):
-    """How it answered."""
-
-    temperature: float
-    dtype: str
-    limit: int | None = None
-
-
-class About(Record):
-    """eval.json."""
-
-    model: Model
-    benchmark: Benchmark
-    decoding: Decoding
-    versions: dict[str, str]
-
-
-ABOUT, TABLE = TypeAdapter(About), TypeAdapter(Table)
-RESPONSES, SCORES = TypeAdapter(Response), TypeAdapter(Score)
 
 
 @dataclass(frozen=True)
@@ -103,15 +21,19 @@ class Evaluation:
     folder: Path
     about: About
     table: Table
-    tasks: dict[str, Score]
-    """Task -> its competency and metric."""
-    responses: dict[int, tuple[Response, ...]]
+    tasks: dict[str, TaskScore]
+    """Task -> one of its scores, for competency and metric."""
+    responses: dict[int, tuple[GradedAnswer, ...]]
     """Decoding seed -> one response for each item; the same items in the same order under every seed."""
 
     @property
-    def items(self) -> tuple[Response, ...]:
+    def items(self) -> tuple[GradedAnswer, ...]:
         """The responses of the first seed."""
         return self.responses[self.table.seeds[0]]
+
+    def mark(self, task: str) -> str | None:
+        """What the values of a task's answers are called, 0..100; None: they are right or wrong."""
+        return self.about.marks[self.tasks[task].metric]
 
     @property
     def decoding(self) -> str:
@@ -167,20 +89,24 @@ def _read_eval(name: str, folder: Path) -> Evaluation:
     for file in FILES:
         if not (folder / file).is_file():
             raise DudiError(f"evaluation {name!r}: {str(folder)!r} is no finished evaluation: {file} is missing")
-    table: Table = read_one(TABLE, folder / "table.json")
+    table = read_one(Table, folder / "table.json")
     _check_table(table, folder / "table.json")
     responses = {}
     for seed in table.seeds:
         lines = folder / f"responses-{seed}.jsonl"
-        responses[seed] = tuple(read_lines(RESPONSES, lines))
+        responses[seed] = tuple(read_each(GradedAnswer, lines))
         if [r.id for r in responses[seed]] != [r.id for r in responses[table.seeds[0]]]:
             raise DudiError(f"{lines}: its items are not those of the first seed's file; evaluate again")
-    tasks: dict[str, Score] = {score.task: score for score in read_lines(SCORES, folder / "scores.jsonl")}
+    tasks = {score.task: score for score in read_each(TaskScore, folder / "scores.jsonl")}
     for line in responses[table.seeds[0]]:
         if line.task not in tasks or line.language not in table.languages:
             missing = f"task {line.task!r}" if line.task not in tasks else f"language {line.language!r}"
             raise DudiError(f"{folder}: item {line.id!r} is of {missing}, which the scores do not have; evaluate again")
-    return Evaluation(name, folder, read_one(ABOUT, folder / "eval.json"), table, tasks, responses)
+    about = read_one(About, folder / "eval.json")
+    for score in tasks.values():
+        if score.metric not in about.marks:
+            raise DudiError(f"{folder / 'eval.json'}: marks: {score.metric!r} is missing; evaluate again")
+    return Evaluation(name, folder, about, table, tasks, responses)
 
 
 def _check_table(table: Table, file: Path) -> None:

@@ -6,16 +6,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from dudi.errors import DudiError
 from dudi.recipe.read import load_recipe
 from dudi.recipe.schema import Recipe
-from dudi.report.files import Record, read_lines, read_one
+from dudi.records import fifths
+from dudi.strict import read_each, read_one
 
 _STAGE = re.compile(r"(\d+)-(.+)")
+
+
+class Record(BaseModel):
+    """What the report reads of a JSON object that a run wrote; other keys of it are left alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
 
 
 class SignalLoss(Record):
@@ -107,13 +113,6 @@ class Environment(Record):
     processes: int
 
 
-LINES = TypeAdapter(Line)
-TIMES = TypeAdapter(dict[str, Annotated[float, Field(ge=0)]])
-LENGTHS = TypeAdapter(dict[str, LengthsOf])
-DATA = TypeAdapter(Data)
-ENVIRONMENT = TypeAdapter(Environment)
-
-
 @dataclass(frozen=True)
 class Stage:
     """One training of a run, as far as it has come."""
@@ -138,11 +137,7 @@ class Stage:
 
     def late(self) -> tuple[Line, ...]:
         """The lines of the last fifth of the steps, at least one."""
-        return tuple(line for line in self.lines if line.step > self.steps * 4 / 5)
-
-    def early(self) -> tuple[Line, ...]:
-        """The lines of the first fifth of the steps, at least one."""
-        return tuple(line for line in self.lines if line.step <= self.steps / 5) or self.lines[:1]
+        return tuple(fifths(((line.step, line) for line in self.lines), self.steps)[1])
 
 
 @dataclass(frozen=True)
@@ -193,18 +188,19 @@ def _read_run(folder: Path, label: str) -> Run:
         label=label,
         folder=folder,
         recipe=load_recipe(folder / "recipe.toml"),
-        environment=read_one(ENVIRONMENT, folder / "environment.json"),
-        lengths=read_one(LENGTHS, folder / "lengths.json"),
-        data=read_one(DATA, folder / "data" / "report.json").languages,
+        environment=read_one(Environment, folder / "environment.json"),
+        lengths=read_one(dict[str, LengthsOf], folder / "lengths.json"),
+        data=read_one(Data, folder / "data" / "report.json").languages,
         stages=tuple(s for s in (_read_stage(name, inner) for _, name, inner in sorted(numbered)) if s.lines),
         finished=(folder / "summary.json").is_file(),
     )
 
 
 def _read_stage(name: str, folder: Path) -> Stage:
-    lines: list[Line] = read_lines(LINES, folder / "metrics.jsonl", growing=True)
+    lines = read_each(Line, folder / "metrics.jsonl", growing=True)
     seconds: dict[str, float] = {}
-    timed = read_lines(TIMES, folder / "times.jsonl", growing=True) if (folder / "times.jsonl").is_file() else []
+    times = folder / "times.jsonl"
+    timed = read_each(dict[str, NonNegativeFloat], times, growing=True) if times.is_file() else []
     for line in timed:
         for phase, value in line.items():
             if phase != "step":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dudi.records import fifths
 from dudi.report.runs import RolloutCell, Run, SignalLoss, Stage
 
 CUT_HIGH = 0.5
@@ -45,12 +46,11 @@ def signals(run: Run) -> list[Moved]:
     found = []
     for stage in run.stages:
         for name in stage.signals:
-            entries = [line.signal[name] for line in stage.lines if name in line.signal]
-            first = [line.signal[name] for line in stage.early() if name in line.signal] or entries[:1]
-            last = [line.signal[name] for line in stage.late() if name in line.signal] or entries[-1:]
+            entries = [(line.step, line.signal[name]) for line in stage.lines if name in line.signal]
+            first, last = fifths(entries, stage.steps)
             held = [line.eval.signal[name].loss for line in stage.held if line.eval and name in line.eval.signal]
             found.append(
-                Moved(stage.name, name, entries[-1].weight, _loss(first), _loss(last), held[-1] if held else None)
+                Moved(stage.name, name, last[-1].weight, _loss(first), _loss(last), held[-1] if held else None)
             )
     return found
 

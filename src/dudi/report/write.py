@@ -12,15 +12,15 @@ from typing import Any
 
 from dudi.errors import DudiError, unknown
 from dudi.files import write_text
-from dudi.report.answers import answers_section, find_items
 from dudi.report.blocks import Bullets, Page, Section
 from dudi.report.compare import AVERAGE, all_gains, difference, manners
 from dudi.report.curves import data_section, rollout_section, time_section, training_section
 from dudi.report.evals import Evaluation, find_evals, parse_evals, read_evals
 from dudi.report.html import html
 from dudi.report.markdown import markdown
+from dudi.report.results import evaluation_warnings, responses_section, scores_section
 from dudi.report.runs import Run, read_runs
-from dudi.report.scores import evaluation_warnings, responses_section, scores_section
+from dudi.report.side_by_side import answers_section, find_items
 from dudi.report.training import run_warnings, sampled, signals
 
 
@@ -179,11 +179,15 @@ def _eval_numbers(e: Evaluation, base: Evaluation) -> dict[str, Any]:
     return {
         "name": e.name,
         "model": _short(e.about.model.path),
-        "benchmark": e.about.benchmark.model_dump(exclude={"path"}),
-        "decoding": {"seeds": list(t.seeds), **e.about.decoding.model_dump()},
-        "scores": t.model_dump(exclude={"seeds"}),
+        "benchmark": _without(asdict(e.about.benchmark), "path"),
+        "decoding": asdict(e.about.decoding),
+        "scores": _without(asdict(t), "model", "benchmark", "seeds"),
         "difference": gap,
     }
+
+
+def _without(table: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in keys}
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from dudi import processes
-from dudi.data.load import read_rows, write_rows
+from dudi.data.load import Rows, read_rows, write_rows
 from dudi.errors import DudiError
 from dudi.files import cut_back, write_text
 from dudi.models.load import arithmetic, load_model, write_generation_config
@@ -49,10 +49,12 @@ def run(
     monitors: Sequence[Monitor] = (),
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = print,
+    data: Rows | None = None,
 ) -> Path:
     """Run all stages of a recipe; returns the run's folder. `resume` continues one that was stopped.
 
     monitors, callbacks: listen to each training (see `dudi.training.monitors`, and transformers' own callbacks).
+    data: rows in place of those that `recipe.data` names.
     """
     check_devices()
     launched()  # before accelerate looks at the environment
@@ -64,12 +66,12 @@ def run(
     folder = Path(recipe.output.format(name=recipe.name))
     with processes.together():  # no process looks at the folder after the first one has begun to write
         check_folder(folder, recipe, resume)
-        data = read_rows(folder / "data") if (folder / "data").is_dir() else None
-        prepared = prepare(recipe, data)
+        kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
+        prepared = prepare(recipe, kept or data)
     stop = faults.Stop()
     with stop.listening(), whole_or_absent(folder, new=state.is_main_process and not resume):
         if state.is_main_process:
-            if data is None:
+            if kept is None:
                 write_text(folder / "recipe.toml", dump_recipe(recipe))
                 write_text(folder / "lengths.json", json.dumps(prepared.lengths(), indent=1))
                 write_rows(prepared.data, folder / "data")

@@ -9,7 +9,7 @@ from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.models.load import check_model, load_tokenizer
 from dudi.recipe.schema import Recipe
-from dudi.signals import views
+from dudi.signals import LossOn, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.verbalizer import Verbalizer
 from dudi.training.window import Rows, encode_rows
@@ -52,6 +52,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     """
     chat = load_chat(recipe)
     data = data or load_rows(recipe.data, recipe.seed)
+    _check_weights(recipe, data)
     languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
     for view in views(recipe.to_method().signals):
@@ -66,6 +67,18 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
         limit = recipe.limits.prompt
         raise DudiError(f"no row is left: all {len(data.train)} prompts are longer than limits.prompt = {limit} tokens")
     return Prepared(recipe, chat, data, train, held_out, languages, verbalizer)
+
+
+def _check_weights(recipe: Recipe, data: DataRows) -> None:
+    """Raises `DudiError` where answers that the data gives weight 0 would be trained on."""
+    methods = (recipe.cold_start_method(), recipe.to_method())
+    signals = [signal for method in methods if method is not None for signal in method.signals]
+    all_answers = any(view.loss_on is LossOn.ALL_ASSISTANT for view in views(tuple(signals)))
+    if all_answers and (row := next((example for example in data.train if example.untrained), None)):
+        raise DudiError(
+            f'row {row.id!r} has earlier answers of weight 0, and loss_on = "all_assistant" would train on them:'
+            ' use loss_on = "last", or data.ignore = ["weight"] to train on all answers'
+        )
 
 
 def load_chat(recipe: Recipe) -> Chat:

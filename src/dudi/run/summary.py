@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dudi.files import read_lines, write_text
+from dudi.records import fifths
 from dudi.training.collapse import SAID, spans
 
 
@@ -43,9 +44,7 @@ def _names(lines: list[dict[str, Any]]) -> list[str]:
 def _moved(lines: list[dict[str, Any]], name: str) -> dict[str, float]:
     """Weighted mean over the first and the last fifth of the steps (at least one line each)."""
     entries = [(line["step"], line["signal"][name]) for line in lines if name in line["signal"]]
-    end = lines[-1]["step"]
-    first = [entry for step, entry in entries if step <= end / 5] or [entries[0][1]]
-    last = [entry for step, entry in entries if step > end * 4 / 5] or [entries[-1][1]]
+    first, last = fifths(entries, lines[-1]["step"])
     return {"first": _mean(first, "loss", "count"), "last": _mean(last, "loss", "count")}
 
 
@@ -55,7 +54,7 @@ def _mean(entries: list[dict[str, Any]], key: str, weight: str) -> float:
 
 def _rollouts(lines: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """By view and language, over the last fifth of the steps: mean length, share cut at the limit, share stopped."""
-    late = [line["rollout"] for line in lines if "rollout" in line and line["step"] > lines[-1]["step"] * 4 / 5]
+    _, late = fifths([(line["step"], line["rollout"]) for line in lines if "rollout" in line], lines[-1]["step"])
     found: dict[str, dict[str, dict[str, float]]] = {}
     for view in sorted({view for rollouts in late for view in rollouts}):
         entries = [rollouts[view]["by_language"] for rollouts in late if view in rollouts]

@@ -8,15 +8,12 @@ it lasts. Training goes on: no number but these depends on them.
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
 from dudi import processes
-from dudi.languages import ENGLISH, LANGUAGES
+from dudi.languages import ENGLISH, LANGUAGES, letters_by_script
 from dudi.signals import View
 
 THRESHOLDS = {"cut": 0.9, "empty": 0.5, "repeating": 0.3, "script": 0.5}
@@ -134,18 +131,8 @@ def repeats(ids: Sequence[int]) -> bool:
 
 def script(text: str) -> str | None:
     """The script that most letters of a text are of, such as THAI; None where it has too few to tell."""
-    found = Counter(_script(c) for c in text)
-    del found[""]
+    found = letters_by_script(text)
     return found.most_common(1)[0][0] if found.total() >= LETTERS else None
-
-
-@cache
-def _script(character: str) -> str:
-    """The first word of a letter's Unicode name; nothing for what is no letter. Vowel signs written as marks count."""
-    if unicodedata.category(character)[0] not in "LM":
-        return ""
-    name = unicodedata.name(character, "").split(" ")[0].split("-")[0]
-    return "" if name in ("COMBINING", "VARIATION") else name
 
 
 def spans(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

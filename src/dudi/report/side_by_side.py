@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from dudi.draws import draw
 from dudi.errors import DudiError
+from dudi.records import GradedAnswer, Item, benchmark_files
 from dudi.report.blocks import Answered, Block, Folded, Given, Section, Text
-from dudi.report.evals import Evaluation, Response
-from dudi.report.files import Record, read_lines
-from dudi.report.scores import language_name
+from dudi.report.evals import Evaluation
+from dudi.report.results import language_name, other_marks
+from dudi.strict import read_each
 
 PER_LANGUAGE = 6
 LONGEST = 700
 """Characters of a text that are shown."""
-
-
-class Turn(Record):
-    """One message of a prompt."""
-
-    role: str
-    content: str
-
-
-class Item(Record):
-    """What the report reads of a benchmark's item."""
-
-    id: str
-    messages: tuple[Turn, ...]
-    targets: tuple[str, ...] = ()
-    choices: tuple[str, ...] | None = None
-    constraints: dict[str, Any] | None = None
-    response_language: str | None = None
-
-
-ITEMS = TypeAdapter(Item)
 
 
 def find_items(evaluations: Sequence[Evaluation], benchmark: Path | None) -> tuple[dict[str, Item], str]:
@@ -53,7 +29,7 @@ def find_items(evaluations: Sequence[Evaluation], benchmark: Path | None) -> tup
     if benchmark is not None:
         if not (benchmark / "benchmark.json").is_file():
             raise DudiError(f"--benchmark: no benchmark.json in {str(benchmark)!r}")
-        if benchmark_hash(benchmark) != wanted.sha256:
+        if benchmark_files(benchmark).sha256 != wanted.sha256:
             raise DudiError(
                 f"--benchmark: {str(benchmark)!r} is not what the evaluations asked ({wanted.name} version"
                 f" {wanted.version}), or was changed since"
@@ -61,7 +37,7 @@ def find_items(evaluations: Sequence[Evaluation], benchmark: Path | None) -> tup
         return _items(benchmark), ""
     named = [Path(e.about.benchmark.path) for e in evaluations if e.about.benchmark.path]
     for folder in named:
-        if (folder / "benchmark.json").is_file() and benchmark_hash(folder) == wanted.sha256:
+        if _is(folder, wanted.sha256):
             return _items(folder), ""
     why = (
         "the benchmark folder is gone or was changed" if named else "the evaluations do not say where the benchmark is"
@@ -69,24 +45,16 @@ def find_items(evaluations: Sequence[Evaluation], benchmark: Path | None) -> tup
     return {}, f"Prompts and accepted answers are not shown: {why}. Name the folder with --benchmark."
 
 
-def benchmark_hash(folder: Path) -> str:
-    """The hash by which an evaluation knows its benchmark: of all files of the folder, with their names."""
-    files = [folder / "benchmark.json"]
-    for inner, suffix in (("items", ".jsonl"), ("words", ".txt")):
-        files += sorted(file for file in (folder / inner).glob(f"*{suffix}") if not file.name.startswith("."))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def _is(folder: Path, sha256: str) -> bool:
+    """Whether a folder is still the benchmark of that hash: one that evaluation would refuse is not."""
+    try:
+        return benchmark_files(folder).sha256 == sha256
+    except DudiError:
+        return False
 
 
 def _items(folder: Path) -> dict[str, Item]:
-    found: dict[str, Item] = {}
-    for file in sorted((folder / "items").glob("*.jsonl")):
-        if not file.name.startswith("."):
-            found.update((item.id, item) for item in read_lines(ITEMS, file))
-    return found
+    return {item.id: item for file in benchmark_files(folder).items for item in read_each(Item, file)}
 
 
 def choose(evaluations: Sequence[Evaluation], language: str, most: int = PER_LANGUAGE) -> list[int]:
@@ -118,7 +86,7 @@ def answers_section(evaluations: Sequence[Evaluation], items: Mapping[str, Item]
     table = evaluations[0].table
     intro = (
         "A few items for each language, chosen where the models differ most, and so no sample to judge them by."
-        " ✓ right, ✗ wrong; a translation has its own chrF++, from 0 to 100."
+        f" ✓ right, ✗ wrong{other_marks(evaluations, 100)}."
     )
     if any(len(e.table.seeds) > 1 for e in evaluations):
         intro += " Of several decoding seeds, the first is shown."
@@ -136,7 +104,6 @@ def _answered(evaluations: Sequence[Evaluation], at: int, items: Mapping[str, It
     first = evaluations[0].items[at]
     item = items.get(first.id)
     asked = (item.response_language if item else None) or first.language
-    metric = evaluations[0].tasks[first.task].metric
     return Answered(
         id=first.id,
         task=first.task,
@@ -145,35 +112,39 @@ def _answered(evaluations: Sequence[Evaluation], at: int, items: Mapping[str, It
         accepted=tuple(shown(target) for target in item.targets[:4]) if item else (),
         rule=_rule(item) if item else "",
         asked=asked,
-        given=_merged([_given(e.name, e.items[at], metric, asked) for e in evaluations]),
+        given=_merged([_given(e, e.items[at], item, asked) for e in evaluations]),
     )
 
 
 def _rule(item: Item) -> str:
     """What is asked of the form, in the words of the benchmark file."""
     parts = [f"choices: {', '.join(item.choices)}"] if item.choices else []
-    for key, value in (item.constraints or {}).items():
+    given = item.constraints.model_dump(exclude_unset=True) if item.constraints else {}
+    for key, value in given.items():
         if value is True:
             parts.append(key)
         elif value not in (None, False):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             parts.append(f"{key}: {shown(text, 200)!r}" if key == "separator" else f"{key}: {shown(text, 200)}")
     if item.response_language:
         parts.append(f"in {language_name(item.response_language)}")
     return "; ".join(parts)
 
 
-def _given(model: str, response: Response, metric: str, asked: str) -> Given:
+def _given(evaluation: Evaluation, response: GradedAnswer, item: Item | None, asked: str) -> Given:
+    models = (evaluation.name,)
     if response.error is not None or response.value is None:
-        return Given((model,), shown(response.error or ""), "en", "not asked", "!")
-    if metric == "chrf":
-        mark, sign = f"chrF++ {100 * response.value:.0f}", ""
+        return Given(models, shown(response.error or ""), "en", "not asked", "!")
+    name = evaluation.mark(response.task)
+    if name is not None:
+        mark, sign = f"{name} {100 * response.value:.0f}", ""
     else:
         mark, sign = ("right", "✓") if response.value == 1 else ("wrong", "✗")
     notes = [] if response.finished else ["cut at the limit"]
     notes += ["other language"] if response.in_language is False else []
-    notes += ["language not recognised"] if response.in_language is None and metric == "constraints" else []
-    return Given((model,), shown(response.response), asked, mark, sign, ", ".join(notes))
+    demanded = item is not None and item.response_language is not None
+    notes += ["language not recognised"] if response.in_language is None and demanded else []
+    return Given(models, shown(response.response), asked, mark, sign, ", ".join(notes))
 
 
 def _merged(given: Sequence[Given]) -> tuple[Given, ...]:

@@ -1,63 +1,17 @@
-"""Nothing below the lab knows of it: what trains and evaluates reads folders, wherever they come from."""
+"""A run and an evaluation of rows, models and a benchmark that were made by hand: folders are read wherever they come
+from, the lab's or anybody's."""
 
 from __future__ import annotations
 
-import ast
 import json
-import tomllib
 from pathlib import Path
 
 import kit
-import pytest
 import torch
 from typer.testing import CliRunner
 
-import dudi
 from dudi.cli import app
 
-SOURCE = Path(dudi.__file__).parent
-PROJECT = SOURCE.parents[1] / "pyproject.toml"
-ABOVE = {"lab", "cli.py", "__main__.py"}
-
-
-def files_below() -> list[Path]:
-    return sorted(f for f in SOURCE.rglob("*.py") if f.relative_to(SOURCE).parts[0] not in ABOVE)
-
-
-def modules(tree: ast.AST) -> set[str]:
-    """Every module that is imported, wherever in the file."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names}
-    return found
-
-
-def test_nothing_below_imports_the_lab() -> None:
-    assert len(files_below()) > 40
-    for file in files_below():
-        text = file.read_text(encoding="utf-8")
-        assert "dudi.lab" not in text and "dudi/lab" not in text, file
-        assert not any(name.split(".")[:2] == ["dudi", "lab"] for name in modules(ast.parse(text))), file
-
-
-def test_the_search_finds_what_it_looks_for() -> None:
-    text = "def f():\n    from dudi import lab\n    from dudi.lab.words import load\n    import dudi.lab as l\n"
-    assert modules(ast.parse(text)) == {"dudi.lab", "dudi.lab.words.load"}
-    assert "dudi.lab.build.build" in modules(ast.parse((SOURCE / "lab" / "cli.py").read_text(encoding="utf-8")))
-
-
-@pytest.mark.skipif(not PROJECT.exists(), reason="an installed package has no pyproject.toml")
-def test_what_the_lab_reads_ships_with_the_package() -> None:
-    patterns = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]["dudi"]
-    ships = [f for pattern in patterns for f in SOURCE.glob(pattern)]
-    read = [f for f in (SOURCE / "lab").rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")]
-    assert read and [f.relative_to(SOURCE).as_posix() for f in read if f not in ships] == []
-
-
-# ── folders of another origin ────────────────────────────────────────────────────────────────────────────────────────
 ROWS = [
     ("id", "Apa ibu kota Indonesia?", "Ibu kota Indonesia adalah Jakarta."),
     ("id", "Sebutkan dua warna.", "merah, biru"),

@@ -5,18 +5,13 @@ from __future__ import annotations
 import pytest
 import sacrebleu
 
-from dudi.evals.scoring import (
-    Constraints,
-    balanced_accuracy,
-    corpus_chrf,
-    exact,
-    normalise,
-    normalised,
-    parts,
-    predicted,
-    satisfies,
-    sentence_chrf,
-)
+from dudi.evals.cells import normalised
+from dudi.evals.metrics.choice import balanced_accuracy, predicted
+from dudi.evals.metrics.chrf import corpus_chrf, sentence_chrf
+from dudi.evals.metrics.constraints import parts, satisfies
+from dudi.evals.metrics.exact import exact
+from dudi.evals.metrics.text import normalise
+from dudi.records import Constraints
 
 NORMALISED = [
     ("  Paris. ", "paris"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from dudi.languages import LANGUAGES
+from dudi.records import Average
 from dudi.report.blocks import Block, Bullets, Folded, Section, Sub, Table, Text, Value, number, percent, signed
 from dudi.report.compare import AVERAGE, Gain, Manner, difference
-from dudi.report.evals import Cell, Evaluation
+from dudi.report.evals import Evaluation
 from dudi.report.runs import Run
 
 FEW = 30
@@ -21,6 +22,12 @@ SIDES = {"above 0": "up", "below 0": "down", "contains 0": ""}
 def language_name(code: str) -> str:
     """`Thai (th)`; a code that is not one of the eight stands for itself."""
     return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
+
+
+def other_marks(evaluations: Sequence[Evaluation], best: int) -> str:
+    """What is said after "right and wrong" of answers that are neither: `; chrF++ from 0 to 100`, or nothing."""
+    names = dict.fromkeys(name for e in evaluations for name in e.about.marks.values() if name is not None)
+    return "".join(f"; {name} from 0 to {best}" for name in names)
 
 
 def scores_section(
@@ -46,7 +53,7 @@ def _scale(baseline: Evaluation, evaluations: Sequence[Evaluation]) -> str:
     return text + (f" {', '.join(shown)}: shown, not averaged." if shown else "")
 
 
-def _cell(cell: Cell, base: Cell | None) -> Value:
+def _cell(cell: Average, base: Average | None) -> Value:
     text = number(cell.mean) + ("" if cell.mean is None or cell.spread is None else f" ± {number(cell.spread)}")
     return Value(text, "" if base is None else signed(difference(cell.mean, base.mean)))
 
@@ -54,10 +61,10 @@ def _cell(cell: Cell, base: Cell | None) -> Value:
 def _main(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Table:
     table = baseline.table
 
-    def row(name: str, pick: Callable[[Evaluation], Cell]) -> tuple[Value | str, ...]:
+    def row(name: str, pick: Callable[[Evaluation], Average]) -> tuple[Value | str, ...]:
         return (name, *(_cell(pick(e), None if e is baseline else pick(baseline)) for e in evaluations))
 
-    def of(language: str) -> Callable[[Evaluation], Cell]:
+    def of(language: str) -> Callable[[Evaluation], Average]:
         return lambda e: e.table.by_language[language]
 
     rows = [row(language_name(l), of(l)) for l in table.averaged]
@@ -145,8 +152,8 @@ def _bootstrap(
         1,
     )
     text = (
-        f"Each item's value (right 1, wrong 0, translation its own chrF++ from 0 to 1) minus {baseline.name}'s on the"
-        " same item; mean times 100, with a 95 % interval from a paired bootstrap (10,000 resamples of the items)."
+        f"Each item's value (right 1, wrong 0{other_marks(evaluations, 1)}) minus {baseline.name}'s on the same item;"
+        " mean times 100, with a 95 % interval from a paired bootstrap (10,000 resamples of the items)."
         " ▲ the interval lies above 0, ▼ below 0, ○ it contains 0. The values are not normalised, so the mean differs"
         " from the difference of scores. The interval says what other items of this kind might have shown for these"
         " very models; it holds no noise of training."

@@ -1,0 +1,24 @@
+"""`messages` (or `conversations`): a list of turns with `role` and `content`, as OpenAI's and most trainers' files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dudi.data.conversation import parse_conversations
+from dudi.data.formats.format import Conversation, Format, plain
+from dudi.data.formats.sharegpt import COLUMNS, is_sharegpt
+
+
+def _read(row: Mapping[str, Any]) -> Conversation:
+    column = next((name for name in COLUMNS if row.get(name) is not None), "messages")
+    return Conversation(plain(parse_conversations(row.get(column), column)), column)
+
+
+FORMAT = Format(
+    "messages",
+    "messages",
+    tuple((column,) for column in COLUMNS),
+    _read,
+    looks=lambda row: not is_sharegpt(row),
+)

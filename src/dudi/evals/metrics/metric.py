@@ -1,0 +1,50 @@
+"""What a metric is: which items it takes, what one answer is worth, and the score of a task in a language."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dudi.records import Item
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one answer is worth, 0..1; prediction: what it was taken for, where the metric reads it as something."""
+
+    value: float
+    prediction: str | None = None
+
+
+class Metric(ABC):
+    """A metric. As it stands, answers are right or wrong and the score is the share of right ones.
+
+    A subclass says what an answer is worth (`value`) and, where it differs, the rest.
+    """
+
+    needs: tuple[str, ...] = ("targets",)
+    """What an item must have, of `targets`, `choices` and `constraints`. Of the last two it may have no other."""
+    mark: str | None = None
+    """What 100 times a value is called where one answer is shown, such as `chrF++`; None: the answer is right (1) or
+    wrong."""
+
+    def check(self, item: Item) -> str | None:
+        """What is wrong with an item that has what is needed, as `field: fault`; None: nothing."""
+        return None
+
+    def check_all(self, items: Sequence[Item]) -> str | None:
+        """Why the items of a task in one language cannot be scored together; None: they can."""
+        return None
+
+    @abstractmethod
+    def value(self, item: Item, text: str, in_language: bool | None) -> Value:
+        """What an answer is worth. in_language: whether it is in the language asked for; None: that cannot be told."""
+
+    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
+        """(raw score, baseline) of a task in one language, both 0..100: the mean value, and 0.
+
+        items, texts and values are in the same order; `check_all` had nothing against the items. The raw score is
+        normalised by the baseline, which is what chance would get.
+        """
+        return 100 * sum(one.value for one in values) / len(values), 0.0

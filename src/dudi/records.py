@@ -1,0 +1,315 @@
+"""The records by which parts of the package meet in files: what evaluation writes and the report reads. No torch.
+
+A benchmark folder is written by hand, so an unknown key in it is refused; an evaluation folder is written by `dudi
+eval`, and keys of a later version are left alone.
+
+benchmark.json, items/*.jsonl, words/XX.txt     `Description`, `Item`; `benchmark_sha256` is of all of them
+eval.json                                       `About`
+responses-<seed>.jsonl                          `GradedAnswer`
+scores.jsonl                                    `TaskScore`
+table.json                                      `Table`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, PositiveInt
+
+from dudi.errors import DudiError
+from dudi.example import Message
+from dudi.files import sha256_of
+from dudi.strict import STRICT, PerLanguage, Text
+
+T = TypeVar("T")
+CHAT_KWARGS = "chat_kwargs.json"
+"""Beside a model's tokenizer: a JSON object of what its chat template was passed in training."""
+
+
+# ── a benchmark folder ───────────────────────────────────────────────────────────────────────────────────────────────
+class Written(BaseModel):
+    """A table that somebody writes by hand."""
+
+    model_config = STRICT
+
+
+class Task(Written):
+    """One kind of question, in any number of languages."""
+
+    competency: Text
+    metric: Text
+    """A name of `dudi.evals.metrics.METRICS`."""
+    max_new_tokens: PerLanguage
+    """Limit of an answer in tokens: one number, or by language with a `default`."""
+    group: Text | None = None
+    """Tasks of the same group are averaged before they enter their competency, as one task."""
+
+
+class Description(Written):
+    """benchmark.json."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: PositiveInt
+    competencies: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """In the order of the tables."""
+    averaged: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Languages of the overall average; others are shown only."""
+    translation: tuple[Text, ...] = ()
+    """Competencies left out of the second average."""
+    tasks: Annotated[dict[Text, Task], Field(min_length=1)]
+
+
+class Turn(Written):
+    """One message of a prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class Constraints(Written):
+    """What a response's form has to satisfy, after it is split into parts."""
+
+    count: PositiveInt | None = None
+    """Exactly so many parts."""
+    separator: Text = ", "
+    """What lies between the parts, exactly; but where it is a comma, any comma will do, with or without spaces."""
+    distinct: bool = False
+    """No part twice."""
+    among: tuple[Text, ...] | None = None
+    """Every part is one of these."""
+    all: Text | None = None
+    """Every part is this one."""
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to satisfy."""
+        return self.count is not None or self.distinct or self.among is not None or self.all is not None
+
+
+class Item(Written):
+    """One question with its accepted answers: a line of items/*.jsonl."""
+
+    id: Text
+    task: Text
+    language: Text
+    messages: Annotated[tuple[Turn, ...], Field(min_length=1)]
+    targets: tuple[Text, ...] = ()
+    choices: Annotated[tuple[Text, ...], Field(min_length=2)] | None = None
+    constraints: Constraints | None = None
+    response_language: Text | None = None
+    """The language in which the answer has to be, where it is not the item's own."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The messages as chat templates take them."""
+        return tuple(Message(turn.role, turn.content) for turn in self.messages)
+
+    @property
+    def asked(self) -> str:
+        """The language that the answer should be in."""
+        return self.response_language or self.language
+
+
+@dataclass(frozen=True)
+class BenchmarkFiles:
+    """The files of a benchmark folder, hidden ones left out, in the order in which they are read and hashed."""
+
+    main: Path
+    items: tuple[Path, ...]
+    words: tuple[Path, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of all files, with their names: by this an evaluation knows its benchmark."""
+        return sha256_of(self.main.parent, (self.main, *self.items, *self.words))
+
+
+def benchmark_files(folder: Path) -> BenchmarkFiles:
+    """The files of a benchmark folder. Raises `DudiError` for one of another kind: it would be ignored in silence."""
+    main = folder / "benchmark.json"
+    if not main.is_file():
+        raise DudiError(f"no benchmark in {str(folder)!r}: expected a folder with benchmark.json and items/*.jsonl")
+    return BenchmarkFiles(main, _only(folder / "items", ".jsonl"), _only(folder / "words", ".txt"))
+
+
+def _only(folder: Path, suffix: str) -> tuple[Path, ...]:
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".")) if folder.is_dir() else []
+    for file in files:
+        if file.suffix != suffix or not file.is_file():
+            raise DudiError(f"{file}: expected only {suffix} files in {folder.name}/")
+    return tuple(files)
+
+
+# ── an evaluation folder ─────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class AskedModel:
+    """Which model was asked, and what of its folder its answers depend on."""
+
+    path: str
+    weights_sha256: str
+    files_sha256: str
+    """Of config, tokenizer, template and generation config."""
+    generation_config: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedBenchmark:
+    """What it was asked; path: where the folder lay, if the evaluation says so."""
+
+    path: str | None = None
+    name: str
+    version: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How it answered. temperature 0 is greedy; attention None: what transformers chooses for the model."""
+
+    temperature: float
+    seeds: tuple[int, ...]
+    batch: int
+    limit: int | None
+    dtype: str
+    attention: str | None
+    template_sha256: str | None
+    chat_kwargs: dict[str, str | bool | int]
+
+
+@dataclass(frozen=True)
+class About:
+    """eval.json."""
+
+    model: AskedModel
+    benchmark: AskedBenchmark
+    decoding: Decoding
+    versions: dict[str, str]
+    marks: dict[str, str | None]
+    """Metric -> what 100 times the value of one answer is called; None: an answer is right (1) or wrong."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GradedAnswer:
+    """An answer with what it is worth: a line of responses-<seed>.jsonl. The prompt is the benchmark's.
+
+    value: 0..1, None where `error` says why there is no answer; prediction: what the metric took the answer for, if it
+    says; in_language: None where the response's language is undetermined.
+    """
+
+    id: str
+    task: str
+    language: str
+    response: str
+    tokens: int
+    finished: bool
+    value: float | None
+    prediction: str | None
+    in_language: bool | None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written."""
+        return {key: value for key, value in asdict(self).items() if key != "error" or value is not None}
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One task in one language under one decoding seed: a line of scores.jsonl.
+
+    raw: 0..100 as the metric gives it; score: normalised; both None where `error` says why. stopped: share of responses
+    that ended by themselves; tokens: mean length; in_language: share in the language asked for, of those whose language
+    can be told (None: of none); undetermined: number of the others, such as a letter or a number.
+    """
+
+    model: str
+    benchmark: str
+    task: str
+    competency: str
+    language: str
+    seed: int
+    metric: str
+    raw: float | None
+    score: float | None
+    n: int
+    stopped: float | None = None
+    tokens: float | None = None
+    in_language: float | None = None
+    undetermined: int | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average over decoding seeds; spread: their standard deviation (None with one seed). mean None: refused."""
+
+    mean: float | None
+    spread: float | None = None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "-"
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+ByName = dict[str, Average]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Beside a score: number of items, and means over seeds of what `TaskScore` says of the responses."""
+
+    n: int
+    stopped: float | None
+    tokens: float | None
+    in_language: float | None
+    undetermined: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All averages of one model on one benchmark: table.json. What a language has no items for has no entry."""
+
+    model: str
+    benchmark: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    languages: tuple[str, ...]
+    averaged: tuple[str, ...]
+    competencies: tuple[str, ...]
+    by_task: dict[str, ByName]
+    """Language -> task -> normalised score."""
+    by_competency: dict[str, ByName]
+    """Language -> competency."""
+    by_language: ByName
+    by_language_without_translation: ByName
+    competency_overall: ByName
+    """Competency, over the averaged languages that have it."""
+    overall: Average
+    overall_without_translation: Average
+    measures: dict[str, dict[str, Measures]]
+    """Language -> task."""
+    refused: tuple[str, ...]
+    """One line for each missing score: what is missing and why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written."""
+        return asdict(self)
+
+
+# ── a training's log ─────────────────────────────────────────────────────────────────────────────────────────────────
+def fifths(logged: Iterable[tuple[int, T]], end: int) -> tuple[list[T], list[T]]:
+    """What was logged, as (step, entry), over the first and the last fifth of `end` steps: at least an entry each."""
+    entries = list(logged)
+    first = [entry for step, entry in entries if step <= end / 5] or [entry for _, entry in entries[:1]]
+    last = [entry for step, entry in entries if step > end * 4 / 5] or [entry for _, entry in entries[-1:]]
+    return first, last

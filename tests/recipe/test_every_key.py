@@ -1,0 +1,331 @@
+"""Every key of a recipe changes something: the table names another value for each, and what it changes.
+
+A new key without an entry fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import kit
+import pytest
+from kit.additions.echo import Echo
+from kit.world import World
+from torch import Tensor
+
+import dudi.loss.head
+import dudi.models.load
+import dudi.recipe.schema
+import dudi.run.pipeline
+from dudi.data.load import load_rows
+from dudi.errors import DudiError
+from dudi.files import read_lines
+from dudi.loss.head import Head
+from dudi.recipe.schema import Data, Recipe, Section
+from dudi.rollouts import ENGINES
+from dudi.training.trainer import DistillationTrainer, arguments
+from dudi.training.window import Row
+
+
+@dataclass(frozen=True)
+class Entry:
+    """value: another value than the base recipe's; probe: what it must change; base: what else stands in both."""
+
+    value: Any
+    probe: Callable[[World, dict[str, Any]], Any]
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ── probes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def saved_recipe(w: World, table: dict[str, Any]) -> str:
+    return (w.start(table)[2] / "recipe.toml").read_text(encoding="utf-8")
+
+
+def run_folder(w: World, table: dict[str, Any]) -> str:
+    folder = w.start(table)[2]
+    assert (folder / "recipe.toml").is_file()
+    return str(folder)
+
+
+def loaded_rows(w: World, table: dict[str, Any]) -> Any:
+    """Rows that train and that are set aside, or what the data is refused with."""
+    try:
+        job = w.start(table)[0]
+    except DudiError as error:
+        return str(error)
+    return [
+        [(row.index, row.example.x, row.example.y, row.example.l) for row in rows] for rows in (job.rows, job.eval_rows)
+    ]
+
+
+def windows(w: World, table: dict[str, Any]) -> Any:
+    """All token ids of one step on the first rows, in their own order: prompts, responses, dropped rows."""
+    job = w.start(table)[0]
+    rows: list[Row] = list(job.rows[:3]) + list(job.rows[-3:])
+    built = job.builder.build(job.student.eval(), job.method.signals, rows, [1.0] * 6, 0)
+    items = {v.name: [i and (i.student, i.teacher, i.response) for i in found] for v, found in built.items.items()}
+    return items, dict(built.dropped)
+
+
+def windows_by_either_engine(w: World, table: dict[str, Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENGINES, "echo", Echo)
+        return windows(w, table)
+
+
+def first_rows(w: World, table: dict[str, Any]) -> Any:
+    return [row.index for row in DistillationTrainer(w.start(table)[0]).window_rows(0)[1]]
+
+
+def model_loads(w: World, table: dict[str, Any]) -> Any:
+    job, loads, _ = w.start(table)
+    return loads, float(job.student.get_input_embeddings().weight.detach().double().sum())
+
+
+def teacher_weights(w: World, table: dict[str, Any]) -> float:
+    teacher = w.start(table)[0].teacher
+    assert teacher is not None
+    return float(teacher.get_input_embeddings().weight.detach().double().sum())
+
+
+def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
+    """Over how many of two processes each model is loaded, as the first of the two sees it."""
+    found: list[Any] = []
+    real = dudi.run.pipeline.load_model
+
+    def load(path: str, what: str, models: Any, dtype: Any, revision: Any, frozen: bool, processes: int) -> Any:
+        found.append((what, processes))
+        return real(path, what, models, dtype, revision, frozen)
+
+    two = SimpleNamespace(is_main_process=True, num_processes=2, process_index=0, wait_for_everyone=lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dudi.run.pipeline, "load_model", load)
+        patch.setattr(dudi.run.pipeline, "PartialState", lambda cpu: two)
+        w.start(table)
+    return found
+
+
+def tokenizer_loads(w: World, table: dict[str, Any]) -> Any:
+    """Revisions and trust, as tokenizers and configurations are asked for."""
+    seen = []
+
+    def spy(real: Any) -> Any:
+        def load(path: str, **kwargs: Any) -> Any:
+            seen.append((path, kwargs["revision"], kwargs["trust_remote_code"]))
+            return real(path, **kwargs)
+
+        return SimpleNamespace(from_pretrained=load)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AutoTokenizer", "AutoConfig"):
+            patch.setattr(dudi.models.load, name, spy(getattr(dudi.models.load, name).from_pretrained))
+        return w.start(table)[1], seen
+
+
+def student_form(w: World, table: dict[str, Any]) -> Any:
+    job = w.start(table)[0]
+    return job.student.dtype, job.autocast, job.student.config._attn_implementation
+
+
+def trainer_arguments(w: World, table: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in arguments(w.start(table)[0]).to_dict().items() if k not in ("output_dir", "logging_dir")}
+
+
+def micro_batches(w: World, table: dict[str, Any]) -> int:
+    made = DistillationTrainer(w.start(table)[0])
+    calls: list[int] = []
+    inner = made._micro_batch
+    made._micro_batch = lambda *a: calls.append(len(a[2])) or inner(*a)  # type: ignore[func-returns-value,method-assign]
+    kit.step(made)
+    return len(calls)
+
+
+def chunk_sizes(w: World, table: dict[str, Any]) -> set[int]:
+    """The largest pieces in which response positions meet the heads."""
+    made = DistillationTrainer(w.start(table)[0])
+    seen: set[int] = set()
+    real = dudi.loss.head.Head.product
+
+    def product(head: Head, hidden: Tensor) -> Tensor:
+        seen.add(len(hidden))
+        return real(head, hidden)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dudi.loss.head.Head, "product", product)
+        kit.step(made)
+    return {max(seen)}
+
+
+def checkpointed(w: World, table: dict[str, Any]) -> bool:
+    student = DistillationTrainer(w.start(table)[0]).student
+    return any(getattr(module, "gradient_checkpointing", False) for module in student.modules())
+
+
+def logged_steps(w: World, table: dict[str, Any]) -> list[int]:
+    return [line["step"] for line in read_lines(w.train(table)[1] / "metrics.jsonl") if "eval" not in line]
+
+
+def evaluated_steps(w: World, table: dict[str, Any]) -> list[int]:
+    return [line["step"] for line in read_lines(w.train(table)[1] / "metrics.jsonl") if "eval" in line]
+
+
+def measured_steps(w: World, table: dict[str, Any]) -> list[int]:
+    return [line["step"] for line in read_lines(w.train(table)[1] / "metrics.jsonl") if "measure" in line]
+
+
+def saved_checkpoints(w: World, table: dict[str, Any]) -> list[str]:
+    return sorted(path.name for path in w.train(table)[1].glob("checkpoint-*"))
+
+
+def generation_file(w: World, table: dict[str, Any]) -> str:
+    """`generation_config.json` as it is saved."""
+    job = w.start(table)[0]
+    job.student.save_pretrained(w.folder / "saved")
+    return (w.folder / "saved" / "generation_config.json").read_text()
+
+
+def first_method(w: World, table: dict[str, Any]) -> Any:
+    return w.start(table)[0].method
+
+
+def first_training(w: World, table: dict[str, Any]) -> Any:
+    return w.start(table)[0].training
+
+
+def hub_revision(w: World, table: dict[str, Any]) -> Any:
+    """The revision that the hub is asked for."""
+    asked: list[str | None] = []
+
+    class Folder:
+        def listing(self, repo: str, revision: str | None) -> tuple[str, list[str]]:
+            asked.append(revision)
+            return "commit", ["few.jsonl"]
+
+        def open(self, repo: str, revision: str, path: str) -> Any:
+            return (w.folder / path).open("rb")
+
+    load_rows(Data(source="owner/name", revision=table["data"].get("revision")), 0, Folder())  # type: ignore[arg-type]
+    return asked
+
+
+TRAINING: dict[str, Entry] = {
+    "lr": Entry(1e-4, trainer_arguments),
+    "batch": Entry(2, first_rows),
+    "epochs": Entry(3.0, trainer_arguments),
+    "max_steps": Entry(3, logged_steps),
+    "schedule": Entry("cosine", trainer_arguments),
+    "warmup_steps": Entry(1, trainer_arguments),
+    "weight_decay": Entry(0.1, trainer_arguments),
+    "max_grad_norm": Entry(0.5, trainer_arguments),
+    "micro_batch": Entry(1, micro_batches),
+    "micro_batch_tokens": Entry(500, micro_batches),
+    "gradient_checkpointing": Entry(True, checkpointed),
+    "head_chunk": Entry(7, chunk_sizes),
+    "log_every": Entry(2, logged_steps),
+    "overlap_every": Entry(2, measured_steps),
+    "eval_every": Entry(1, evaluated_steps, {"data.eval_rows_per_language": 1}),
+    "save_every": Entry(1, saved_checkpoints),
+    "keep_checkpoints": Entry(1, saved_checkpoints, {"training.save_every": 1}),
+}
+SAMPLES = {"generation.do_sample": True}
+SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": ("id",), "method": {"name": "gkd"}}
+COLD = {"cold_start.method": {"name": "sft"}}
+PAPER = {"paper": {"table": "2", "average": 10.1}}
+ENTRIES: dict[str, Entry] = {
+    "name": Entry("other", run_folder),
+    "description": Entry("why", saved_recipe),
+    "seed": Entry(1, windows),
+    "output": Entry("@runs/elsewhere", run_folder),
+    "method": Entry({"name": "sft"}, first_method),
+    "cold_start.method": Entry({"name": "dft"}, first_method, COLD),
+    "cold_start.checkpoint": Entry("@other", model_loads, COLD),
+    **{f"cold_start.training.{k}": Entry(e.value, first_training, {**COLD, **e.base}) for k, e in TRAINING.items()},
+    "models.student": Entry("@other", model_loads),
+    "models.teacher": Entry("@teacher2", teacher_weights),
+    "models.student_revision": Entry("abc", tokenizer_loads),
+    "models.teacher_revision": Entry("abc", tokenizer_loads),
+    "models.trust_remote_code": Entry(True, tokenizer_loads),
+    "models.precision": Entry("float64", student_form),
+    "models.attention": Entry("eager", student_form),
+    "models.teacher_sharding": Entry("shard", processes_of_loads),
+    "chat.template": Entry("@chat.jinja", windows),
+    "chat.kwargs": Entry({"note": "hi"}, windows, {"chat.template": "@chat.jinja"}),
+    "data.source": Entry("@few.jsonl", loaded_rows),
+    "data.format": Entry("sea_instruct", loaded_rows, {**SEA, "data.format": "chat"}),
+    "data.revision": Entry("v2", hub_revision),
+    "data.split": Entry("test", loaded_rows, {"data.source": "@splits"}),
+    "data.languages": Entry(("id",), loaded_rows),
+    "data.language": Entry(
+        "ms", loaded_rows, {"data.source": "@plain.jsonl", "data.language": "id", "data.languages": ()}
+    ),
+    "data.rows_per_language": Entry(2, loaded_rows),
+    "data.quality_filter": Entry(False, loaded_rows, SEA),
+    "data.bad_rows": Entry("skip", loaded_rows, {"data.source": "@broken.jsonl"}),
+    "data.eval_rows_per_language": Entry(1, loaded_rows),
+    "data.columns": Entry({"prompt": "other"}, loaded_rows, {"data.source": "@pairs.jsonl", "data.languages": ()}),
+    "data.ignore": Entry(("name",), loaded_rows, {"data.source": "@named.jsonl", "data.bad_rows": "skip"}),
+    "data.eval_source": Entry("@few.jsonl", loaded_rows),
+    "data.template_folder": Entry("@templates", windows),
+    "limits.prompt": Entry(60, loaded_rows),
+    "limits.verbalizer": Entry(1, windows, {"limits.prompt": 80}),
+    "limits.total": Entry(150, windows),
+    "limits.rollout": Entry(3, windows),
+    "limits.teacher_prompt": Entry(250, windows),
+    "rollouts.engine": Entry("echo", windows_by_either_engine),
+    "rollouts.temperature": Entry(0.3, windows),
+    **{f"training.{name}": entry for name, entry in TRAINING.items()},
+    "generation.do_sample": Entry(True, generation_file),
+    "generation.temperature": Entry(0.5, generation_file, SAMPLES),
+    "generation.top_p": Entry(0.9, generation_file, SAMPLES),
+    "generation.max_new_tokens": Entry(99, generation_file),
+    "paper.table": Entry("3", saved_recipe, PAPER),
+    "paper.average": Entry(9.0, saved_recipe, PAPER),
+    "paper.languages": Entry({"id": 12.0}, saved_recipe, PAPER),
+}
+
+
+def leaves(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys of a recipe."""
+    for name, info in section.model_fields.items():
+        options = (info.annotation, *get_args(info.annotation))
+        inner = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+        if inner is None:
+            yield prefix + name
+        else:
+            yield from leaves(inner, f"{prefix}{name}.")
+
+
+def seen_before(world: World, entry: Entry, seen: dict[str, Any]) -> Any:
+    """What a probe sees of the base recipe, and sees again."""
+    key = f"{entry.probe.__name__} {entry.base}"
+    if key not in seen:
+        seen[key], again = (entry.probe(world, world.table(entry.base)) for _ in range(2))
+        assert again == seen[key], f"{key}: not repeatable"
+    return seen[key]
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """By probe and base recipe."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def test_every_recipe_key_has_an_entry() -> None:
+    found = set(leaves(Recipe))
+    assert found - ENTRIES.keys() == set(), "a new key of a recipe: name what it changes"
+    assert ENTRIES.keys() - found == set(), "a key that is gone"
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+def test_every_recipe_key_changes_something(world: World, seen: dict[str, Any], key: str) -> None:
+    entry = ENTRIES[key]
+    before = seen_before(world, entry, seen)
+    assert entry.probe(world, world.table({**entry.base, key: entry.value})) != before, f"{key} changes nothing"
