@@ -31,7 +31,7 @@ from dudi.loss.objective import objective
 from dudi.loss.scores import Scores, sequence_log_probs
 from dudi.methods import dudi
 from dudi.models.reader import Reader
-from dudi.recipe.read import Limits, Training
+from dudi.recipe.schema import Limits, Training
 from dudi.rollouts import Request, Sampling
 from dudi.rollouts.local import LocalEngine
 from dudi.signals import View

@@ -146,7 +146,7 @@ def step_times(clock: Clock, warm: int) -> tuple[Any, list[dict[str, float]]]:
 def measure_dudi(vocab: int, hidden: int, steps: int, warm: int) -> list[dict[str, float]]:
     from dudi.example import Example, Message
     from dudi.methods import build_method
-    from dudi.recipe.read import Limits, Training
+    from dudi.recipe.schema import Limits, Training
     from dudi.rollouts import Sampling
     from dudi.rollouts.local import LocalEngine
     from dudi.text.chat import Chat

@@ -76,7 +76,7 @@ def test_check_prints_signals_and_stages(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_check_of_every_shipped_recipe(name: str) -> None:
-    assert f": {load_recipe(name).build().name} (" in shown("check", name)
+    assert f": {load_recipe(name).to_method().name} (" in shown("check", name)
 
 
 def test_check_with_overrides() -> None:

@@ -60,7 +60,7 @@ def recipes() -> None:
     table = Table(Column("Recipe", min_width=max(map(len, names))), Column("Paper", no_wrap=True), "Method", box=None)
     for name in names:
         r = load_recipe(name)
-        method = r.build()
+        method = r.to_method()
         number = f"{r.paper.average:.1f} (table {r.paper.table})" if r.paper else ""
         table.add_row(name, number, f"{method.name} ({method.variant})")
     out.print(table)
@@ -73,7 +73,7 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     from dudi.recipe.stages import Generate, plan
 
     loaded = load_recipe(recipe, set_ or ())
-    method = loaded.build()
+    method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {loaded.models.teacher or '-'}")
     for s in method.signals:
@@ -102,7 +102,7 @@ def run(
     if launch is not None:
         raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
     if nproc is not None:
-        raise DudiError("--nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too")
+        raise DudiError("--nproc says how many processes --launch starts: give --launch ddp or fsdp2 too")
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 

@@ -10,7 +10,7 @@ from dudi.data.containers import json_text
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
 from dudi.example import Example, Message
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 ROW = {"messages": turns("a", "b"), "language": "id"}
 LONE = '{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "b"}], "language": "id"}'

@@ -16,7 +16,7 @@ from kit.data import FolderHub, turns, write_jsonl, write_parquet
 from dudi.data.containers import json_text
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 ROWS = [{"language": code, "messages": turns(f"q {code}", "a\nb")} for code in ("th", "vi")]
 PAIRS = [{"language": "vi", "prompt": "Thủ đô, là gì?", "completion": 'Hà "Nội"\nở đó'}]

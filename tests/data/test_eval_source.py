@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from dudi.data.load import load_rows, write_rows
 from dudi.errors import DudiError
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 
 def rows(numbers, language="vi"):

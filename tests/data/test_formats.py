@@ -16,7 +16,7 @@ from dudi.data.formats import FORMATS
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
 from dudi.example import Message
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 X, Y = (Message("user", "Apa kabar?"),), "Baik."
 SAID = [("human", "Apa kabar?"), ("gpt", "Baik.")]

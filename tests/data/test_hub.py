@@ -8,7 +8,7 @@ from kit.data import FolderHub, made_rows, turns, write_jsonl, write_parquet
 
 from dudi.data.load import check, load_rows
 from dudi.errors import DudiError
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 http_library = importlib.import_module(
     errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0]

@@ -16,7 +16,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_0123456789secret"
 SCRIPT = """
 import json, sys
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
 try:
@@ -116,7 +116,7 @@ def load(server, tmp_path, revision="v1"):
 
 def test_rows_come_from_the_pinned_commit_in_pieces(server, tmp_path):
     from dudi.data.load import load_rows
-    from dudi.recipe.read import Data
+    from dudi.recipe.schema import Data
 
     rows = made_rows(300)
     for i in range(2):

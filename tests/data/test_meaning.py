@@ -11,7 +11,7 @@ from dudi.data.conversation import to_example
 from dudi.data.load import check, load_rows, read_rows, write_rows
 from dudi.data.suspect import LOST, MISREAD, SCRIPT
 from dudi.errors import DudiError
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 CALL = [{"id": "c", "type": "function", "function": {"name": "w", "arguments": "{}"}}]
 LONG = [*turns("a", "b"), *turns("c", "d")]

@@ -15,7 +15,7 @@ from dudi.data.sea_instruct import MAX_MEMORY
 
 SCRIPT = """
 import json, sys
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 from dudi.data.load import check, load_rows
 
 def peak():  # of this program only: ru_maxrss would count the parent's pages too

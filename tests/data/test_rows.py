@@ -9,7 +9,7 @@ from kit.data import made_rows, turns, write_jsonl, write_parquet
 from dudi.data.load import load_rows, read_rows, write_rows
 from dudi.data.report import COLUMNS, DataReport
 from dudi.errors import DudiError
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 
 @pytest.fixture

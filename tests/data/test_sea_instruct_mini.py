@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dudi.data.load import check, load_rows
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 NAMES = {"id": "Indonesian", "vi": "Vietnamese", "th": "Thai", "ta": "Tamil", "tl": "Filipino", "ms": "Malay"}
 NAMES |= {"my": "Burmese"}

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dudi.draws import draw
 from dudi.example import Example
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 8

@@ -16,7 +16,7 @@ from kit.oracle import Oracle, agree, lively, use_exact_norms
 from transformers import PreTrainedModel
 
 from dudi.example import Example
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout
 from dudi.text.chat import Chat
 from dudi.training.trainer import DistillationTrainer

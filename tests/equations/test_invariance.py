@@ -14,7 +14,7 @@ import torch
 
 from dudi.example import Example, Message
 from dudi.models.reader import head_of
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout, Sampling, uniforms
 from dudi.rollouts.local import LocalEngine, inverse_cdf
 from dudi.text.chat import Chat

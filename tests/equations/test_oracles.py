@@ -17,7 +17,7 @@ from kit.oracle import Oracle, agree, lively, use_exact_norms, worst
 
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.training.metrics import record
 from dudi.training.trainer import DistillationTrainer
 

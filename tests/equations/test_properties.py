@@ -20,7 +20,8 @@ from dudi.data.rows import as_line
 from dudi.errors import DudiError
 from dudi.example import Example, Message
 from dudi.methods import Mode, Response, View
-from dudi.recipe.read import Data, Recipe, dump_recipe, load_recipe, parse_recipe
+from dudi.recipe.read import dump_recipe, load_recipe, parse_recipe
+from dudi.recipe.schema import Data, Recipe
 from dudi.records import Item
 from dudi.strict import parsed
 from dudi.text.chat import Chat

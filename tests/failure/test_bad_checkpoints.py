@@ -56,14 +56,15 @@ LISTS: dict[str, tuple[str | bytes, str]] = {
     "no sum": ('{"config.json": {"size": 3}}', "has no size and sha256"),
     "no size": ('{"config.json": {"sha256": "x"}}', "has no size and sha256"),
     "a size in words": ('{"config.json": {"size": "3", "sha256": "x"}}', "has no size and sha256"),
-    "a size that is true": ('{"config.json": true}', "has no size and sha256"),
+    "a size alone": ('{"config.json": 3}', "has no size and sha256"),
+    "a size that is true": ('{"config.json": {"size": true, "sha256": "x"}}', "has no size and sha256"),
     "a size without end": ('{"config.json": {"size": Infinity, "sha256": "x"}}', "has no size and sha256"),
     "a sum that is a number": ('{"config.json": {"size": 3, "sha256": 3}}', "has no size and sha256"),
-    "a name that leads out": ('{"../x": 3}', "has no size and sha256 for '../x'"),
-    "a name from the root": ('{"/etc/passwd": 3}', "has no size and sha256 for '/etc/passwd'"),
-    "a name too long": (json.dumps({"x" * 5000: 3}), "has no size and sha256 for 'xxx"),
-    "a name of two lines": ('{"a\\nb": 3}', "has no size and sha256"),
-    "half a letter": ('{"\\ud800": 3}', "has no size and sha256"),
+    "a name that leads out": ('{"../x": {"size": 3, "sha256": "x"}}', "has no size and sha256 for '../x'"),
+    "a name from the root": ('{"/etc/passwd": {"size": 3, "sha256": "x"}}', "has no size and sha256 for '/etc/passwd'"),
+    "a name too long": (json.dumps({"x" * 5000: {"size": 3, "sha256": "x"}}), "has no size and sha256 for 'xxx"),
+    "a name of two lines": ('{"a\\nb": {"size": 3, "sha256": "x"}}', "has no size and sha256"),
+    "half a letter": ('{"\\ud800": {"size": 3, "sha256": "x"}}', "has no size and sha256"),
 }  # fmt: skip
 
 
@@ -85,14 +86,8 @@ def test_a_file_that_cannot_be_read_is_damage(folder: Path, monkeypatch: pytest.
     def fail(file: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoints, "_sha256", fail)
+    monkeypatch.setattr(checkpoints, "sha256", fail)
     assert str(checkpoints.damage(folder / "checkpoint-1")).endswith(" cannot be read (Input/output error)")
-
-
-def test_a_list_of_sizes_alone_is_still_read(folder: Path) -> None:
-    file = folder / "checkpoint-1" / checkpoints.MANIFEST
-    file.write_text(json.dumps({name: entry["size"] for name, entry in json.loads(file.read_text()).items()}))
-    assert checkpoints.damage(folder / "checkpoint-1") is None
 
 
 # ── files whose sums fit ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,6 +149,7 @@ GARBAGE: list[tuple[str, str, Callable[[Path], None]]] = [
     (STATE, "a best one that is a list", table(lambda s: s.update(best_model_checkpoint=[]))),
     ("dudi.json", "a list", raw(b"[]")),
     ("dudi.json", "sums in words", table(lambda s: s.update(meter=[dict.fromkeys(s["meter"][0], "x")]))),
+    ("dudi.json", "sums of no process", table(lambda s: s.update(meter=s["meter"][0]))),
     ("dudi.json", "no warnings", table(lambda s: s.pop("collapse") and None)),
 ]  # fmt: skip
 

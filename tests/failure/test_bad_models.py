@@ -19,7 +19,7 @@ from dudi.data import hub
 from dudi.errors import DudiError
 from dudi.models import load as dudi_models
 from dudi.models.load import load_model
-from dudi.recipe.read import Models
+from dudi.recipe.schema import Models
 
 # ── config and tokenizer ──────────────────────────────────────────────────────────────────────────────────────────────
 CONFIGS: list[Any] = [

@@ -21,7 +21,7 @@ from kit.processes import start_two
 from dudi.errors import DudiError
 from dudi.files import read_lines
 from dudi.models import load as dudi_models
-from dudi.recipe.read import Recipe
+from dudi.recipe.schema import Recipe
 from dudi.run import pipeline as train
 from dudi.run.pipeline import resume_stage
 from dudi.training import checkpoints

@@ -17,9 +17,11 @@ import kit
 import pytest
 import torch
 from kit.command import Dudi, write_recipe
+from safetensors.torch import load_file, save_file
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Models, load_recipe
+from dudi.recipe.read import load_recipe
+from dudi.recipe.schema import Models
 from dudi.training import checkpoints
 
 
@@ -140,6 +142,17 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return edit
 
 
+def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    """A whole safetensors file, of other tensors."""
+
+    def edit(folder: Path) -> None:
+        state = load_file(folder / "model.safetensors")
+        change(state)
+        save_file(state, (folder / "model.safetensors").resolve(), metadata={"format": "pt"})
+
+    return edit
+
+
 def raw(data: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / "model.safetensors").write_bytes(data) and None
 
@@ -153,17 +166,26 @@ def index(text: str) -> Callable[[Path], None]:
     return edit
 
 
+NOT_WHOLE = "is cut, damaged or no safetensors file"
 INNER = "model.layers.0.mlp.up_proj.weight"
 WEIGHTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "empty": (raw(b""), "no safetensors file"),
-    "a header without end": (raw(struct.pack("<Q", 2**63) + b"{}"), "no safetensors file"),
-    "a header too deep": (raw(struct.pack("<Q", 9000) + b"[" * 9000), "no safetensors file"),
-    "a header that is a list": (raw(struct.pack("<Q", 2) + b"[]"), "no safetensors file"),
-    "an entry of another kind": (header(lambda t: {"w": 3}), "no safetensors file"),
-    "cut": (lambda f: os.truncate(f / "model.safetensors", 9000), "it is cut or damaged"),
-    "too long": (lambda f: (f / "model.safetensors").open("ab").write(b"x") and None, "it is cut or damaged"),
-    "a name missing": (header(lambda t: t.pop(INNER) and None), f"{INNER!r} is missing"),
-    "another shape": (header(lambda t: t["model.norm.weight"].update(shape=[4, 8])), "'model.norm.weight' is missing"),
+    "empty": (raw(b""), f"model.safetensors {NOT_WHOLE}"),
+    "a header without end": (raw(struct.pack("<Q", 2**63) + b"{}"), f"model.safetensors {NOT_WHOLE}"),
+    "a header too deep": (raw(struct.pack("<Q", 9000) + b"[" * 9000), f"model.safetensors {NOT_WHOLE}"),
+    "a header that is a list": (raw(struct.pack("<Q", 2) + b"[]"), f"model.safetensors {NOT_WHOLE}"),
+    "an entry of another kind": (header(lambda t: {"w": 3}), f"model.safetensors {NOT_WHOLE}"),
+    "cut": (lambda f: os.truncate(f / "model.safetensors", 9000), f"model.safetensors {NOT_WHOLE}"),
+    "too long": (lambda f: (f / "model.safetensors").open("ab").write(b"x") and None, f"model.safetensors {NOT_WHOLE}"),
+    "a name missing": (tensors(lambda t: t.pop(INNER)), f"{INNER!r} is missing"),
+    "another shape": (
+        tensors(lambda t: t.update({"model.norm.weight": torch.ones(4, 8)})),
+        "'model.norm.weight' is missing",
+    ),
+    "a shape that is not its data's": (
+        header(lambda t: t["model.norm.weight"].update(shape=[4, 9])),
+        f"model.safetensors {NOT_WHOLE}",
+    ),
+    "data of no tensor": (header(lambda t: t.pop(INNER) and None), f"model.safetensors {NOT_WHOLE}"),
     "index not JSON": (index("{"), "model.safetensors.index.json is not readable"),
     "index without files": (index('{"weight_map": 3}'), "model.safetensors.index.json is not readable"),
     "index leads out": (index('{"weight_map": {"a": "../x.safetensors"}}'), "'../x.safetensors', named in"),
@@ -188,14 +210,14 @@ def test_a_teacher_that_cannot_be_loaded_is_found_before_the_first_stage(
 
 HUB: dict[str, tuple[Callable[[Path], None], bool, str | None]] = {
     "whole": (lambda f: None, True, None),
-    "cut": (lambda f: os.truncate((f / "model.safetensors").resolve(), 9000), True, "it is cut or damaged"),
-    "a name missing": (header(lambda t: t.pop(INNER) and None), True, f"{INNER!r} is missing"),
+    "cut": (lambda f: os.truncate((f / "model.safetensors").resolve(), 9000), True, f"model.safetensors {NOT_WHOLE}"),
+    "a name missing": (tensors(lambda t: t.pop(INNER)), True, f"{INNER!r} is missing"),
     "a part missing, offline": (index('{"weight_map": {"a": "y.safetensors"}}'), True, "'y.safetensors', named in"),
     "a part missing, to be fetched": (index('{"weight_map": {"a": "y.safetensors"}}'), False, None),
     "a part that is there": (
         index('{"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}'),
         False,
-        "is no safe",
+        f"x.safetensors {NOT_WHOLE}",
     ),
     "no weights, offline": (lambda f: (f / "model.safetensors").unlink(), True, "holds no weights"),
     "no weights, to be fetched": (lambda f: (f / "model.safetensors").unlink(), False, None),
@@ -208,7 +230,7 @@ def test_a_model_in_the_hubs_cache_is_looked_at_too(
     name: str, revision: str | None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a folder is; what the loader would fetch may be missing while the hub can be reached."""
-    from dudi.models.load import load as loading
+    from dudi.models import load as loading
 
     repository = tmp_path / "models--somebody--something"
     snapshot = repository / "snapshots" / ("0" * 40)

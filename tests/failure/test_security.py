@@ -20,7 +20,7 @@ from kit.command import Dudi, write_recipe
 import dudi as package
 from dudi.data.conversation import MAX_CHARS, RowError, parse_conversations
 from dudi.errors import DudiError
-from dudi.recipe.read import MAX_FILES, load_recipe, shipped_recipes
+from dudi.recipe.read import load_recipe, shipped_recipes
 from dudi.text import rendering
 from dudi.text.chat import Chat
 
@@ -266,20 +266,10 @@ def test_extends_shows_nothing_of_a_file_that_is_no_recipe(dudi: Dudi) -> None:
         assert "passwd: not valid TOML" in line and "TopSecret" not in line and "root:" not in line
 
 
-def test_bases_that_multiply_are_refused(tmp_path: Path) -> None:
-    for k in range(12):
-        (tmp_path / f"{k}.toml").write_text(f'extends = ["{k + 1}.toml", "{k + 1}.toml", "{k + 1}.toml"]\n')
-    (tmp_path / "12.toml").write_text("")
-    with pytest.raises(DudiError, match=rf"0.toml: `extends` reads more than {MAX_FILES} files"):
-        load_recipe(tmp_path / "0.toml")
-
-
 @pytest.mark.parametrize(
     "text, said",
     [
         ("x = 1\n" + "#" * (1 << 20), "larger than 1,048,576 bytes"),
-        (".".join("a" * 40_000) + " = 1", "a key of more than 32 parts"),
-        ("[" + ".".join(['"a"'] * 40_000) + "]", "a key of more than 32 parts"),
         ("a = " + "[" * 40_000, "brackets nested too deeply"),
         ("a = " + "{a=" * 40_000, "brackets nested too deeply"),
         ("a = " + "9" * 40_000, "Exceeds the limit"),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dudi import cli
 from dudi.data.load import load_rows
 from dudi.example import Example
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 TOKEN = "hf_" + "secret" * 5
 ROWS = 2

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe
+from dudi.recipe.schema import Recipe
 
 GOOD = """
 name = "r"

@@ -8,7 +8,7 @@ from pathlib import Path
 from dudi.data.load import load_rows
 from dudi.data.rows import as_line
 from dudi.example import Example, Message
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 LANGUAGES = ("id", "vi", "th", "ta", "tl", "ms", "my")
 

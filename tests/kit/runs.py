@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from dudi.recipe.read import Recipe, parse_recipe
+from dudi.recipe.read import parse_recipe
+from dudi.recipe.schema import Recipe
 from kit.models import save_models
 from kit.rows import short_rows, write_rows
 

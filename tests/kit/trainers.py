@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.recipe.read import Limits, Recipe, Training
+from dudi.recipe.schema import Limits, Recipe, Training
 from dudi.rollouts import Request, Rollout, Sampling
 from dudi.rollouts.local import LocalEngine
 from dudi.run import pipeline

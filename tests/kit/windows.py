@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from dudi.example import Example
 from dudi.methods import Method, Response, build_method
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer

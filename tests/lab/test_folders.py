@@ -24,7 +24,7 @@ from dudi.lab.tasks import TASKS
 from dudi.lab.truth import FACTS
 from dudi.lab.words import load
 from dudi.languages import ENGLISH, LANGUAGES
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 from dudi.records import Item
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,8 +24,7 @@ from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.files import read_lines
 from dudi.loss.head import Head
-from dudi.recipe.read import Data, Recipe
-from dudi.recipe.schema import Section
+from dudi.recipe.schema import Data, Recipe, Section
 from dudi.rollouts import ENGINES
 from dudi.training.trainer import DistillationTrainer, arguments
 from dudi.training.window import Row

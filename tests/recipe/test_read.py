@@ -52,6 +52,16 @@ def test_a_longer_circle(tmp_path):
     assert "goes in a circle (r.toml -> b.toml -> c.toml -> b.toml)" in unreadable(write(tmp_path, 'extends="b.toml"'))
 
 
+def test_what_is_nested_without_end_is_one_line(tmp_path):
+    deep = ".".join("a" * 2000) + " = 1"
+    write(tmp_path, deep, "base.toml")
+    for k in range(1000):
+        write(tmp_path, f'extends = "{k + 1}.toml"', f"{k}.toml")
+    write(tmp_path, GOOD, "1000.toml")
+    for text in (deep, f'extends = "base.toml"\n{deep}', 'extends = "0.toml"'):
+        assert "r.toml: tables nested too deeply, or too many files" in unreadable(write(tmp_path, text))
+
+
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     assert load_recipe(write(tmp_path, GOOD.encode("utf-8-sig"))).name == "r"
 
@@ -72,6 +82,23 @@ def test_a_folder_is_not_a_recipe(tmp_path):
 def test_shipped_recipes_are_found_by_name_and_bases_are_not_listed():
     assert all(find_recipe(name).is_file() for name in shipped_recipes())
     assert not any(part.startswith("_") for name in shipped_recipes() for part in name.split("/"))
+
+
+# ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_recipe_without_a_name_is_called_as_its_file(tmp_path):
+    file = write(tmp_path, GOOD.replace('name = "r"\n', "", 1), "my study.v2.toml")
+    assert load_recipe(file).name == "my study.v2"
+    assert load_recipe(file, ["name=other"]).name == "other"
+    write(tmp_path, GOOD, "base.toml")
+    assert load_recipe(write(tmp_path, 'extends = "base.toml"')).name == "r", "as any key of a base"
+
+
+def test_a_shipped_recipe_is_called_as_its_path_by_whichever_way_it_is_found(tmp_path):
+    assert load_recipe(find_recipe("lab/dudi")).name == load_recipe("lab/dudi").name == "lab-dudi"
+    (tmp_path / "link").symlink_to(find_recipe("lab/dudi").parent)
+    assert load_recipe(tmp_path / "link" / "dudi.toml").name == "lab-dudi"
+    text = f'extends = "{find_recipe("lab/dudi").as_posix()}"'
+    assert load_recipe(write(tmp_path, text, "mine.toml")).name == "mine"
 
 
 # ── extends ──────────────────────────────────────────────────────────────────────────────────────────────────────────

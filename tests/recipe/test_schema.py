@@ -12,7 +12,8 @@ from kit.recipes import KEYS, good, the_line
 
 from dudi.errors import DudiError
 from dudi.methods import METHODS, Loss, LossOn, Mode, build_method
-from dudi.recipe.read import Recipe, parse_recipe
+from dudi.recipe.read import parse_recipe
+from dudi.recipe.schema import Recipe
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def test_bad_method(method, said):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_defaults(name):
-    assert parse_recipe(good() | {"method": {"name": name}}, "here").build().name == name
+    assert parse_recipe(good() | {"method": {"name": name}}, "here").to_method().name == name
 
 
 def test_values_that_toml_cannot_type_are_read():
@@ -221,7 +222,7 @@ def test_a_cold_start_on_the_teachers_responses_needs_a_teacher_too():
     }
     assert "models.teacher: method 'seqkd' needs a teacher" in refused(table)
     table["cold_start"]["checkpoint"] = "done"
-    assert parse_recipe(table, "here").build_cold_start() is None
+    assert parse_recipe(table, "here").cold_start_method() is None
 
 
 # ── languages and tables by language ─────────────────────────────────────────────────────────────────────────────────

@@ -101,7 +101,7 @@ def test_names_are_unique_and_follow_the_path():
 @pytest.mark.parametrize("name", PAPER)
 def test_appendix_b(name):
     recipe = load_recipe(name)
-    method = recipe.build()
+    method = recipe.to_method()
     assert (recipe.training.lr, recipe.training.batch) == (2e-5, 32)
     assert recipe.training.epochs * method.iterations == 3
     assert (recipe.limits.total, recipe.limits.rollout) == (1024, 256)
@@ -127,7 +127,7 @@ def test_models(name):
 def test_method_and_cold_start_are_those_of_the_name(name):
     run = name.split("/")[1]
     recipe = load_recipe(name)
-    method, cold = recipe.build(), recipe.build_cold_start()
+    method, cold = recipe.to_method(), recipe.cold_start_method()
     assert method.name == run.split("-")[0]
     if run.endswith("no-cold-start") or method.name in ("sft", "dft"):
         assert cold is None
@@ -141,7 +141,7 @@ def test_method_and_cold_start_are_those_of_the_name(name):
 
 def test_dudi_is_equation_8():
     for pair in PAIRS:
-        sequence, off, on = load_recipe(f"{pair}/dudi").build().signals
+        sequence, off, on = load_recipe(f"{pair}/dudi").to_method().signals
         assert isinstance(sequence, SequenceSignal) and isinstance(off, TokenSignal) and isinstance(on, TokenSignal)
         assert (sequence.weight, off.weight, on.weight) == (0.1, 0.5, 0.5)  # alpha, 1 - lambda, lambda
         assert off.loss == on.loss == Loss.REVERSE_KL
@@ -157,38 +157,38 @@ def test_dudi_is_equation_8():
     ],
 )
 def test_an_ablation_leaves_the_other_weights_alone(run, weights):
-    assert {s.name: s.weight for s in load_recipe(f"qwen2.5-0.5b/{run}").build().signals} == weights
+    assert {s.name: s.weight for s in load_recipe(f"qwen2.5-0.5b/{run}").to_method().signals} == weights
 
 
 @pytest.mark.parametrize("mode", [mode for mode in Mode if mode is not Mode.CROSSLINGUAL])
 def test_table_5_verbalizers(mode):
-    on = load_recipe(f"qwen2.5-0.5b/dudi-verbalizer-{mode}").build().signals[-1]
+    on = load_recipe(f"qwen2.5-0.5b/dudi-verbalizer-{mode}").to_method().signals[-1]
     assert on.view.verbalizer is mode
 
 
 @pytest.mark.parametrize("loss", [Loss.FORWARD_KL, Loss.JSD])
 def test_table_5_divergences(loss):
-    signals = load_recipe(f"qwen2.5-0.5b/dudi-{loss.replace('_', '-')}").build().signals
+    signals = load_recipe(f"qwen2.5-0.5b/dudi-{loss.replace('_', '-')}").to_method().signals
     assert {s.loss for s in signals if isinstance(s, TokenSignal)} == {loss}
 
 
 def test_without_english():
-    on = load_recipe("qwen2.5-0.5b/dudi-without-english").build().signals[-1]
+    on = load_recipe("qwen2.5-0.5b/dudi-without-english").to_method().signals[-1]
     assert (on.view.verbalizer, on.view.include_english) == (Mode.CROSSLINGUAL, False)
 
 
 def test_baselines():
-    gkd = load_recipe("qwen2.5-0.5b/gkd").build()
+    gkd = load_recipe("qwen2.5-0.5b/gkd").to_method()
     assert (gkd.coin, {s.loss for s in gkd.signals}, {s.arguments["beta"] for s in gkd.signals}) == (
         0.5,
         {Loss.JSD},
         {0.5},
     )
-    sdft = load_recipe("qwen2.5-0.5b/sdft").build()
+    sdft = load_recipe("qwen2.5-0.5b/sdft").to_method()
     assert (sdft.teacher, sdft.ema_rate, sdft.signals[0].skip_tokens) == (Teacher.EMA, 0.01, 3)
     assert (sdft.signals[0].loss, sdft.signals[0].view.verbalizer) == (Loss.FORWARD_KL, Mode.ENGLISH)
-    assert load_recipe("qwen2.5-0.5b/seqkd").build().signals[0].loss is Loss.JSD
-    assert load_recipe("qwen2.5-0.5b/spin").build().iterations == 3
+    assert load_recipe("qwen2.5-0.5b/seqkd").to_method().signals[0].loss is Loss.JSD
+    assert load_recipe("qwen2.5-0.5b/spin").to_method().iterations == 3
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -213,15 +213,20 @@ def test_known_contradictions_of_the_paper(row):
 
 def test_tiny():
     recipe = load_recipe("tiny")
-    assert (recipe.build().name, recipe.build_cold_start().name) == ("dudi", "sft")
+    assert (recipe.to_method().name, recipe.cold_start_method().name) == ("dudi", "sft")
     assert recipe.cold_start.training.lr == recipe.training.lr == 1e-3
     assert recipe.limits.prompt + recipe.limits.rollout <= recipe.limits.total
+
+
+def test_the_lab_trains_its_cold_start_once():
+    """Two files give its numbers: the recipe that trains it, and what DuDi would train where none is given."""
+    assert load_recipe("lab/sft").training == load_recipe("lab/dudi").cold_start.training
 
 
 def test_loading_recipes_imports_no_torch():
     code = (
         "import sys; from dudi.recipe.read import load_recipe, shipped_recipes\n"
-        "for name in shipped_recipes(): load_recipe(name).build()\n"
+        "for name in shipped_recipes(): load_recipe(name).to_method()\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'accelerate', 'numpy'} & sys.modules.keys()))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

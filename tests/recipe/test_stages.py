@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dudi.methods import Response
-from dudi.recipe.read import Recipe, parse_recipe
+from dudi.recipe.read import parse_recipe
+from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import Generate, Train, folder_name, plan
 
 

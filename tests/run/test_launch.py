@@ -15,14 +15,15 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_multi_gpu_env
 from kit import processes, runs
 from kit.runs import assert_close
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe, dump_recipe, parse_recipe
+from dudi.recipe.read import dump_recipe, parse_recipe
+from dudi.recipe.schema import Recipe
 from dudi.run import launch
 from dudi.run.launch import CONFIGS, Launch, check_launch, launch_run, mode_of, processes_here
 from dudi.run.pipeline import run
@@ -41,35 +42,12 @@ def test_accelerate_reads_the_shipped_configuration(mode: Launch, monkeypatch: p
     arguments = launch_command_parser().parse_args(["--config_file", str(mode.config), "-m", "dudi", "run", "tiny"])
     arguments, _, _ = _validate_launch_command(arguments)
     assert arguments.num_machines == 1 and arguments.mixed_precision in (None, "no")
-    if mode.zero:
-        arguments.deepspeed_fields_from_accelerate_config = "deepspeed_config_file"
-        environment = prepare_deepspeed_cmd_env(arguments)[1]
-    else:
-        environment = prepare_multi_gpu_env(arguments)
+    environment = prepare_multi_gpu_env(arguments)
     assert mode_of(environment | {"WORLD_SIZE": "8"}) is mode
     ours = mode.environment()
     assert mode_of(ours | {"WORLD_SIZE": "2"}) is mode
-    assert {key: environment[key] for key in ours if not key.endswith("FILE")} == {
-        key: value for key, value in ours.items() if not key.endswith("FILE")
-    }
+    assert {key: environment[key] for key in ours} == ours
     assert yaml.safe_load(mode.config.read_text())["num_processes"] == 8
-
-
-@pytest.mark.parametrize("mode", [Launch.ZERO2, Launch.ZERO3])
-def test_zero_configuration(mode: Launch) -> None:
-    table = json.loads(mode.config.with_suffix(".json").read_text())
-    assert table["zero_optimization"]["stage"] == mode.zero
-    assert table["gradient_accumulation_steps"] == 1, "the window is a step: accumulation is ours"
-    assert "fp16" not in table and "bf16" not in table, "float32 masters, and autocast is ours"
-    if mode is Launch.ZERO3:
-        assert table["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
-
-
-@pytest.mark.parametrize("mode", [Launch.ZERO2, Launch.ZERO3])
-def test_deepspeed_accepts_the_configuration(mode: Launch) -> None:
-    zero = pytest.importorskip("deepspeed.runtime.zero.config")
-    table = json.loads(mode.config.with_suffix(".json").read_text())
-    assert int(zero.get_zero_config(table).stage) == mode.zero
 
 
 def test_mode_of_a_process() -> None:
@@ -78,8 +56,15 @@ def test_mode_of_a_process() -> None:
     assert mode_of({"WORLD_SIZE": "2"}) is Launch.DDP
     with pytest.raises(DudiError, match="FSDP version 1 is not supported"):
         mode_of({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"})
-    stage = {"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
-    assert mode_of(stage) is Launch.ZERO3
+
+
+@pytest.mark.parametrize("word", ["true", "True", "1"])
+@pytest.mark.parametrize("launcher", [{}, {"WORLD_SIZE": "2"}])
+def test_deepspeed_is_refused(word: str, launcher: dict[str, str]) -> None:
+    with pytest.raises(DudiError, match=r"DeepSpeed is not supported.*use fsdp2") as error:
+        mode_of({"ACCELERATE_USE_DEEPSPEED": word, **launcher})
+    assert "\n" not in str(error.value)
+    assert mode_of({"ACCELERATE_USE_DEEPSPEED": "false", "WORLD_SIZE": "2"}) is Launch.DDP
 
 
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,25 +81,12 @@ def test_how_many_processes() -> None:
         processes_here(None, 0)
 
 
-def test_zero_needs_gpus_and_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DudiError, match="--launch zero2 needs a GPU for each process"):
-        check_launch(Launch.ZERO2, tiny(), 2, 0)
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DudiError, match="--launch zero2 needs the package deepspeed"):
-        check_launch(Launch.ZERO2, tiny(), 2, 2)
-
-
-def test_zero3_is_refused() -> None:
-    with pytest.raises(DudiError, match="--launch zero3 is not supported yet: use fsdp2"):
-        check_launch(Launch.ZERO3, tiny(), 2, 2)
-
-
 def test_a_sharded_teacher_cannot_write() -> None:
     shard = {"student": "s", "teacher": "t", "teacher_sharding": "shard"}
     with pytest.raises(DudiError, match="teacher_sharding = 'shard': a sharded teacher cannot write answers"):
-        check_launch(Launch.DDP, tiny(method={"name": "seqkd"}, models=shard), 2, 0)
-    check_launch(None, tiny(method={"name": "seqkd"}, models=shard), 1, 0)
-    check_launch(Launch.DDP, tiny(models=shard), 2, 0)
+        check_launch(tiny(method={"name": "seqkd"}, models=shard), 2)
+    check_launch(tiny(method={"name": "seqkd"}, models=shard), 1)
+    check_launch(tiny(models=shard), 2)
 
 
 def test_a_launcher_in_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,5 +261,5 @@ def test_nproc_alone(tmp_path: Path) -> None:
     recipe = runs.recipe(tmp_path, {"name": "sft"})
     status, _, err = dudi(written(tmp_path, recipe), "--nproc", "2")
     assert status == 2 and err == (
-        "dudi: --nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too\n"
+        "dudi: --nproc says how many processes --launch starts: give --launch ddp or fsdp2 too\n"
     )

@@ -12,7 +12,8 @@ import pytest
 from kit.command import Dudi, write_recipe
 
 from dudi.example import Example, Message
-from dudi.recipe.read import Limits, load_recipe
+from dudi.recipe.read import load_recipe
+from dudi.recipe.schema import Limits
 from dudi.run import prepare
 from dudi.text.chat import Chat
 from dudi.text.special_tokens import SpecialTextError

@@ -212,6 +212,18 @@ def test_the_grid_is_the_same_whatever_is_seen(name: str) -> None:
     assert all(("margin" in key) <= ("sequence" in key) for key in grid)
 
 
+def test_sums_go_back_to_their_processes_or_all_to_the_first(meter: Meter) -> None:
+    kept = [dict.fromkeys(meter.sums, value) for value in (0.1, 0.2, 0.3)]
+
+    def loaded(rank: int, ranks: int) -> set[float]:
+        meter.load(kept, rank, ranks)
+        return set(meter.sums.values())
+
+    assert [loaded(rank, 3) for rank in range(3)] == [{0.1}, {0.2}, {0.3}]
+    assert [loaded(rank, 2) for rank in range(2)] == [{0.1 + 0.2 + 0.3}, {0.0}]
+    assert loaded(0, 1) == {0.1 + 0.2 + 0.3}
+
+
 def test_clear_keeps_the_grid(meter: Meter) -> None:
     keys = list(meter.sums)
     meter.clear()

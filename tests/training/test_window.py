@@ -12,7 +12,7 @@ from kit.windows import MODEL, VERBALIZER, WIDE, build, by_response, limits_with
 
 from dudi.example import Example, Message
 from dudi.methods import Loss, Method, Response, TokenSignal, View, build_method, views
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Rollout
 from dudi.signals import compared, judged
 from dudi.text.chat import Chat

@@ -20,7 +20,7 @@ from dudi.data.source import Source
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.languages import language_code
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 NO_LANGUAGE = "?"
 """Where rows are counted that broke before their language was known."""

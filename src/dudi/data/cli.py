@@ -15,7 +15,7 @@ from dudi.errors import DudiError
 if TYPE_CHECKING:
     from dudi.data.report import DataReport
     from dudi.example import Example
-    from dudi.recipe.read import Data
+    from dudi.recipe.schema import Data
 
 app = typer.Typer(help="Check training data, or prepare a sample of it.", no_args_is_help=True)
 
@@ -123,7 +123,7 @@ def prepare_command(
 
 def _special(name: str) -> Callable[[Example], str | None]:
     from dudi.models.load import load_tokenizer
-    from dudi.recipe.read import Models
+    from dudi.recipe.schema import Models
     from dudi.text.special_tokens import Specials
 
     return Specials(load_tokenizer(name, "--tokenizer", Models(student=name))).in_row
@@ -162,7 +162,7 @@ def _as_options() -> Iterator[None]:
 def _data(source: str, format: str, language: str | None, languages: str | None, **values: Any) -> Data:
     from pydantic import ValidationError
 
-    from dudi.recipe.read import Data
+    from dudi.recipe.schema import Data
 
     codes = _listed(languages or "")
     try:

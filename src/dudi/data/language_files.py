@@ -10,7 +10,7 @@ from dudi.data.quality import FILTER_COLUMNS, STRATUM
 from dudi.data.source import Source
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 CONVERSATIONS = "conversations"
 

@@ -25,7 +25,7 @@ from dudi.data.sea_instruct import check_language, load_language
 from dudi.data.source import Source, open_source
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 __all__ = ["DataReport", "Rows", "check", "load_rows", "read_rows", "write_rows"]
 

@@ -32,7 +32,7 @@ from dudi.data.report import LanguageReport
 from dudi.data.strata import Strata, allocate
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.recipe.read import Data
+from dudi.recipe.schema import Data
 
 MAX_MEMORY = 300 << 20
 """Bytes that reading one language may take beside the rows returned, whatever the size of its files."""

@@ -7,7 +7,6 @@ begins. Values (NaN) are not looked at, nor files that the hub has yet to send.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dudi.errors import DudiError
 
 INDEX = "model.safetensors.index.json"
-MAX_HEADER = 100_000_000
-"""Bytes of a safetensors header; the format's own limit."""
-
 MAX_CONFIG = 1 << 24
 """Bytes of config.json."""
 MAX_LAYERS = 10_000
@@ -42,8 +39,11 @@ def reading_model(path: str, what: str) -> Iterator[None]:
 
 def cannot_load(path: str, what: str, error: Exception) -> DudiError:
     """The line for an error of the libraries'."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return DudiError(f"{what}: {path!r} cannot be loaded: {text:.300}")
+    return DudiError(f"{what}: {path!r} cannot be loaded: {_line(error):.300}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_config(folder: Path, what: str) -> None:
@@ -111,23 +111,12 @@ def _files(folder: Path, what: str, partial: bool) -> tuple[list[Path], bool]:
 
 
 def _header(file: Path, where: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of each tensor; the file is as long as its header says."""
-    size = file.stat().st_size
+    """Name -> shape of each tensor of a safetensors file, whose length the library compares with its header."""
     try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > min(MAX_HEADER, size - 8):
-                raise ValueError
-            header: dict[str, Any] = json.loads(opened.read(length))
-        header.pop("__metadata__", None)
-        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
-        raise DudiError(f"{where} is no safetensors file, or it is cut within its header") from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise DudiError(f"{where} has {size:,} bytes instead of {wanted:,}: it is cut or damaged")
-    return shapes
+        with safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DudiError(f"{where} is cut, damaged or no safetensors file ({_line(error):.200})") from None
 
 
 def _pickled(file: Path, where: str) -> dict[str, tuple[int, ...]]:

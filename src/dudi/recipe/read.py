@@ -14,43 +14,10 @@ from pydantic import ValidationError
 
 from dudi.errors import DudiError, unknown
 from dudi.files import read_toml
-from dudi.recipe.schema import (
-    Chat,
-    ColdStart,
-    Data,
-    Generation,
-    Limits,
-    Models,
-    Paper,
-    Recipe,
-    Rollouts,
-    Training,
-)
+from dudi.recipe.schema import Recipe
 from dudi.strict import at_key, first_fault, in_words, keys_at, shown
 
-__all__ = [
-    "Chat",
-    "ColdStart",
-    "Data",
-    "Generation",
-    "Limits",
-    "Models",
-    "Paper",
-    "Recipe",
-    "Rollouts",
-    "Training",
-    "dump_recipe",
-    "find_recipe",
-    "load_recipe",
-    "parse_recipe",
-    "shipped_recipes",
-]
-
 RECIPES = Path(__file__).parent / "shipped"
-MAX_FILES = 64
-"""Read for one recipe through `extends`, each time a file is named: bases of bases may multiply."""
-MAX_DEPTH = 16
-"""Tables within tables."""
 TOML_WORDS = {"tuple_type": "an array", "model_type": "a table", "dict_type": "a table"}
 """What was wanted, where pydantic's words are not a recipe's."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -63,10 +30,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `DudiError` with file, key, what was found and what was wanted.
     """
     file = find_recipe(path)
-    table = _read(file, ())
-    for item in overrides:
-        _set(table, item)
-    return parse_recipe(table, str(path))
+    try:
+        table = {"name": name_of(file), **_read(file)}
+        for item in overrides:
+            _set(table, item)
+        return parse_recipe(table, str(path))
+    except RecursionError:
+        raise DudiError(f"{path}: tables nested too deeply, or too many files that `extends` one another") from None
 
 
 def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
@@ -115,42 +85,43 @@ def find_recipe(path: str | Path) -> Path:
     raise DudiError(f"no recipe {str(path)!r}: expected a TOML file or the name of a shipped recipe{hint}")
 
 
+def name_of(file: Path) -> str:
+    """The name of a recipe that does not give one: a shipped one's as `dudi recipes` lists it, with "-" for "/"; for
+    any other, its file's stem."""
+    whole, shipped = file.resolve(), RECIPES.resolve()
+    if whole.is_relative_to(shipped):
+        return "-".join(whole.relative_to(shipped).with_suffix("").parts)
+    return file.stem
+
+
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package (shared bases, whose names start with `_`, left out)."""
     files = sorted(RECIPES.rglob("*.toml"))
     return [f.relative_to(RECIPES).with_suffix("").as_posix() for f in files if not f.name.startswith("_")]
 
 
-def _check_texts(table: Mapping[str, Any], where: str) -> None:
-    """What no value of a recipe may be, whatever its key: nested without end, no text, or a token of the hub, since a
-    run's folder holds its recipe."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), table)]
-    while waiting:
-        path, value = waiting.pop()
-        key = ".".join(path)
-        if len(path) > MAX_DEPTH:
-            raise DudiError(f"{where}: {key[:60]}...: tables nested too deeply (more than {MAX_DEPTH})")
-        if isinstance(value, Mapping):
-            waiting += [((*path, str(name)), inner) for name, inner in value.items()]
-            waiting += [((*path, "a key"), name) for name in value]
-        elif isinstance(value, list | tuple):
-            waiting += [((*path, str(number)), inner) for number, inner in enumerate(value)]
-        elif isinstance(value, str):
-            if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-                raise DudiError(f"{where}: {key}: expected text, found {shown(value)}")
-            if _SECRET.search(value):
-                raise DudiError(
-                    f"{where}: {key}: looks like a token of the hub, and a run's folder holds its recipe: give tokens"
-                    " with `hf auth login` or HF_TOKEN only, and have this one replaced"
-                )
+def _check_texts(value: Any, where: str, key: str = "") -> None:
+    """What no value of a recipe may be, whatever its key: no text, or a token of the hub, since a run's folder holds
+    its recipe."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_texts(name, where, f"{key}.a key".lstrip("."))
+            _check_texts(inner, where, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_texts(inner, where, f"{key}.{number}")
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            raise DudiError(f"{where}: {key}: expected text, found {shown(value)}")
+        if _SECRET.search(value):
+            raise DudiError(
+                f"{where}: {key}: looks like a token of the hub, and a run's folder holds its recipe: give tokens"
+                " with `hf auth login` or HF_TOKEN only, and have this one replaced"
+            )
 
 
-def _read(file: Path, seen: tuple[Path, ...], files: list[Path] | None = None) -> dict[str, Any]:
-    """A file merged over its bases. seen: the way to it; files: all that were read so far."""
-    files = [] if files is None else files
-    files.append(file)
-    if len(files) > MAX_FILES:
-        raise DudiError(f"{files[0]}: `extends` reads more than {MAX_FILES} files")
+def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file merged over its bases. seen: the way to it."""
     if file.resolve() in seen:
         raise DudiError(f"{file}: `extends` goes in a circle ({' -> '.join(p.name for p in (*seen, file))})")
     try:
@@ -170,20 +141,18 @@ def _read(file: Path, seen: tuple[Path, ...], files: list[Path] | None = None) -
         parent = file.parent / base
         if not parent.is_file():
             raise DudiError(f"{file}: extends: no file {base!r} beside it")
-        merged = _merge(merged, _read(parent, (*seen, file.resolve()), files))
+        merged = _merge(merged, _read(parent, (*seen, file.resolve())))
     return _merge(merged, table)
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Tables are merged key by key; a `method` table of another name replaces the base's whole."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
-            if depth > MAX_DEPTH:
-                raise DudiError(f"{key[:60]!r}: tables nested too deeply (more than {MAX_DEPTH})")
             renamed = key == "method" and value.get("name", old.get("name")) != old.get("name")
-            value = value if renamed else _merge(old, value, depth + 1)
+            value = value if renamed else _merge(old, value)
         result[key] = value
     return result
 

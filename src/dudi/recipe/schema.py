@@ -204,6 +204,7 @@ class Recipe(Section):
     """One run: the method, what it starts from, its models, data, limits and training."""
 
     name: Text
+    """A file may leave it out: see `dudi.recipe.read.name_of`."""
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     output: Text = "runs/{name}"
@@ -237,20 +238,20 @@ class Recipe(Section):
             raise ValueError(f"the only placeholder is {{name}}, found {shown(output)}") from None
         return output
 
-    def build(self) -> Method:
+    def to_method(self) -> Method:
         """The method as signals (validated when the recipe was read)."""
         return build_method(self.method)
 
-    def build_cold_start(self) -> Method | None:
+    def cold_start_method(self) -> Method | None:
         """The cold start's method; None where the method starts from the base student or a given checkpoint."""
         given = self.cold_start.checkpoint is not None or self.cold_start.method.get("name") == "none"
-        if given or not self.build().cold_start:
+        if given or not self.to_method().cold_start:
             return None
         return build_method(self.cold_start.method)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        method = self.build()
+        method = self.to_method()
         name = self.cold_start.method.get("name")  # checked even where the method has no use for it
         if name not in ("sft", "dft", "seqkd", "none"):
             raise ValueError(f"cold_start.method.name: expected sft, dft, seqkd or none, found {shown(name)}")
@@ -261,7 +262,7 @@ class Recipe(Section):
                 build_method(self.cold_start.method)
         except ValueError as error:
             raise ValueError(f"cold_start.method: {error}") from None
-        for one in (method, self.build_cold_start()):
+        for one in (method, self.cold_start_method()):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dudi.methods import Method
-from dudi.recipe.read import Recipe, Training
+from dudi.recipe.schema import Recipe, Training
 from dudi.signals import Response
 
 STUDENT, TEACHER = "student", "teacher"
@@ -45,7 +45,7 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     """
     stages: list[Stage] = []
     start = recipe.cold_start.checkpoint or STUDENT
-    method, cold = recipe.build(), recipe.build_cold_start()
+    method, cold = recipe.to_method(), recipe.cold_start_method()
     if not method.cold_start:
         start = STUDENT
     elif cold is not None and recipe.cold_start.checkpoint is None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe, load_recipe
+from dudi.recipe.read import load_recipe
+from dudi.recipe.schema import Recipe
 from dudi.records import fifths
 from dudi.strict import read_each, read_one
 

@@ -123,7 +123,7 @@ def _lines(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> tuple[str,
     lines = []
     names = ("dudi", "torch", "transformers")
     for run in runs:
-        method, models, machine = run.recipe.build(), run.recipe.models, run.environment
+        method, models, machine = run.recipe.to_method(), run.recipe.models, run.environment
         steps = ", ".join(f"{stage.name} {stage.steps} steps" for stage in run.stages) or "no step yet"
         rows = sum(one.rows for one in run.lengths.values())
         teacher = f", teacher {_short(models.teacher)}" if models.teacher else ""

@@ -16,7 +16,8 @@ import torch
 from accelerate import PartialState
 
 from dudi.errors import DudiError
-from dudi.recipe.read import Recipe, load_recipe
+from dudi.recipe.read import load_recipe
+from dudi.recipe.schema import Recipe
 from dudi.training.faults import Preempted
 
 

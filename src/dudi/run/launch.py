@@ -5,13 +5,10 @@ The wrapper starts torch's own launcher with the environment that `accelerate la
 
     ddp      every process holds all weights, gradients are averaged
     fsdp2    the student's weights, gradients and optimizer state are spread over the processes
-    zero2    DeepSpeed: gradients and optimizer state are spread
-    zero3    DeepSpeed: weights too (its configuration ships; running it is refused)
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -43,27 +40,15 @@ class Launch(Enum):
 
     DDP = "ddp"
     FSDP2 = "fsdp2"
-    ZERO2 = "zero2"
-    ZERO3 = "zero3"
 
     @property
     def config(self) -> Path:
         """The file for `accelerate launch --config_file`."""
         return CONFIGS / f"{self.value}.yaml"
 
-    @property
-    def zero(self) -> int:
-        """The stage of DeepSpeed's ZeRO; 0: without DeepSpeed."""
-        return {Launch.ZERO2: 2, Launch.ZERO3: 3}.get(self, 0)
-
     def environment(self) -> dict[str, str]:
         """What tells a process its mode: the same variables that `accelerate launch` sets."""
-        if self is Launch.FSDP2:
-            return {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-        if self.zero:
-            file = CONFIGS / f"{self.value}.json"
-            return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
-        return {}
+        return {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if self is Launch.FSDP2 else {}
 
 
 @cache
@@ -79,11 +64,14 @@ def launched() -> Launch | None:
 
 
 def mode_of(environment: Mapping[str, str]) -> Launch | None:
-    """The mode that a process's environment tells."""
+    """The mode that a process's environment tells. Raises `DudiError` for one that is not supported."""
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("y", "yes", "t", "true", "on", "1"):
+        raise DudiError(
+            "DeepSpeed is not supported, and ACCELERATE_USE_DEEPSPEED is set: use fsdp2, which spreads the same things"
+            f" (--launch fsdp2, or accelerate with {Launch.FSDP2.config})"
+        )
     if "WORLD_SIZE" not in environment:
         return None
-    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        return Launch.ZERO3 if _zero_stage(environment) == 3 else Launch.ZERO2
     if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         version = environment.get("FSDP_VERSION", "1")
         if version != "2":
@@ -92,21 +80,8 @@ def mode_of(environment: Mapping[str, str]) -> Launch | None:
     return Launch.DDP
 
 
-def _zero_stage(environment: Mapping[str, str]) -> int:
-    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if file == "none":
-        return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-    return int(json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"])
-
-
-def check_launch(mode: Launch | None, recipe: Recipe, processes: int, gpus: int) -> None:
-    """Refuse, with `DudiError`, what a mode cannot do, before anything is written."""
-    if mode is Launch.ZERO3:  # rollouts, head and moving average would need its weights gathered: nobody could try it
-        raise DudiError("--launch zero3 is not supported yet: use fsdp2, which spreads the same things")
-    if mode is not None and mode.zero:
-        missing = "a GPU for each process" if not gpus else "the package deepspeed (`pip install deepspeed`)"
-        if not gpus or importlib.util.find_spec("deepspeed") is None:
-            raise DudiError(f"--launch {mode.value} needs {missing}, which is not here; fsdp2 does the same without")
+def check_launch(recipe: Recipe, processes: int) -> None:
+    """Refuse, with `DudiError`, what several processes cannot do, before anything is written."""
     written = [s.name for s in plan(recipe) if isinstance(s, Generate) and s.writer == TEACHER]
     if written and recipe.models.teacher_sharding == "shard" and processes > 1:
         raise DudiError(
@@ -218,8 +193,7 @@ def launch_run(
         raise DudiError("--launch: this process was itself started by a launcher; leave one of the two out")
     import torch
 
-    gpus = torch.cuda.device_count()
-    processes = processes_here(wanted, gpus)
-    check_launch(mode, recipe, processes, gpus)
+    processes = processes_here(wanted, torch.cuda.device_count())
+    check_launch(recipe, processes)
     settings = [argument for item in overrides for argument in ("--set", item)]
     return launch(mode, processes, ["run", name, *settings, *(["--resume"] if resume else [])])

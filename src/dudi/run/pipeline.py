@@ -28,7 +28,8 @@ from dudi.errors import DudiError
 from dudi.files import cut_back, write_text
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
-from dudi.recipe.read import Recipe, dump_recipe
+from dudi.recipe.read import dump_recipe
+from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.folder import check_devices, check_folder, environment, whole_or_absent
@@ -56,11 +57,11 @@ def run(
     data: rows in place of those that `recipe.data` names.
     """
     check_devices()
-    mode = launched()
+    launched()  # before accelerate looks at the environment
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     state = PartialState(cpu=not torch.cuda.is_available())
-    check_launch(mode, recipe, state.num_processes, torch.cuda.device_count())
+    check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine)
     folder = Path(recipe.output.format(name=recipe.name))
     with processes.together():  # no process looks at the folder after the first one has begun to write

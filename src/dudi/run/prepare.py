@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     limits = recipe.limits
     check_limits(limits, languages)
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
-    for view in views(recipe.build().signals):
+    for view in views(recipe.to_method().signals):
         verbalizer.check(view, languages)
     train, held_out = (_encoded(recipe, chat, examples) for examples in (data.train, data.eval))
     if not train.rows:

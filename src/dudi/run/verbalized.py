@@ -86,7 +86,7 @@ def _rewritten(
 
 def _view(recipe: Recipe, mode: Mode | None) -> View:
     """The method's on-policy view, or one in the mode asked for."""
-    signals = recipe.build().signals
+    signals = recipe.to_method().signals
     found = [view for view in judged(signals) if view.response.sampled]
     view = found[0] if found else views(signals)[0]
     return view if mode is None else View(view.response, mode, view.include_english)

@@ -85,19 +85,18 @@ def damage(folder: Path, contents: bool = True) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            if contents and wanted_sum is not None and sha256(file) != wanted_sum:
+            if contents and sha256(file) != wanted_sum:
                 return f"{name} has changed since it was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
 
 
-def _entry(name: str, wanted: Any) -> tuple[int, str | None] | None:
-    """Size and sum that the list has for a file (once it had sizes alone); None where they are none."""
-    size, sha256 = (wanted.get("size"), wanted.get("sha256")) if isinstance(wanted, dict) else (wanted, None)
-    summed = isinstance(sha256, str) or not isinstance(wanted, dict)
+def _entry(name: str, wanted: Any) -> tuple[int, str] | None:
+    """Size and sum that the list has for a file; None where they are none."""
+    size, wanted_sum = (wanted.get("size"), wanted.get("sha256")) if isinstance(wanted, dict) else (None, None)
     plain = name.isprintable() and len(name) < 256 and not Path(name).is_absolute() and ".." not in Path(name).parts
-    return (size, sha256) if plain and summed and type(size) is int else None  # True is an int, too
+    return (size, wanted_sum) if plain and type(size) is int and isinstance(wanted_sum, str) else None  # True is an int
 
 
 def is_complete(folder: Path) -> bool:

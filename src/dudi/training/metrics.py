@@ -71,6 +71,18 @@ class Meter:
         sums = processes.summed(list(self.sums.values()))
         self.sums = dict(zip(self.sums, sums if processes.is_first() else [0.0] * len(sums), strict=True))
 
+    def state(self) -> list[dict[str, float]]:
+        """What a checkpoint keeps: the sums of each process; added up now, they would round otherwise."""
+        return processes.gathered(self.sums)
+
+    def load(self, state: Sequence[Mapping[str, float]], rank: int, ranks: int) -> None:
+        """Restore what `state` returned; saved by another number of processes, the first has it all."""
+        self.clear()
+        if len(state) == ranks:
+            self.sums = {key: float(state[rank][key]) for key in self.sums}
+        elif rank == 0:
+            self.sums = {key: float(sum(one[key] for one in state)) for key in self.sums}
+
     def clear(self) -> None:
         """Start a new interval."""
         self.sums = dict.fromkeys(self.sums, 0.0)

@@ -7,8 +7,9 @@ metrics under way. A signal makes a training stop here, with a checkpoint of the
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
@@ -24,9 +25,10 @@ from dudi import processes
 from dudi.files import flush
 from dudi.models.reader import EmaTeacher
 from dudi.models.sharding import is_sharded, load_optimizer_state, load_weights, save_whole, whole_optimizer_state
+from dudi.signals import views
 from dudi.training import checkpoints, faults
 from dudi.training.collapse import Collapse
-from dudi.training.job import Job
+from dudi.training.job import Job, arguments
 from dudi.training.metrics import Meter
 from dudi.training.monitors import METRICS, TIMES
 
@@ -76,16 +78,32 @@ def _check_state_of(optimizer: Any, schedule: Any, steered: Any) -> None:
 
 
 class SavingTrainer(Trainer):
-    """The Trainer with checkpoints that are whole or absent, and that resume bit for bit."""
+    """The Trainer with checkpoints that are whole or absent, and that resume bit for bit.
 
-    job: Job
-    stop: faults.Stop
-    meter: Meter
-    collapse: Collapse
-    ema: EmaTeacher | None
-    evaluation_due = False  # a signal came in the middle of an evaluation
-    _staging: Path | None = None
-    _saved = -1  # the step of the last checkpoint
+    What is ours in them: meter, collapse, ema, and whether an evaluation is due, which a signal cut short.
+    """
+
+    def __init__(self, job: Job, stop: faults.Stop, callbacks: Sequence[TrainerCallback]) -> None:
+        self.job, self.stop = job, stop
+        self.meter = Meter(job.method, job.languages)
+        self.collapse = Collapse(views(job.method.signals), job.languages)
+        self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
+        self.evaluation_due = False
+        self._staging: Path | None = None
+        self._saved = -1  # the step of the last checkpoint
+        super().__init__(
+            model=job.student,
+            args=arguments(job),
+            train_dataset=cast(Any, [{"place": place} for place in range(self.steps_per_epoch)]),
+            eval_dataset=cast(Any, [{"place": 0}]) if job.eval_rows else None,
+            callbacks=[*callbacks],
+            processing_class=job.builder.chat.tokenizer,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the rows; the last may be ragged."""
+        return math.ceil(len(self.job.rows) / self.job.training.batch)
 
     @property
     def student(self) -> PreTrainedModel:
@@ -132,7 +150,7 @@ class SavingTrainer(Trainer):
         self.collapse.gather()
         average = self.ema.state() if self.ema else None
         state = {
-            "meter": processes.gathered(self.meter.sums),  # by process: added up now, they would round otherwise
+            "meter": self.meter.state(),
             "collapse": self.collapse.state(),
             "evaluation_due": self.evaluation_due,
         }
@@ -157,20 +175,11 @@ class SavingTrainer(Trainer):
         with _reading(checkpoint, f"{STATE_FILE} or {EMA_FILE}"):
             if self.ema:
                 self.ema.load(load_file(checkpoint / EMA_FILE))
-            self._restore(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+            state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+            self.meter.load(state["meter"], self.args.process_index, self.args.world_size)
+            self.collapse.load(state["collapse"])
+            self.args.eval_on_start = self.evaluation_due = bool(state["evaluation_due"])
         self._saved = checkpoints.step_of(checkpoint)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        if isinstance(state["meter"], dict):  # of a version that knew no warnings, and kept the sum over processes
-            state = {"meter": [state["meter"]], "collapse": self.collapse.state(), "evaluation_due": False}
-        sums: list[dict[str, float]] = state["meter"]
-        self.meter.clear()
-        if len(sums) == self.args.world_size:
-            self.meter.sums = {key: float(sums[self.args.process_index][key]) for key in self.meter.sums}
-        elif self.is_world_process_zero():  # another number of processes
-            self.meter.sums = {key: float(sum(one[key] for one in sums)) for key in self.meter.sums}
-        self.collapse.load(state["collapse"])
-        self.args.eval_on_start = self.evaluation_due = bool(state["evaluation_due"])
 
     def is_last(self, checkpoint: Path) -> bool:
         """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state.
@@ -219,7 +228,7 @@ class SavingTrainer(Trainer):
         if checkpoint is None:
             return
         optimizer, schedule = cast(Any, self.optimizer), cast(Any, self.lr_scheduler)
-        fresh = None if self.is_deepspeed_enabled else (_settings(optimizer), schedule.state_dict())
+        fresh = (_settings(optimizer), schedule.state_dict())
         steered = vars(schedule).get("optimizer")
         with _reading(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
             if is_sharded(self.student):
@@ -231,9 +240,8 @@ class SavingTrainer(Trainer):
                 schedule.load_state_dict(steps)
             else:
                 super()._load_optimizer_and_scheduler(checkpoint)
-            if fresh is not None:
-                _check_like((_settings(optimizer), schedule.state_dict()), fresh)
-                _check_state_of(optimizer, schedule, steered)
+            _check_like((_settings(optimizer), schedule.state_dict()), fresh)
+            _check_state_of(optimizer, schedule, steered)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:

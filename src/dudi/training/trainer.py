@@ -26,12 +26,11 @@ from dudi.draws import draw
 from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
 from dudi.loss.scores import Block, Scores, sequence_log_probs
-from dudi.models.reader import DecodingCopy, EmaTeacher, Reader
+from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
 from dudi.signals import Signal, View, compared, judged, views
 from dudi.training import faults
-from dudi.training.collapse import Collapse
-from dudi.training.job import Job, arguments
+from dudi.training.job import Job
 from dudi.training.metrics import Meter, Phases, record
 from dudi.training.monitors import Course, Lines, Monitor
 from dudi.training.resumable import SavingTrainer
@@ -50,15 +49,12 @@ class DistillationTrainer(SavingTrainer):
         stop: faults.Stop | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.job = job
+        super().__init__(job, stop or faults.Stop(), [_BetweenSteps(self), *callbacks])
+        self.remove_callback(PrinterCallback)
         self.title = title
         self.monitors = (Lines(job.folder), *monitors)
-        self.stop = stop or faults.Stop()
         self.say = say
         self.phases = Phases()
-        self.meter = Meter(job.method, job.languages)
-        self.collapse = Collapse(views(job.method.signals), job.languages)
-        self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
@@ -71,22 +67,8 @@ class DistillationTrainer(SavingTrainer):
         if job.training.gradient_checkpointing:
             new = getattr(job.student, "activation_checkpointing_enable", None)  # the name since transformers 5.2x
             (new or job.student.gradient_checkpointing_enable)({"use_reentrant": False})
-        super().__init__(
-            model=job.student,
-            args=arguments(job),
-            train_dataset=[{"place": place} for place in range(self.steps_per_epoch)],
-            eval_dataset=[{"place": 0}] if job.eval_rows else None,
-            callbacks=[_BetweenSteps(self), *callbacks],
-            processing_class=job.builder.chat.tokenizer,
-        )
-        self.remove_callback(PrinterCallback)
 
     # ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the rows; the last may be ragged."""
-        return math.ceil(len(self.job.rows) / self.job.training.batch)
-
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=1)
@@ -140,9 +122,6 @@ class DistillationTrainer(SavingTrainer):
     def _reduced(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are added up over micro-batches, and over processes at the last. A sharded student's are spread
         at each: whole ones are what does not fit."""
-        if self.is_deepspeed_enabled:  # its engine steps where this says so; nothing may be deferred under ZeRO
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            return contextlib.nullcontext()
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
     def _micro_batches(self, window: Window) -> list[list[int]]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.loss.scores import Block, Reading
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.rollouts import Engine, Request, Rollout
 from dudi.signals import LossOn, Signal, View, judged, views
 from dudi.text.chat import Chat

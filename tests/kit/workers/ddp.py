@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback
 
 import kit
-from dudi.recipe.read import Limits, Recipe
+from dudi.recipe.schema import Limits, Recipe
 from dudi.run import pipeline as train_module
 from dudi.run.pipeline import resume_stage, run
 from dudi.training.trainer import DistillationTrainer

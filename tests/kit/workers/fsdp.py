@@ -25,7 +25,7 @@ import kit
 from dudi.methods import build_method
 from dudi.models.load import load_model
 from dudi.models.sharding import bytes_here, load_weights, whole
-from dudi.recipe.read import Models
+from dudi.recipe.schema import Models
 from dudi.run.launch import Launch
 from dudi.run.pipeline import resume_stage
 from dudi.training.trainer import DistillationTrainer
