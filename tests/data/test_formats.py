@@ -138,7 +138,7 @@ def test_a_new_format_is_one_file_and_one_line(tmp_path: Path) -> None:
     answers = [{"text": "buruk", "score": 1}, {"text": "baik", "score": 2}]
     write_jsonl(tmp_path / "rows.jsonl", [{"language": "id", "ask": "a", "answers": answers}])
     code = (
-        "import sys; from dudi.data.load import load_rows; from dudi.recipe.read import Data\n"
+        "import sys; from dudi.data.load import load_rows; from dudi.recipe.schema import Data\n"
         "for format in ('chat', 'ranked'):\n"
         "    rows = load_rows(Data(source=sys.argv[1], format=format), 0)\n"
         "    print(rows.train[0].y, *rows.report.details())"

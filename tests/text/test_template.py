@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from dudi.errors import DudiError
 from dudi.evals.respond import load_responder
 from dudi.models.load import eos_ids
-from dudi.recipe.read import Models, load_recipe, shipped_recipes
+from dudi.recipe.read import load_recipe, shipped_recipes
+from dudi.recipe.schema import Models
 from dudi.text.chat import Chat
 from dudi.text.template import MERGE_SYSTEM
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.text.chat import Chat, check_same_tokenizer
 from dudi.training.window import encode_rows
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.recipe.read import Limits
+from dudi.recipe.schema import Limits
 from dudi.signals import Mode, View
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer

@@ -12,7 +12,7 @@ from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.models.load import check_model, embeddings, eos_ids, load_tokenizer
-from dudi.recipe.read import Limits, Recipe
+from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
@@ -72,7 +72,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     lines = kept_and_left_out(train, languages, limits, "training")
     if data.eval:
         lines += kept_and_left_out(held_out, languages, limits, "evaluation")
-    signals = recipe.build().signals
+    signals = recipe.to_method().signals
     for view in views(signals):
         if view.verbalizer is not Mode.NONE:
             verbalizing = Verbalizing(chat, verbalizer, view, view in judged(signals))
@@ -91,7 +91,7 @@ def _encoded(recipe: Recipe, chat: Chat, examples: Sequence[Example]) -> Rows:
 
 def _reads_all_answers(recipe: Recipe) -> bool:
     """Whether a stage is trained on every answer of a conversation."""
-    methods = (recipe.build_cold_start(), recipe.build())
+    methods = (recipe.cold_start_method(), recipe.to_method())
     signals = [signal for method in methods if method is not None for signal in method.signals]
     return any(view.loss_on is LossOn.ALL_ASSISTANT for view in views(signals))
 
@@ -129,7 +129,7 @@ def load_chat(recipe: Recipe) -> Chat:
     chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
         chat.limit(check_same_tokenizer(student, teacher))
-    if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
+    if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
         checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
         chat.limit(embeddings(path, what, models, revision))
