@@ -208,7 +208,7 @@ def test_a_model_in_the_hubs_cache_is_looked_at_too(
     name: str, revision: str | None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a folder is; what the loader would fetch may be missing while the hub can be reached."""
-    from dudi.models.load import load as loading
+    from dudi.models import load as loading
 
     repository = tmp_path / "models--somebody--something"
     snapshot = repository / "snapshots" / ("0" * 40)
