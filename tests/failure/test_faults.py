@@ -164,7 +164,7 @@ def test_many_rows_are_counted() -> None:
 
 @pytest.mark.parametrize(
     "method, signals",
-    [('name = "sft"', "off_policy"), ('name = "dudi"', "off_policy, on_policy, sequence")],
+    [('name = "sft"', "off_policy"), ('name = "dudi"', "sequence, off_policy, on_policy")],
 )
 def test_nan_weights_stop_the_run_and_keep_the_last_checkpoint(
     dudi: Dudi, monkeypatch: pytest.MonkeyPatch, method: str, signals: str

@@ -11,6 +11,7 @@ import pytest
 from kit.command import Dudi, write_recipe
 from kit.runs import digests
 
+from dudi import files
 from dudi.data import rows
 from dudi.files import read_lines
 from dudi.run import pipeline as train
@@ -38,7 +39,7 @@ def test_no_space_when_a_run_begins(dudi: Dudi, monkeypatch: pytest.MonkeyPatch,
     elif call == "open":
         monkeypatch.setattr(Path, "write_text", full_for(name, Path.write_text))
     else:
-        monkeypatch.setattr(checkpoints, "flush", full_for(name, checkpoints.flush))
+        monkeypatch.setattr(files, "flush", full_for(name, files.flush))
     assert "No space left on device; nothing was left there" in dudi.run_refused()
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from dudi.files import append_line, cut_back, read_lines
+from dudi.loss.head import Head
 from dudi.loss.objective import Objective
-from dudi.loss.scores import Block, Reading
-from dudi.loss.signals import Outcome
+from dudi.loss.scores import Block, Reading, Scores
+from dudi.loss.signals import Outcome, share
 from dudi.methods import build_method
-from dudi.signals import View, views
+from dudi.signals import SequenceSignal, View, views
 from dudi.training.metrics import MEASURES, Meter, Phases, record
 
 NOTHING = Reading(torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
@@ -137,13 +138,16 @@ def test_a_key_outside_the_grid_is_an_error(meter: Meter) -> None:
 
 
 @pytest.mark.parametrize("margin, saturated", [(0.0, 0), (2.94, 0), (2.95, 1), (-50.0, 0), (50.0, 1)])
-def test_saturation_is_a_small_gradient(margin: float, saturated: int) -> None:
+def test_saturation_is_a_small_gradient(margin: float, saturated: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 / (1 + e^2.9444) = 0.05."""
-    made = Meter(DUDI, LANGUAGES)
-    made.add_objective(
-        Objective(tensor(0.0).sum(), {}, {"sequence": (tensor(1), tensor(margin), tensor(1))}, {}), ["id"]
-    )
-    assert made.sums["signal/sequence/id/saturated"] == saturated
+    (signal,) = (s for s in DUDI.signals if isinstance(s, SequenceSignal))
+    log_s = iter((tensor(margin / signal.beta), tensor(0.0)))
+    monkeypatch.setattr("dudi.loss.signals.sequence_log_probs", lambda *_: next(log_s))
+    blocks = {view: block(view, [0], 1) for view in signal.views}
+    zeros = dict.fromkeys(signal.views, tensor(0.0))
+    outcome = share(signal, Scores(blocks, zeros, Head(tensor(0.0)), {}, None, zeros), 1.0, 8).outcome
+    assert outcome is not None and outcome.extra["margin"].item() == pytest.approx(margin)
+    assert outcome.extra["saturated"].tolist() == [saturated]
 
 
 def test_means(meter: Meter) -> None:
@@ -194,9 +198,7 @@ def test_an_empty_interval_divides_by_nothing() -> None:
 def test_a_signal_that_no_step_read_is_absent() -> None:
     gkd = build_method({"name": "gkd"})
     made = Meter(gkd, LANGUAGES)
-    made.add_objective(
-        Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}, {}), ["th"]
-    )
+    made.add_objective(Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}), ["th"])
     assert list(record(made.sums, gkd.signals)["signal"]) == ["off_policy"]
 
 
