@@ -1,4 +1,4 @@
-# Every target sets up what it needs in .venv; `make` alone lists them. PYTHON=... chooses the interpreter (3.11 or newer).
+# Every target sets up what it needs in .venv; `make` alone lists them. PYTHON=... chooses the interpreter (3.11 to 3.13).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -6,7 +6,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 JOBS ?= 2
 CODE := src tests $(wildcard scripts benchmarks)
-SETUP := pyproject.toml scripts/install.sh
+SETUP := pyproject.toml scripts/install.sh $(wildcard requirements/*.txt)
+FAST := -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu and not peer"
 DEMO := build/demo
 
 # Nothing that runs here may reach for a hub, or use more threads than there are test processes.
@@ -15,7 +16,7 @@ export HF_DATASETS_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all crash-test check format lint types layers gpu-check real-input clean
+.PHONY: help demo test test-all test-latest crash-test lock check format lint types layers gpu-check real-input clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -25,11 +26,16 @@ demo: .venv/.installed  ## the lab: cold start, SFT continued, DuDi, their evalu
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.installed-test  ## the fast tests (JOBS=2 processes)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu and not peer"
+	$(BIN)/python $(FAST)
 
 test-all: export OMP_NUM_THREADS := 1
 test-all: .venv/.installed-test .venv/.installed-peer  ## all tests but those that need a GPU, the comparison with TRL included
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu"
+
+test-latest: export OMP_NUM_THREADS := 1
+test-latest:  ## the fast tests with the newest release of everything, in .venv-latest; not in CI
+	@bash scripts/install.sh --latest test
+	.venv-latest/bin/python $(FAST)
 
 crash-test: export OMP_NUM_THREADS := 1
 crash-test: .venv/.installed-test  ## kill -9 at named and at random moments, a full disk, signals: the same end, bit for bit
@@ -65,8 +71,11 @@ real-input: .venv/.installed  ## the full method on real sentences, from the fol
 	@rm -rf build/real-input
 	$(BIN)/dudi run benchmarks/real_input.toml --set data.source=$(REAL) --output build/real-input
 
-clean:  ## remove .venv, build/ and the tools' caches; runs/ stays
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+lock:  ## raise the versions in requirements/ to the newest that pyproject.toml accepts
+	@$(or $(PYTHON),python3) scripts/lock.py
+
+clean:  ## remove .venv, .venv-latest, build/ and the tools' caches; runs/ stays
+	rm -rf .venv .venv-latest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # install.sh leaves one stamp for each extra it installed.
