@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from dudi.files import append_line, cut_back, read_lines
+from dudi.loss import signals
+from dudi.loss.head import Head
 from dudi.loss.objective import Objective
-from dudi.loss.scores import Block, Reading
+from dudi.loss.scores import Block, Reading, Scores
 from dudi.loss.signals import Outcome
 from dudi.methods import build_method
-from dudi.signals import View, views
+from dudi.signals import SequenceSignal, View, views
 from dudi.training.metrics import MEASURES, Meter, Phases, record
 
 NOTHING = Reading(torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
@@ -137,13 +139,17 @@ def test_a_key_outside_the_grid_is_an_error(meter: Meter) -> None:
 
 
 @pytest.mark.parametrize("margin, saturated", [(0.0, 0), (2.94, 0), (2.95, 1), (-50.0, 0), (50.0, 1)])
-def test_saturation_is_a_small_gradient(margin: float, saturated: int) -> None:
+def test_saturation_is_a_small_gradient(margin: float, saturated: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 / (1 + e^2.9444) = 0.05."""
-    made = Meter(DUDI, LANGUAGES)
-    made.add_objective(
-        Objective(tensor(0.0).sum(), {}, {"sequence": (tensor(1), tensor(margin), tensor(1))}, {}), ["id"]
-    )
-    assert made.sums["signal/sequence/id/saturated"] == saturated
+    signal = next(s for s in DUDI.signals if isinstance(s, SequenceSignal))
+    monkeypatch.setattr(signals, "sequence_log_probs", lambda hidden, *_: hidden)
+    blocks = {view: block(view, [0], 1) for view in signal.views}
+    student = {signal.winner: tensor(margin / signal.beta), signal.loser: tensor(0.0)}
+    reference = {view: tensor(0.0) for view in signal.views}
+    head = Head(torch.zeros(1, 1), None, 1)
+    outcome = signals.share(signal, Scores(blocks, student, head, {}, None, reference), 1.0, 1).outcome
+    assert outcome is not None and float(outcome.extra["margin"]) == pytest.approx(margin)
+    assert float(outcome.extra["saturated"]) == saturated
 
 
 def test_means(meter: Meter) -> None:
@@ -194,9 +200,7 @@ def test_an_empty_interval_divides_by_nothing() -> None:
 def test_a_signal_that_no_step_read_is_absent() -> None:
     gkd = build_method({"name": "gkd"})
     made = Meter(gkd, LANGUAGES)
-    made.add_objective(
-        Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}, {}), ["th"]
-    )
+    made.add_objective(Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}), ["th"])
     assert list(record(made.sums, gkd.signals)["signal"]) == ["off_policy"]
 
 
