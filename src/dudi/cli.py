@@ -88,7 +88,7 @@ def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     output: Annotated[str | None, typer.Option(help="The run's folder; by default the recipe's `output`.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     launch: Annotated[Launch | None, typer.Option(help="Start several processes on this machine.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="With --launch: how many; by default one a GPU.")] = None,
 ) -> None:
@@ -277,7 +277,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # how typer ends on Ctrl-C, without a word
-            print("dudi: stopped; go on with --resume", file=sys.stderr)
+            print("dudi: stopped; continue with --resume", file=sys.stderr)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line (what, where, what was wanted, what to do), exit status 2."""
+"""Errors the user can fix: one clear line (what, where, what was wanted, what to do), exit status 2."""
 
 from __future__ import annotations
 

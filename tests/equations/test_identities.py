@@ -147,7 +147,7 @@ SPINS = [
 
 @pytest.mark.parametrize("table", SPINS, ids=["original", "online", "dudi"])
 def test_spin_starts_at_log_2_and_moves_towards_y(tmp_path: Path, table: dict[str, Any]) -> None:
-    """At theta = R the loss is log 2; a step against its gradient makes y likelier and y' less likely.
+    """At theta = R the loss is log 2; a step against its gradient raises the likelihood of y and lowers that of y'.
 
     (Their difference must grow in any model; that each moves its own way needs responses that do not share much.)
     """

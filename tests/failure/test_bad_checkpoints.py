@@ -79,7 +79,7 @@ def test_a_list_of_files_that_is_none(name: str, folder: Path) -> None:
     assert fault is not None and said in fault and fault.isprintable() and len(fault) < 200
     lines: list[str] = []
     assert checkpoints.newest(folder, lines.append) == folder / "checkpoint-1"
-    assert lines == [f"  checkpoint-2 is damaged ({fault}): passed over"]
+    assert lines == [f"  checkpoint-2 is damaged ({fault}): skipped"]
 
 
 def test_a_file_that_cannot_be_read_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_a_file_that_holds_something_else(name: str, what: str, change: Callable
     change(folder / "checkpoint-1" / name)
     again(folder / "checkpoint-1")
     assert checkpoints.damage(folder / "checkpoint-1") is None
-    with pytest.raises(DudiError, match="something else than this training saved is in it") as error:
+    with pytest.raises(DudiError, match="not what this training saved") as error:
         resume_stage(made(folder))
     said = {"model.safetensors": "the weights", "rng_state.pth": "rng_state*.pth"}.get(name, name)
     assert f"{folder / 'checkpoint-1'}: " in str(error.value) and said in str(error.value)
@@ -189,4 +189,4 @@ def test_by_the_command_it_is_one_line(dudi: Dudi) -> None:
     again(stage / "checkpoint-1")
     (stage / "checkpoint-2" / checkpoints.MANIFEST).write_text("[]")
     line = dudi.refused("run", str(dudi.file), "--resume")
-    assert "checkpoint-1: optimizer.pt or scheduler.pt cannot be gone on with (" in line
+    assert "checkpoint-1: optimizer.pt or scheduler.pt cannot be resumed from (" in line

@@ -21,7 +21,7 @@ REAL: list[tuple[list[str], str]] = [
     (["run", "tiny", "--set", "models.student=none/none/none", "--output", "{out}"], "models.student: no folder"),
     (["run", "tiny", "--output", "{out}", "--nproc", "2"], "--nproc says how many processes --launch starts"),
     (["check", "{folder}/deep.toml"], "deep.toml: not valid TOML: brackets nested too deeply"),
-    (["check", "tiny", "--set", "chat.kwargs.token=hf_" + "a1" * 20], "looks like a token of the hub"),
+    (["check", "tiny", "--set", "chat.kwargs.token=hf_" + "a1" * 20], "looks like a hub token"),
     (["verbalize", "tiny", "--set", "training.lrr=1"], "unknown key in [training]: 'lrr'; did you mean 'lr'?"),
     (["data", "check", "{folder}/rows.jsonl"], "rows.jsonl: line 1: line: not JSON"),
     (["data", "check", "{folder}/nowhere.jsonl"], "data.source: no file or folder"),

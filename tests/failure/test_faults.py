@@ -40,7 +40,7 @@ def test_a_signal_is_noted_while_it_listens_and_not_after(number: signal.Signals
         os.kill(os.getpid(), signal.SIGTERM)  # an echo of it, or the first one after SIGUSR1: still here
     assert signal.getsignal(number) is before
     error = stop.preempted("here")
-    assert error.status == 143 and str(error) == f"stopped by {number.name} here; go on with --resume"
+    assert error.status == 143 and str(error) == f"stopped by {number.name} here; continue with --resume"
 
 
 def test_a_second_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_signal_to_one_process_stops_both_and_changes_no_number(case: str, ste
     assert ends(two, case) == (
         "Preempted",
         143,
-        f"stopped by {name} after step {step}: checkpoint-{step} is saved; go on with --resume",
+        f"stopped by {name} after step {step}: checkpoint-{step} is saved; continue with --resume",
     )
     here, there = ((two / f / "metrics.jsonl").read_bytes() for f in (case, f"{case}-straight"))
     assert here == there and len(here.splitlines()) == (4 if case == "evaluation" else 2)

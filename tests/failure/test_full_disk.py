@@ -153,7 +153,7 @@ def test_no_space_for_metrics(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(monitors, "append_line", third)
     line = dudi.refused("run", str(dudi.file))
-    assert "No space left on device; what is complete is kept: go on with --resume" in line
+    assert "No space left on device; what is complete is kept: continue with --resume" in line
     assert dudi("run", str(dudi.file), "--resume") == 0
 
 
@@ -163,7 +163,7 @@ def test_no_space_for_generated_responses(dudi: Dudi, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_for("batch-000001", os.replace))
         line = dudi.refused(*argv)
-    assert "go on with --resume" in line
+    assert "continue with --resume" in line
     files = sorted(f.name for f in (dudi.out / "1-seqkd-responses" / "train").iterdir())
     assert files == ["batch-000000.jsonl"], "no half-written batch"
     assert dudi(*argv, "--resume") == 0

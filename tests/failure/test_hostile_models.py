@@ -93,7 +93,7 @@ def test_a_hostile_checkpoint_is_not_executed(
     staged = checkpoint.rename(tmp_path / "staged")
     checkpoints.publish(staged, checkpoint)  # with sums that fit: the attacker knows how
     recipe = load_recipe(stopped / "r.toml", [f"output='{out}'"])
-    with pytest.raises(DudiError, match="something else than this training saved is in it") as error:
+    with pytest.raises(DudiError, match="not what this training saved") as error:
         train.run(recipe, resume=True, say=lambda text: None)
     assert "weights_only" not in str(error.value), "torch's advice is to load it without the safeguard"
     assert not victim.exists()
@@ -107,7 +107,9 @@ def test_a_hostile_model_is_not_executed(dudi: Dudi, what: str, make: Callable[[
     (path / "model.safetensors").unlink()
     make(path / "pytorch_model.bin", victim)
     line = dudi.run_refused(f"{what}='{path}'")
-    assert line.startswith(f"{what}: ") and "pytorch_model.bin is cut, or holds something else than weights" in line
+    assert (
+        line.startswith(f"{what}: ") and "pytorch_model.bin is truncated, or holds something other than weights" in line
+    )
     assert not victim.exists()
 
 
@@ -166,7 +168,7 @@ def index(text: str) -> Callable[[Path], None]:
     return edit
 
 
-NOT_WHOLE = "is cut, damaged or no safetensors file"
+NOT_WHOLE = "is truncated, damaged or not a safetensors file"
 INNER = "model.layers.0.mlp.up_proj.weight"
 WEIGHTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (raw(b""), f"model.safetensors {NOT_WHOLE}"),

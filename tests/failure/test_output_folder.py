@@ -19,7 +19,7 @@ def test_an_occupied_folder_is_left_alone(dudi: Dudi) -> None:
     dudi.out.mkdir()
     (dudi.out / "mine.txt").write_text("mine")
     line = dudi.refused("run", str(dudi.file))
-    assert "is occupied: go on with that run with --resume, or choose another folder with --output" in line
+    assert "is occupied: continue that run with --resume, or choose another folder with --output" in line
     assert digests(dudi.out).keys() == {"mine.txt"} and (dudi.out / "mine.txt").read_text() == "mine"
 
 

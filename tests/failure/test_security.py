@@ -149,7 +149,7 @@ def test_no_file_of_a_run_holds_a_secret(models: Path, tmp_path: Path) -> None:
 def test_a_token_in_a_recipe_is_refused_and_not_repeated(dudi: Dudi, where: str) -> None:
     token = "hf_" + "aB3" * 12
     line = dudi.run_refused(f"{where}='x {token}'")
-    assert f"{where}: looks like a token of the hub" in line and token not in line
+    assert f"{where}: looks like a hub token" in line and token not in line
 
 
 # ── conversations ────────────────────────────────────────────────────────────────────────────────────────────────────

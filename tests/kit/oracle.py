@@ -79,7 +79,7 @@ def cross_entropy(name: str, log_p: Tensor) -> Tensor:
 
 
 def spin_loss(beta: float, s_y: Tensor, s_other: Tensor, r_y: Tensor, r_other: Tensor) -> Tensor:
-    """Equation 2, right way up, of one row; arguments are log-probabilities of whole responses."""
+    """Equation 2 of one row, with the sign corrected; arguments are log-probabilities of whole responses."""
     return -torch.log(torch.sigmoid(beta * ((s_y - s_other) - (r_y - r_other))))
 
 

@@ -136,7 +136,7 @@ def test_a_signal_to_the_wrapper(
         assert end.value.code == 143
     else:
         assert launch.launch(Launch.DDP, 2, ["run", "tiny"]) == 143 == guards.Preempted.status
-        said = "saved" if started == "listens" else "stopped; go on with --resume"
+        said = "saved" if started == "listens" else "stopped; continue with --resume"
         assert capsys.readouterr().err == f"dudi: {said}\n"
     assert signal.getsignal(number) is before
 
@@ -157,7 +157,9 @@ def test_a_signal_to_a_real_wrapper_saves(number: signal.Signals, send: Any, tmp
         assert started.wait(timeout=300) == 143
     last = (tmp_path / "err").read_text().splitlines()[-1]
     step = checkpoints.step_of(checkpoints.complete(tmp_path / "run" / "1-sft")[-1])
-    assert last.endswith(f"after step {step}: checkpoint-{step} is saved; go on with --resume") and number.name in last
+    assert (
+        last.endswith(f"after step {step}: checkpoint-{step} is saved; continue with --resume") and number.name in last
+    )
 
 
 # ── real launches ────────────────────────────────────────────────────────────────────────────────────────────────────

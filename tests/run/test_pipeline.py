@@ -198,7 +198,7 @@ def test_the_same_recipe_gives_the_same_run_also_after_a_stop(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "dudi: stopped; go on with --resume"
+    assert capsys.readouterr().err.splitlines()[-1] == "dudi: stopped; continue with --resume"
     assert not (out / "2-dudi" / "model").exists() and not (out / "summary.md").exists()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dudi", "run", file, "--output", "again", "--resume"])

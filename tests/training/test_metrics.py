@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from dudi.files import append_line, cut_back, read_lines
+from dudi.loss import signals
 from dudi.loss.head import Head
 from dudi.loss.objective import Objective
 from dudi.loss.scores import Block, Reading, Scores
-from dudi.loss.signals import Outcome, share
+from dudi.loss.signals import Outcome
 from dudi.methods import build_method
 from dudi.signals import SequenceSignal, View, views
 from dudi.training.metrics import MEASURES, Meter, Phases, record
@@ -140,14 +141,15 @@ def test_a_key_outside_the_grid_is_an_error(meter: Meter) -> None:
 @pytest.mark.parametrize("margin, saturated", [(0.0, 0), (2.94, 0), (2.95, 1), (-50.0, 0), (50.0, 1)])
 def test_saturation_is_a_small_gradient(margin: float, saturated: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 / (1 + e^2.9444) = 0.05."""
-    (signal,) = (s for s in DUDI.signals if isinstance(s, SequenceSignal))
-    log_s = iter((tensor(margin / signal.beta), tensor(0.0)))
-    monkeypatch.setattr("dudi.loss.signals.sequence_log_probs", lambda *_: next(log_s))
+    signal = next(s for s in DUDI.signals if isinstance(s, SequenceSignal))
+    monkeypatch.setattr(signals, "sequence_log_probs", lambda hidden, *_: hidden)
     blocks = {view: block(view, [0], 1) for view in signal.views}
-    zeros = dict.fromkeys(signal.views, tensor(0.0))
-    outcome = share(signal, Scores(blocks, zeros, Head(tensor(0.0)), {}, None, zeros), 1.0, 8).outcome
-    assert outcome is not None and outcome.extra["margin"].item() == pytest.approx(margin)
-    assert outcome.extra["saturated"].tolist() == [saturated]
+    student = {signal.winner: tensor(margin / signal.beta), signal.loser: tensor(0.0)}
+    reference = {view: tensor(0.0) for view in signal.views}
+    head = Head(torch.zeros(1, 1), None, 1)
+    outcome = signals.share(signal, Scores(blocks, student, head, {}, None, reference), 1.0, 1).outcome
+    assert outcome is not None and float(outcome.extra["margin"]) == pytest.approx(margin)
+    assert float(outcome.extra["saturated"]) == saturated
 
 
 def test_means(meter: Meter) -> None:

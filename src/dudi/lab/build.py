@@ -35,7 +35,7 @@ ROWS = 240
 
 
 def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only: str | None = None) -> None:
-    """Make tokenizer and models into `folder`; what is there already stays, what was begun goes on."""
+    """Make tokenizer and models into `folder`; what is there already stays, what was begun continues."""
     plan = TINY if tiny else FULL
     if only not in (None, *plan.models):
         raise DudiError(unknown(str(only), plan.models, "model"))

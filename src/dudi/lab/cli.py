@@ -1,4 +1,4 @@
-"""`dudi lab`: lay out the lab's folders, or build its models anew. Nothing heavy is imported until a command runs."""
+"""`dudi lab`: lay out the lab's folders, or rebuild its models. Nothing heavy is imported until a command runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_command(
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     only: Annotated[str | None, typer.Option(help="Only this model, such as teacher.")] = None,
 ) -> None:
-    """Train tokenizer, teacher and student bases from nothing; a build that was stopped goes on."""
+    """Train tokenizer, teacher and student bases from nothing; a build that was stopped continues."""
     from dudi.lab.build import build
 
     build(folder, tiny, seed, typer.echo, only)

@@ -1,7 +1,7 @@
 """`dudi demo`: cold start, DuDi, SFT continued, the evaluation of all, and the report, as one plan of commands.
 
 Every step is a `dudi` command that anybody could type; this file only says which ones, in which order, and runs two
-of them at a time, each on one core. A step that is done is not done again, so a demo that was stopped goes on.
+of them at a time, each on one core. A step that is done is not done again, so a demo that was stopped continues.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make and train the lab's models: one tokenizer, a teacher, three student bases, from nothing, by one small loop.
 
-Weights and optimizer are saved as they go: a build that was stopped goes on where it was.
+Weights and optimizer are saved as they go: a build that was stopped continues where it was.
 """
 
 from __future__ import annotations

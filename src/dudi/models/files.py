@@ -75,7 +75,7 @@ def local_folder(path: str, revision: str | None) -> Path | None:
 
 
 def check_weights(folder: Path, what: str, trust_remote_code: bool = False, partial: bool = False) -> None:
-    """Raises `DudiError` where a local model folder's weights are cut, unreadable, or of other shapes than its config.
+    """Raises `DudiError` where a local folder's weights are truncated, unreadable, or of other shapes than its config.
 
     The config itself is known to be readable (`models.check_model`). A checkpoint whose tensors another version of the
     library named in another way is left for the loader to judge. partial: files may be missing, as the loader fetches
@@ -116,7 +116,7 @@ def _header(file: Path, where: str) -> dict[str, tuple[int, ...]]:
         with safe_open(file, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise DudiError(f"{where} is cut, damaged or no safetensors file ({_line(error):.200})") from None
+        raise DudiError(f"{where} is truncated, damaged or not a safetensors file ({_line(error):.200})") from None
 
 
 def _pickled(file: Path, where: str) -> dict[str, tuple[int, ...]]:
@@ -125,7 +125,7 @@ def _pickled(file: Path, where: str) -> dict[str, tuple[int, ...]]:
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         return {str(name): tuple(tensor.shape) for name, tensor in state.items()}
     except Exception:  # torch's advice would be to load it without the safeguard
-        raise DudiError(f"{where} is cut, or holds something else than weights: it is not read") from None
+        raise DudiError(f"{where} is truncated, or holds something other than weights: it is not read") from None
 
 
 def _compare(found: dict[str, tuple[int, ...]], config: Any, trust_remote_code: bool, where: str) -> None:

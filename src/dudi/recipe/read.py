@@ -115,8 +115,8 @@ def _check_texts(value: Any, where: str, key: str = "") -> None:
             raise DudiError(f"{where}: {key}: expected text, found {shown(value)}")
         if _SECRET.search(value):
             raise DudiError(
-                f"{where}: {key}: looks like a token of the hub, and a run's folder holds its recipe: give tokens"
-                " with `hf auth login` or HF_TOKEN only, and have this one replaced"
+                f"{where}: {key}: looks like a hub token, and a run's folder holds its recipe: give tokens"
+                " with `hf auth login` or HF_TOKEN only, and revoke this one"
             )
 
 

@@ -37,14 +37,14 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         _check_same_recipe(folder, recipe)
         return
     try:
-        # what a kill left before the recipe was there is nobody's: `.recipe.toml.tmp`
+        # what a kill left before the recipe was written belongs to no run: `.recipe.toml.tmp`
         occupied = folder.exists() and (not folder.is_dir() or any(f.suffix != ".tmp" for f in folder.iterdir()))
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:
         raise DudiError(f"output folder {str(folder)!r} cannot be used ({error.strerror})") from None
     if occupied:
         raise DudiError(
-            f"output folder {str(folder)!r} is occupied: go on with that run with --resume, or choose another"
+            f"output folder {str(folder)!r} is occupied: continue that run with --resume, or choose another"
             " folder with --output"
         )
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -82,7 +82,7 @@ def _difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] |
 def whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
     """A new run that fails before a stage has written anything leaves nothing; errors of the disk become one line.
 
-    One that was told to stop stays as it is: a scheduler will start it again, to go on.
+    One that was told to stop stays as it is: a scheduler will start it again, to resume.
     """
     there = folder.exists()
     try:
@@ -95,7 +95,7 @@ def whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
                 folder.mkdir(exist_ok=True)
         if isinstance(error, DudiError):
             raise
-        then = "what is complete is kept: go on with --resume" if begun else "nothing was left there"
+        then = "what is complete is kept: continue with --resume" if begun else "nothing was left there"
         raise DudiError(f"{error.filename or folder}: {error.strerror or error}; {then}") from error
 
 

@@ -115,7 +115,7 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
         except ChildFailedError as error:
             status = _show(Path(errors))
             if status is None and signals:
-                print("dudi: stopped; go on with --resume", file=sys.stderr)
+                print("dudi: stopped; continue with --resume", file=sys.stderr)
                 return STOPPED
             if status is None:
                 rank, failure = error.get_first_failure()
@@ -123,14 +123,14 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
             return status or 1
         except SignalException as stopped:
             if _show(Path(errors)) is None:
-                print("dudi: stopped; go on with --resume", file=sys.stderr)
+                print("dudi: stopped; continue with --resume", file=sys.stderr)
             return 128 + int(stopped.sigval)
     return 0
 
 
 @contextmanager
 def _passing_on(came: list[int]) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 go on to the started processes, which save and end by themselves; `came` holds those noted.
+    """SIGTERM and SIGUSR1 are passed to the started processes, which save and end by themselves; `came` notes them.
 
     torch's launcher would kill them 30 seconds after SIGTERM, in the middle of a long step, and passes no SIGUSR1 on.
     One that comes before any process was started ends the wrapper.
@@ -190,7 +190,7 @@ def launch_run(
     Raises `DudiError` for what can be known beforehand.
     """
     if "WORLD_SIZE" in os.environ:
-        raise DudiError("--launch: this process was itself started by a launcher; leave one of the two out")
+        raise DudiError("--launch: this process was itself started by a launcher; use one or the other")
     import torch
 
     processes = processes_here(wanted, torch.cuda.device_count())

@@ -137,7 +137,7 @@ class Pipeline:
                 f"{here / 'model'}: {fault}, and there is no checkpoint to write it from: restore it from a copy, or"
                 " remove that folder to train the stage again"
             )
-        self.say(f"{here / 'model'}: {fault}: it is made again from the last checkpoint")
+        self.say(f"{here / 'model'}: {fault}: it is recreated from the last checkpoint")
         return False
 
     def _of(self, name: str) -> Path:

@@ -32,13 +32,13 @@ def writing(what: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise DudiError(
             f"{what}: cannot be written ({(str(error).splitlines() or [type(error).__name__])[0]}): earlier checkpoints"
-            " are whole; free disk space and start again with --resume"
+            " are intact; free disk space and continue with --resume"
         ) from error
 
 
 @contextmanager
 def reading(checkpoint: Path, files: str) -> Iterator[None]:
-    """Files of a checkpoint that hold something else than a training saves, though their sums fit, as one line.
+    """Files of a checkpoint that are not what a training saves, though their checksums fit, as one line.
 
     Not in the libraries' words: torch's advice for a file that it refuses is to load it without the safeguard.
     """
@@ -48,8 +48,8 @@ def reading(checkpoint: Path, files: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DudiError(
-            f"{checkpoint}: {files} cannot be gone on with ({type(error).__name__}): something else than this training"
-            " saved is in it; restore the folder from a copy, or remove it to go on from the checkpoint before"
+            f"{checkpoint}: {files} cannot be resumed from ({type(error).__name__}): not what this training saved;"
+            " restore the folder from a copy, or remove it to resume from the checkpoint before"
         ) from error
 
 
@@ -112,15 +112,15 @@ def complete(folder: Path) -> list[Path]:
 def newest(folder: Path, say: Callable[[str], None] = print) -> Path | None:
     """The newest whole checkpoint, read in full; None before the first one was saved.
 
-    A damaged one is passed over, and said. Raises `DudiError` where all are damaged: to start anew over what may still
-    be mended is not for us to decide.
+    A damaged one is skipped, and reported. Raises `DudiError` where all are damaged: whether to start over what may
+    still be repaired is for the user to decide.
     """
     found = _all(folder)[::-1]
     for checkpoint in found:
         fault = damage(checkpoint)
         if fault is None:
             return checkpoint
-        say(f"  {checkpoint.name} is damaged ({fault}): passed over")
+        say(f"  {checkpoint.name} is damaged ({fault}): skipped")
     if found:
         raise DudiError(
             f"{folder}: no checkpoint is whole ({found[0].name}: {damage(found[0])}): restore one from a copy, or"

@@ -1,7 +1,7 @@
 """Rollouts that have collapsed: all at the limit, empty, repeating themselves, or in another script than was asked for.
 
 A student that learns from its own responses can fall into a state in which they teach nothing, while the loss looks
-well. Shares are taken by view and language over the logged interval, or over several until there are enough rows, and
+fine. Shares are taken by view and language over the logged interval, or over several until there are enough rows, and
 are a warning from a threshold on: in the log once when it begins and once when it ends, and in `metrics.jsonl` while
 it lasts. Training goes on: no number but these depends on them.
 """

@@ -46,14 +46,14 @@ class OutOfMemory(DudiError):
 
 
 class Preempted(DudiError):
-    """A signal stopped the run, and it can go on from there. 143 = 128 + SIGTERM, as if the signal had ended it."""
+    """A signal stopped the run, which can be resumed from there. 143 = 128 + SIGTERM, as if the signal had ended it."""
 
     status = 143
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Stop:
-    """A signal that was noted: the run stops where it can go on from. A second SIGTERM ends it at once."""
+    """A signal that was noted: the run stops where it can be resumed. A second SIGTERM ends it immediately."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -82,15 +82,15 @@ class Stop:
         if self.name is None:
             self.name = signal.Signals(number).name
             if os.environ.get("RANK", "0") == "0":  # os.write: a handler may interrupt a print
-                os.write(2, f"dudi: {self.name}: stopping after this step; SIGTERM again stops at once\n".encode())
+                os.write(2, f"dudi: {self.name}: stopping after this step; SIGTERM again stops immediately\n".encode())
 
     def due(self) -> bool:
         """Whether any process was told to stop. All of them must ask, at the same place."""
         return processes.anywhere(self.name is not None)
 
     def preempted(self, where: str) -> Preempted:
-        """The error to raise: where the run stopped, and what is there to go on from."""
-        return Preempted(f"stopped by {self.name or 'a signal to another process'} {where}; go on with --resume")
+        """The error to raise: where the run stopped, and what it can be resumed from."""
+        return Preempted(f"stopped by {self.name or 'a signal to another process'} {where}; continue with --resume")
 
 
 # ── a loss that is not finite ────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""What a training saves and what it goes on from: all that the next step depends on, and nothing twice.
+"""What a training saves and resumes from: all that the next step depends on, and nothing twice.
 
 The Trainer's own files (weights, optimizer, schedule, random state), SDFT's moving average, and the interval of the
 metrics under way. A signal makes a training stop here, with a checkpoint of the step that was finished.

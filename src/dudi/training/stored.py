@@ -1,6 +1,6 @@
 """Generation stages: a teacher (SeqKD) or an opponent (SPIN) answers every row once, before training.
 
-Rows are sampled in fixed batches, each written as one whole file, so that a stage that was stopped goes on with the
+Rows are sampled in fixed batches, each written as one whole file, so that a stage that was stopped continues with the
 batches that are missing, and several processes share them without talking.
 """
 
