@@ -62,7 +62,8 @@ def test_a_closed_form_is_the_gradient_of_its_formula(name: str, sharpness: floa
     (grad,) = torch.autograd.grad(wanted.sum(), s)
     value, found = loss(torch.log_softmax(s.detach(), -1), log_q.clone(), labels)
     torch.testing.assert_close(value, wanted.detach(), rtol=1e-11, atol=1e-13)
-    torch.testing.assert_close(found, grad, rtol=1e-9, atol=1e-11 * float(grad.abs().max()))  # sharp JSDs cancel; CPUs differ
+    most = float(grad.abs().max())  # a sharp JSD's small entries cancel, on one CPU more than on another
+    torch.testing.assert_close(found, grad, rtol=1e-9, atol=1e-11 * most)
     assert float(grad.abs().max()) > 1e-5
     # through a softmax no gradient changes the sum of the logits
     assert float(found.sum(-1).abs().max()) < 1e-12
