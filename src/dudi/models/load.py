@@ -19,7 +19,7 @@ from transformers import (
 
 from dudi.errors import DudiError
 from dudi.models.files import cannot_load, check_config, check_weights, local_folder, reading_model
-from dudi.models.reader import check_size
+from dudi.models.parts import check_size
 from dudi.models.sharding import is_sharded, over
 from dudi.recipe.read import Generation, Models
 
