@@ -27,7 +27,7 @@ class Decoder:
         self.named = next((name for name in ARGUMENTS if name in _parameters(backbone(model))), None)
         self.cache: Any = None  # a model with a cache class of its own makes it in its first call
         self.first = True
-        if self.named != "state" and model._supports_default_dynamic_cache():
+        if self.named != "state" and cast(Any, model)._supports_default_dynamic_cache():
             self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
 
     def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

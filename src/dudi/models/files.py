@@ -18,15 +18,11 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dudi.errors import DudiError
+from dudi.models.refusals import cannot_load
 
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header; the format's own limit."""
-
-MAX_CONFIG = 1 << 24
-"""Bytes of config.json."""
-MAX_LAYERS = 10_000
-"""The library writes a list of them before anything can be compared."""
 
 
 @contextmanager
@@ -38,31 +34,6 @@ def reading_model(path: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise cannot_load(path, what, error) from None
-
-
-def cannot_load(path: str, what: str, error: Exception) -> DudiError:
-    """The line for an error of the libraries'."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return DudiError(f"{what}: {path!r} cannot be loaded: {text:.300}")
-
-
-def check_config(folder: Path, what: str) -> None:
-    """That config.json, where there is one, is a table that can be given to the library. Raises `DudiError`."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return  # the loader says it
-    try:
-        if file.stat().st_size > MAX_CONFIG:
-            raise ValueError
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        table = None
-    if not isinstance(table, dict):
-        raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json is not a table in JSON")
-    for inner in (table, *(value for value in table.values() if isinstance(value, dict))):
-        layers = inner.get("num_hidden_layers")
-        if isinstance(layers, int | float) and not 0 < layers <= MAX_LAYERS:
-            raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json asks for {layers} layers")
 
 
 def local_folder(path: str, revision: str | None) -> Path | None:

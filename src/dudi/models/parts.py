@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 from dudi.errors import DudiError
 from dudi.loss.head import Head
 
-
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What configs call it: Gemma's and NanoChat's, RecurrentGemma's, xLSTM's."""
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dudi.errors import DudiError
+from dudi.methods import Teacher
 from dudi.recipe.read import Limits, Recipe
-from dudi.signals import judged, views
+from dudi.signals import Mode, Response, View, judged, views
 
 
 def positions(config: Any) -> int | None:
@@ -52,21 +53,14 @@ def lengths(recipe: Recipe, teaches: bool) -> list[tuple[tuple[str, ...], int]]:
     for method in (recipe.build(), recipe.build_cold_start()):
         if method is None:
             continue
-        read = judged(method.signals) if teaches else views(method.signals)
-        for view in read:
-            rewritten = view.verbalizer.value != "none"
-            sampled = view.response.sampled or view.response.stored
-            if teaches and rewritten:
-                sums.add(("teacher_prompt", "rollout"))
-            elif sampled:
-                sums.add(("prompt", "verbalizer", "rollout") if rewritten else ("prompt", "rollout"))
-            else:
-                sums.add(("total",))
-        if teaches and method.needs_larger_teacher and method.stored is not None:  # it writes the answers to x
+        judges = method.needs_larger_teacher if teaches else method.teacher is Teacher.EMA
+        sums |= {_sum_of(view, teaches=True) for view in judged(method.signals) if judges}
+        sums |= {_sum_of(view, teaches=False) for view in views(method.signals) if not teaches}
+        if judges and method.stored is Response.TEACHER:  # it writes the answers to x
             sums.add(("prompt", "rollout"))
     languages = _languages(limits, recipe.data.languages)
     return [
-        (tuple(f"limits.{name}" for name in names), max(_sum(limits, names, l) for l in languages))
+        (tuple(f"limits.{name}" for name in names), max(_length(limits, names, l) for l in languages))
         for names in sorted(sums, key=lambda names: (len(names), names))
     ]
 
@@ -77,7 +71,17 @@ def _languages(limits: Limits, named: tuple[str, ...]) -> set[str]:
     return set(named) or {"default"}.union(*tables)
 
 
-def _sum(limits: Limits, names: tuple[str, ...], language: str) -> int:
+def _sum_of(view: View, teaches: bool) -> tuple[str, ...]:
+    """The limits that bound what is read of a view."""
+    rewritten = view.verbalizer is not Mode.NONE
+    if teaches and rewritten:
+        return "teacher_prompt", "rollout"
+    if not (view.response.sampled or view.response.stored):
+        return ("total",)
+    return ("prompt", "verbalizer", "rollout") if rewritten else ("prompt", "rollout")
+
+
+def _length(limits: Limits, names: tuple[str, ...], language: str) -> int:
     total = 0
     for name in names:
         value = getattr(limits, name)

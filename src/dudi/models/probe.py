@@ -48,7 +48,7 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
     wanted, got, head = _evaluated(model, what, probe)
     if not bool(torch.isfinite(wanted).all()):
         raise DudiError(f"{what}: the model's logits are not finite: its weights are broken (NaN or infinite)")
-    tolerance = 2e-2 if head.weight.dtype is torch.bfloat16 else 1e-4
+    tolerance = 2e-2 if _rounded(head.weight) else 1e-4
     if not torch.allclose(got, wanted.to(got.dtype), rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
         raise DudiError(
             f"{what}: {_kind(model)}: the model's logits are not its last hidden states times its output head;"
@@ -138,10 +138,16 @@ def _evaluated(model: PreTrainedModel, what: str, probe: Callable[[], Result]) -
 
 def _unlike(found: Tensor, wanted: Tensor) -> bool:
     """Whether hidden states differ by more than rounding, at any position (or are not numbers)."""
-    limit = UNLIKE if wanted.dtype in (torch.float32, torch.float64) else UNLIKE_ROUNDED
+    limit = UNLIKE_ROUNDED if _rounded(wanted) else UNLIKE
     found, wanted = found.double(), wanted.double()
     close = (found - wanted).norm(dim=-1) <= limit * wanted.norm(dim=-1)  # a padding token's embedding may be zero
     return not bool(close.all())
+
+
+def _rounded(tensor: Tensor) -> bool:
+    """Whether products are taken in half precision."""
+    whole = tensor.dtype in (torch.float32, torch.float64)
+    return not whole or torch.is_autocast_enabled(tensor.device.type)
 
 
 def _kind(model: PreTrainedModel) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
-from dudi.models.load import check_model, load_tokenizer
+from dudi.models.load import check_model, load_config, load_tokenizer
+from dudi.models.positions import check_positions
 from dudi.recipe.read import Recipe
 from dudi.signals import views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
@@ -83,4 +84,5 @@ def load_chat(recipe: Recipe) -> Chat:
         checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
         check_model(path, what, models, revision, chat.vocab)
+        check_positions(load_config(path, what, models, revision), recipe, what, teaches=what == "models.teacher")
     return chat
