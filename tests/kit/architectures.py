@@ -1,11 +1,25 @@
-"""Tiny random models of the architectures that a user may bring, by the name of their `model_type`."""
+"""Tiny random models of the architectures that a user may bring, by the name of their `model_type`, and what is checked
+of each: greedy decoding against plain reading and `generate`, losses against the full logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from dudi.errors import DudiError
+from dudi.loss.chunked import Positions, Term, score
+from dudi.loss.losses import nll, reverse_kl
+from dudi.loss.scores import Reading
+from dudi.models.dropout import dropout_off
+from dudi.models.probe import check_decoding
+from dudi.models.reader import Reader
+from dudi.rollouts import Request, Sampling
+from dudi.rollouts.local import LocalEngine
 
 VOCAB = 96
 COMMON: dict[str, Any] = {
@@ -43,6 +57,14 @@ _MLA = {
     "head_dim": 4,
 }
 
+_GEMMA4 = {
+    **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB,
+    "final_logit_softcapping": 5.0, "global_head_dim": 8,
+}  # fmt: skip
+_OUTER = {"vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+                            "num_attention_heads": 4, "image_size": 28, "patch_size": 14}}  # fmt: skip
+"""Beside the text model's config in one that also sees images."""
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
@@ -55,6 +77,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 8},
     "ministral": _SLIDING,
     "ministral3": {},
+    "gemma3": {**_OUTER, "text_config": COMMON | _SLIDING | {"query_pre_attn_scalar": 8}, "mm_tokens_per_image": 4},
+    "gemma4": {**_OUTER, "text_config": COMMON | _GEMMA4, "audio_config": None},
+    "qwen3_5": {**_OUTER, "text_config": COMMON | _LINEAR},
     "mixtral": _EXPERTS,
     "gemma": {},
     "gemma2": {**_SLIDING, "query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0, "attn_logit_softcapping": 5.0},
@@ -64,10 +89,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "laurel_rank": 4, "activation_sparsity_pattern": [0.0, 0.0], "final_logit_softcapping": 5.0,
         "intermediate_size": [48, 48],
     },
-    "gemma4_text": {
-        **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB,
-        "final_logit_softcapping": 5.0, "global_head_dim": 8,
-    },
+    "gemma4_text": _GEMMA4,
     "vaultgemma": {**_SLIDING, "query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0},
     "recurrent_gemma": {"lru_width": 32, "attention_window_size": 8, "block_types": ["recurrent", "attention"]},
     "phi": {"resid_pdrop": 0.1},
@@ -160,3 +182,100 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **change
         head.mul_(8.0)
     made.generation_config.eos_token_id = None
     return made
+
+
+REFUSED = {"xlstm": "cannot be read as a language model"}
+"""What does not work, with the words of its refusal."""
+PROMPTS = ((5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17), (20, 21, 22, 23, 24), (30, 31, 32, 33, 34, 35, 36, 37, 38))
+NEW = 10
+"""Tokens that each prompt is continued by: past the sliding windows of these models."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of a check. refused: the line; greedy: cached = uncached; generate: = the model's own `generate`;
+    loss: largest relative error of loss and gradient; padding: prompts may be padded on the left."""
+
+    name: str
+    refused: str | None = None
+    greedy: bool = False
+    generate: bool = False
+    loss: float | None = None
+    padding: bool = False
+
+
+def check(name: str) -> Checked:
+    """Build the model and try it."""
+    model = build(name)
+    try:
+        dropout_off(model, "model")
+        reader = Reader(model, VOCAB, "model")
+    except DudiError as error:
+        return Checked(name, refused=str(error))
+    engine = LocalEngine(Sampling(stop_ids=(), pad=0, vocab=VOCAB, temperature=0.0))
+    found = [r.ids for r in engine(model, [Request(p, ("k", row), NEW) for row, p in enumerate(PROMPTS)])]
+    plain = [_uncached(model, p) for p in PROMPTS]
+    assert len({token for ids in plain for token in ids}) >= 6, f"{name} repeats itself: it would show nothing"
+    return Checked(
+        name,
+        greedy=found == plain,
+        generate=found == [_generated(model, p) for p in PROMPTS],
+        loss=_loss_error(reader, build(name, seed=1)),
+        padding=check_decoding(model, VOCAB, "model"),
+    )
+
+
+@torch.no_grad()
+def _uncached(model: PreTrainedModel, prompt: Sequence[int]) -> tuple[int, ...]:
+    """Greedy decoding that reads everything again for each token."""
+    ids = list(prompt)
+    for _ in range(NEW):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return tuple(ids[len(prompt) :])
+
+
+@torch.no_grad()
+def _generated(model: PreTrainedModel, prompt: Sequence[int]) -> tuple[int, ...]:
+    """What the library writes."""
+    ids = torch.tensor([prompt])
+    options = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": None, "pad_token_id": 0}
+    return tuple(model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist())
+
+
+def _loss_error(student: Reader, teacher_model: PreTrainedModel) -> float:
+    """Cross-entropy and reverse KL, and their gradients, in training mode and on rows padded on the right, against one
+    row at a time and the model's own logits: the largest error, relative to the largest value."""
+    teacher, model = Reader(teacher_model.requires_grad_(False), VOCAB, "teacher"), student.model
+    rows = [torch.tensor(p) for p in PROMPTS]
+    width = max(map(len, rows))
+    table = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
+    places = torch.cat([k * width + torch.arange(len(row) - 1) for k, row in enumerate(rows)])
+    labels = torch.cat([row[1:] for row in rows])
+    weight = torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
+    model.train()
+    reading = {"x": Reading(table, places)}
+    theirs = teacher.hidden(reading, 1)["x"]
+    view = Positions(labels, (Term(nll, weight), Term(reverse_kl, weight)), theirs)
+    loss = student.reading(
+        model, reading, 1, lambda hidden, head, zero: score(hidden["x"], head, teacher.head(), [view], chunk=7).loss
+    )
+    model.zero_grad()
+    loss.backward()
+    gradients = _gradients(model)
+    log_p = torch.cat([_log_probs(model, row) for row in rows])
+    with torch.no_grad():
+        log_q = torch.cat([_log_probs(teacher_model, row) for row in rows])
+    wanted = (log_p.exp() * (log_p - log_q)).sum(-1).mean() - log_p.gather(-1, labels[:, None]).mean()
+    model.zero_grad()
+    wanted.backward()
+    model.eval()
+    error = float(((gradients - _gradients(model)).norm() / _gradients(model).norm()).detach())
+    return max(abs(float(loss.detach()) / float(wanted.detach()) - 1), error)
+
+
+def _log_probs(model: PreTrainedModel, row: Tensor) -> Tensor:
+    return torch.log_softmax(model(input_ids=row[None], use_cache=False).logits[0, :-1].double(), -1)
+
+
+def _gradients(model: PreTrainedModel) -> Tensor:
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])

@@ -75,10 +75,10 @@ def test_micro_batches_change_nothing_without_it_and_everything_with_it(tmp_path
         return kit.step(kit.trainer(tmp_path / folder, {"name": "sft"}, student=gpt2(), **training))[0]
 
     assert loss("a", micro_batch=8) == pytest.approx(loss("b", micro_batch=1), rel=1e-5)
-    assert abs(loss("c", dropout=True, micro_batch=8) - loss("a2", micro_batch=8)) > 1e-3
+    assert abs(loss("c", dropout=True, micro_batch=8) - loss("a2", micro_batch=8)) > 1e-4
 
 
-@pytest.mark.parametrize("method", ["dudi", "spin", "kd", "sdft", "gkd"])
+@pytest.mark.parametrize("method", ["dudi", "spin", "seqkd", "sdft", "gkd"])
 def test_the_key_is_for_sft_and_dft(method: str) -> None:
     table = {
         "name": "x",

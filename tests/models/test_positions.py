@@ -56,7 +56,7 @@ CASES: list[tuple[str, bool, int, str | None]] = [
     ("sdft", False, 329, r"limits.teacher_prompt"),  # the student's own average reads z
     ("seqkd", True, 130, None),
     ("seqkd", True, 129, r"130 tokens \(limits.prompt \+ limits.rollout\)"),
-    ("kd", True, 139, r"limits.total"),
+    ("gkd", True, 139, r"limits.total"),
 ]
 
 

@@ -59,10 +59,9 @@ def lengths(recipe: Recipe, teaches: bool) -> list[tuple[tuple[str, ...], int]]:
         if judges and method.stored is Response.TEACHER:  # it writes the answers to x
             sums.add(("prompt", "rollout"))
     languages = _languages(limits, recipe.data.languages)
-    return [
-        (tuple(f"limits.{name}" for name in names), max(_length(limits, names, l) for l in languages))
-        for names in sorted(sums, key=lambda names: (len(names), names))
-    ]
+    found = [(names, max(_length(limits, names, l) for l in languages)) for names in sorted(sums)]
+    found.sort(key=lambda one: -one[1])  # what has to change most comes first
+    return [(tuple(f"limits.{name}" for name in names), length) for names, length in found]
 
 
 def _languages(limits: Limits, named: tuple[str, ...]) -> set[str]:

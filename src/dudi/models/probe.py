@@ -57,11 +57,9 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
 
 
 def check_reading(model: PreTrainedModel, vocab: int, what: str) -> None:
-    """Refuse, with `DudiError`, a model whose hidden states depend on what follows them, or that changes its own
-    weights when it is called."""
+    """Refuse, with `DudiError`, a model whose hidden states depend on what follows them."""
     ids = _tokens(model, vocab)
     alone, first, second = ids[None, :LENGTH], ids[None, : 2 * LENGTH], torch.cat((ids[:LENGTH], ids[:LENGTH]))[None]
-    before = [p._version for p in model.parameters()]
 
     def probe() -> list[Tensor]:
         return [_hidden(model, one)[:LENGTH] for one in (alone, first, second)]
@@ -72,8 +70,6 @@ def check_reading(model: PreTrainedModel, vocab: int, what: str) -> None:
             f"{what}: {_kind(model)} sees tokens that come later, so that padding changes what it says: only models"
             " that read from left to right can be trained or distilled from"
         )
-    if before != [p._version for p in model.parameters()]:
-        raise DudiError(f"{what}: {_kind(model)} changes its own weights when it is called; unsupported")
 
 
 def check_decoding(model: PreTrainedModel, vocab: int, what: str) -> bool:
@@ -91,6 +87,8 @@ def check_decoding(model: PreTrainedModel, vocab: int, what: str) -> bool:
         return uncached, _decoded(model, prompt, steps, 0), [_decoded(model, p, steps, LENGTH) for p in (plain, other)]
 
     uncached, cached, padded = _evaluated(model, what, probe)
+    if not bool(torch.isfinite(uncached).all()):
+        raise DudiError(f"{what}: the model's hidden states are not finite: its weights are broken (NaN or infinite)")
     if _unlike(cached, uncached):
         raise DudiError(
             f"{what}: {_kind(model)} says something else with its cache than without: no answers can be sampled from it"
@@ -122,11 +120,19 @@ def _tokens(model: PreTrainedModel, vocab: int) -> Tensor:
 
 @torch.no_grad()
 def _evaluated(model: PreTrainedModel, what: str, probe: Callable[[], Result]) -> Result:
-    """A probe inside one call of the model, in evaluation mode. An error of the model's own is one line."""
-    training = model.training
+    """A probe inside one call of the model, in evaluation mode. An error of the model's own is one line, and so are
+    weights that it changes (RWKV divides some while it is in evaluation mode: a copy of them would be another model).
+    """
+    training, before = model.training, [p._version for p in model.parameters()]
     model.eval()
     try:
-        return through(model, model, probe)
+        found = through(model, model, probe)
+        if before != [p._version for p in model.parameters()]:
+            raise DudiError(
+                f"{what}: {_kind(model)} changes its own weights when it is called in evaluation mode; unsupported (with"
+                " RWKV, set rescale_every to 0 in its config.json)"
+            )
+        return found
     except (DudiError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a class that needs other arguments, a cache of its own, images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -91,6 +92,11 @@ def cannot_load(path: str, what: str, error: Exception) -> DudiError:
         return DudiError(
             f"{what}: {path!r} does not work with the attention that was asked for: {short}; leave models.attention"
             ' out, so that transformers chooses, or set models.attention = "eager"'
+        )
+    if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
+        return DudiError(
+            f"{what}: {path!r} is no causal language model: transformers has none for a {found[1]} (of a model that"
+            " also sees images, give the text model alone)"
         )
     if "couldn't find them in the cached files" in text or "offline" in text.lower():
         return DudiError(
