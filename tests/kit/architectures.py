@@ -55,6 +55,7 @@ _MLA = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
     "head_dim": 4,
+    "num_key_value_heads": 4,
 }
 
 _GEMMA4 = {

@@ -127,7 +127,7 @@ def load_model(
 
 def _load(load: Any, path: str, what: str, models: Models, revision: str | None, **kwargs: Any) -> Any:
     if looks_local(path):
-        check_folder(Path(path).expanduser(), path, what, tokenizer=load is AutoTokenizer.from_pretrained)
+        check_folder(Path(path).expanduser(), path, what, tokenizer=load == AutoTokenizer.from_pretrained)
     name = str(Path(path).expanduser()) if looks_local(path) else path
     try:
         return load(name, revision=revision, trust_remote_code=models.trust_remote_code, **kwargs)
