@@ -73,7 +73,7 @@ def test_a_model_that_sees_images(models: Path, tmp_path: Path) -> None:
     path = tmp_path / "sees"
     shutil.copytree(models / "student", path)
     sees(path)
-    with pytest.raises(DudiError, match="no causal language model: transformers has none for a Mistral3Config"):
+    with pytest.raises(DudiError, match="transformers has no causal language model for a Mistral3Config"):
         load_model(str(path), "models.student", MODELS, torch.float32)
 
 
@@ -85,7 +85,9 @@ def test_a_missing_folder_is_no_hub_name(models: Path, tmp_path: Path, monkeypat
             DudiError, match=rf"^models\.student: no folder '{path}'; give a model folder or a hub name"
         ):
             load_tokenizer(path, "models.student", MODELS)
-    with pytest.raises(DudiError, match=r"^models\.student: there is no folder 'nobody/gone', and as a hub name it is"):
+    with pytest.raises(
+        DudiError, match=r"^models\.student: 'nobody/gone' .*: there is no such folder, and as a hub name it"
+    ):
         load_tokenizer("nobody/gone", "models.student", MODELS)
 
 

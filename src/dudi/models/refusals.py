@@ -46,9 +46,11 @@ def check_folder(folder: Path, path: str, what: str, tokenizer: bool) -> None:
             " merge_and_unload, then save_pretrained of model and tokenizer) and give that folder"
         )
     check_config(folder, what)
+    if not tokenizer and not (folder / "config.json").is_file():
+        raise DudiError(f"{what}: {path!r} cannot be loaded: it holds no model (no config.json)")
     if tokenizer and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
         raise DudiError(
-            f"{what}: {path!r} holds no tokenizer (tokenizer.json): copy the tokenizer files of the model that it was"
+            f"{what}: {path!r} cannot be loaded: it holds no tokenizer (tokenizer.json): copy the tokenizer files of the model that it was"
             " made from into it"
         )
 
@@ -95,13 +97,13 @@ def cannot_load(path: str, what: str, error: Exception) -> DudiError:
         )
     if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
         return DudiError(
-            f"{what}: {path!r} is no causal language model: transformers has none for a {found[1]} (of a model that"
-            " also sees images, give the text model alone)"
+            f"{what}: {path!r} cannot be loaded: transformers has no causal language model for a {found[1]} (of a model"
+            " that also sees images, give the text model alone)"
         )
     if "couldn't find them in the cached files" in text or "offline" in text.lower():
         return DudiError(
-            f"{what}: there is no folder {path!r}, and as a hub name it is not in the cache while the hub cannot be"
-            " reached: check the path, or the name and the connection"
+            f"{what}: {path!r} cannot be loaded: there is no such folder, and as a hub name it is not in the cache while"
+            " the hub cannot be reached: check the path, or the name and the connection"
         )
     return DudiError(f"{what}: {path!r} cannot be loaded: {short}")
 

@@ -59,8 +59,6 @@ class DistillationTrainer(SavingTrainer):
         self.phases = Phases()
         self.meter = Meter(job.method, job.languages)
         self.collapse = Collapse(views(job.method.signals), job.languages)
-        if not job.training.dropout:
-            dropout_off(job.student, "student")
         self.ema = EmaTeacher(job.student, job.method.ema_rate) if job.method.ema_rate else None
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
@@ -70,6 +68,8 @@ class DistillationTrainer(SavingTrainer):
         self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
         with torch.autocast(job.student.device.type, torch.bfloat16, enabled=job.autocast):  # R is stored for it
             self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+        if not job.training.dropout:
+            dropout_off(job.student, "student")
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
         self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
         if job.training.gradient_checkpointing:
