@@ -18,12 +18,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dudi.errors import DudiError
+from dudi.models.refusals import cannot_load
 
 INDEX = "model.safetensors.index.json"
-MAX_CONFIG = 1 << 24
-"""Bytes of config.json."""
-MAX_LAYERS = 10_000
-"""The library writes a list of them before anything can be compared."""
 
 
 @contextmanager
@@ -37,32 +34,8 @@ def reading_model(path: str, what: str) -> Iterator[None]:
         raise cannot_load(path, what, error) from None
 
 
-def cannot_load(path: str, what: str, error: Exception) -> DudiError:
-    """The line for an error of the libraries'."""
-    return DudiError(f"{what}: {path!r} cannot be loaded: {_line(error):.300}")
-
-
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def check_config(folder: Path, what: str) -> None:
-    """That config.json, where there is one, is a table that can be given to the library. Raises `DudiError`."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return  # the loader says it
-    try:
-        if file.stat().st_size > MAX_CONFIG:
-            raise ValueError
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        table = None
-    if not isinstance(table, dict):
-        raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json is not a table in JSON")
-    for inner in (table, *(value for value in table.values() if isinstance(value, dict))):
-        layers = inner.get("num_hidden_layers")
-        if isinstance(layers, int | float) and not 0 < layers <= MAX_LAYERS:
-            raise DudiError(f"{what}: {str(folder)!r} cannot be loaded: config.json asks for {layers} layers")
 
 
 def local_folder(path: str, revision: str | None) -> Path | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import is_offline_mode
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,8 +19,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from dudi.errors import DudiError
-from dudi.models.files import cannot_load, check_config, check_weights, local_folder, reading_model
-from dudi.models.reader import check_size
+from dudi.models.files import check_weights, local_folder, reading_model
+from dudi.models.parts import check_size
+from dudi.models.refusals import cannot_load, check_folder, looks_local
 from dudi.models.sharding import is_sharded, over
 from dudi.recipe.schema import Generation, Models
 
@@ -41,12 +41,26 @@ def arithmetic(precision: str) -> tuple[torch.dtype, torch.dtype, bool]:
 
 def load_tokenizer(path: str, what: str, models: Models, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub; `what` names the recipe key in errors."""
-    return _load(AutoTokenizer.from_pretrained, path, what, models, revision)
+    tokenizer = _load(AutoTokenizer.from_pretrained, path, what, models, revision)
+    if isinstance(tokenizer.chat_template, dict):  # templates by name, of which `apply_chat_template` takes this one
+        if "default" not in tokenizer.chat_template:
+            names = ", ".join(map(repr, sorted(tokenizer.chat_template)))
+            raise DudiError(
+                f"{what}: {path!r} has chat templates by name ({names}), but none called 'default': write the one to"
+                " use to a file and name it as chat.template"
+            )
+        tokenizer.chat_template = tokenizer.chat_template["default"]
+    return tokenizer
+
+
+def load_config(path: str, what: str, models: Models, revision: str | None = None) -> Any:
+    """A model's config from a folder or the hub."""
+    return _load(AutoConfig.from_pretrained, path, what, models, revision)
 
 
 def embeddings(path: str, what: str, models: Models, revision: str | None = None) -> int:
     """How many token ids a model can read, by its config.json."""
-    config = _load(AutoConfig.from_pretrained, path, what, models, revision)
+    config = load_config(path, what, models, revision)
     with reading_model(path, what):
         return int(config.get_text_config().vocab_size)
 
@@ -62,7 +76,7 @@ def eos_ids(path: str, what: str, models: Models, revision: str | None = None) -
             _raise_exceptions_for_missing_entries=False,
         )
     if file is None:
-        found = _load(AutoConfig.from_pretrained, path, what, models, revision).get_text_config().eos_token_id
+        found = load_config(path, what, models, revision).get_text_config().eos_token_id
     else:
         try:
             found = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
@@ -76,19 +90,32 @@ def eos_ids(path: str, what: str, models: Models, revision: str | None = None) -
     return tuple(ids)
 
 
-def check_model(path: str, what: str, models: Models, revision: str | None, vocab: int) -> None:
+def spare_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many of the last ids are added tokens: a model may do without embeddings for them (Gemma 3's text models
+    share the tokenizer of those that see images)."""
+    added, known = set(tokenizer.get_added_vocab().values()), set(tokenizer.get_vocab().values())
+    rest = known - added
+    return max(known) - max(rest) if rest else 0
+
+
+def check_model(path: str, what: str, models: Models, revision: str | None, vocab: int, spare: int = 0) -> int:
     """That a model is there, has the tokenizer's size, and weights that can be loaded as far as they are on this disk,
-    before a run folder is made and gigabytes are read. Raises `DudiError`.
+    before a run folder is made and gigabytes are read. Returns the number of its embeddings.
+
+    vocab: of the tokenizer; spare: how many of the last ids a model may lack (`spare_tokens`): whoever reads text then
+    has to see that no row uses them. Raises `DudiError`.
     """
-    config = _load(AutoConfig.from_pretrained, path, what, models, revision)
+    config = load_config(path, what, models, revision)
     with reading_model(path, what):
         folder = local_folder(path, revision)
         fetched = is_offline_mode() or Path(path).expanduser().is_dir()  # what is not there will not come
         if folder is not None and fetched and not any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir()):
             raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
-        check_size(config.get_text_config().vocab_size, vocab, what)
+        embeddings = int(config.get_text_config().vocab_size)
+        check_size(embeddings, vocab - spare, what)
         if folder is not None:
             check_weights(folder, what, models.trust_remote_code, partial=not fetched)
+    return embeddings
 
 
 def load_model(
@@ -113,9 +140,9 @@ def load_model(
         models,
         revision,
         dtype=dtype,
-        attn_implementation=models.attention,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
+        **({} if models.attention is None else {"attn_implementation": models.attention}),
         **({"distributed_config": over(processes)} if processes > 1 else {}),
     )
     missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
@@ -133,32 +160,15 @@ def load_model(
 
 
 def _load(load: Any, path: str, what: str, models: Models, revision: str | None, **kwargs: Any) -> Any:
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).expanduser().is_dir():
-        raise DudiError(f"{what}: no folder {path!r}; give a model folder or a hub name such as Qwen/Qwen2.5-0.5B")
-    name = str(Path(path).expanduser()) if looks_local else path
-    if Path(name).is_dir():
-        check_config(Path(name), what)
+    if looks_local(path):
+        check_folder(Path(path).expanduser(), path, what, tokenizer=load == AutoTokenizer.from_pretrained)
+    name = str(Path(path).expanduser()) if looks_local(path) else path
     try:
         return load(name, revision=revision, trust_remote_code=models.trust_remote_code, **kwargs)
     except (MemoryError, torch.OutOfMemoryError):
         raise  # `faults.memory` says what to lower
     except Exception as error:  # of a strange config.json the library makes a TypeError, an AttributeError, anything
-        for cause in (error, error.__cause__, error.__context__):
-            if isinstance(cause, (GatedRepoError, HfHubHTTPError)):
-                raise DudiError(f"{what}: {path!r}: {gated_help(path, cause)}") from None
         raise cannot_load(path, what, error) from None
-
-
-def gated_help(path: str, error: Exception) -> str:
-    """What to do about a refused download."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, GatedRepoError) or status in (401, 403):
-        return (
-            f"the hub refuses access: accept the terms on https://huggingface.co/{path}, then give a token with"
-            " `hf auth login` or HF_TOKEN"
-        )
-    return f"the hub answered {status or type(error).__name__}; check the name, the revision and the connection"
 
 
 def write_generation_config(

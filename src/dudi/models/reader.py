@@ -15,28 +15,26 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dudi.errors import DudiError
 from dudi.loss.head import Head
 from dudi.loss.scores import Reading, hidden_states
-from dudi.models.sharding import copy_weights, is_sharded, plain_type, through, whole, whole_copy
+from dudi.models.parts import backbone, head_of
+from dudi.models.probe import check_decoding, check_head, check_reading
+from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole_copy
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
-def backbone(model: PreTrainedModel) -> nn.Module:
-    """The model without its head: token ids -> last hidden states."""
-    return model.base_model
-
-
 class Reader:
     """A causal language model as the losses see it, over the first `vocab` entries of its vocabulary.
 
-    what: its name in errors. Raises `DudiError` for a model whose logits are not its hidden states times its head.
+    what: its name in errors. Raises `DudiError` for a model that cannot be read so (see `dudi.models.probe`).
     """
 
     def __init__(self, model: PreTrainedModel, vocab: int, what: str) -> None:
         check_head(model, vocab, what)
+        check_reading(model, vocab, what)
+        check_decoding(model, vocab, what)
         self.model = model
         self.vocab = vocab
 
@@ -89,57 +87,6 @@ class Reader:
         for _ in range(calls):
             zero = zero + 0.0 * hidden_states(backbone(self.model), Reading(one[None], one)).sum()
         return zero
-
-
-def check_size(embeddings: int, vocab: int, what: str) -> None:
-    """Raises `DudiError` for a model that has no embedding for some token."""
-    if embeddings < vocab:
-        raise DudiError(
-            f"{what}: the model has {embeddings} embeddings, but the tokenizer has {vocab} tokens; use the model's own"
-            " tokenizer"
-        )
-
-
-def head_of(model: PreTrainedModel, vocab: int) -> Head:
-    """The model's output head, over the first `vocab` entries. `check_head` has been called once for this model.
-
-    A sharded model has one only inside its forward (see `Reader.reading`), after its backbone was called.
-    """
-    linear = model.get_output_embeddings()
-    config = model.config
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    return Head(linear.weight, linear.bias, vocab, scale, getattr(config, "final_logit_softcapping", None))
-
-
-@torch.no_grad()
-def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
-    """Refuse, with `DudiError`, a model whose logits `head_of` cannot give.
-
-    Losses are evaluated from hidden states and the head, so it is probed once that both give the model's own logits:
-    the head must be linear, up to a scale and a softcap.
-    """
-    linear = model.get_output_embeddings()
-    if not isinstance(linear, nn.Linear) or plain_type(linear) is not nn.Linear:
-        raise DudiError(f"{what}: the output head is a {type(linear).__name__}, expected a plain linear layer")
-    check_size(linear.weight.shape[0], vocab, what)
-    ids = torch.arange(min(8, vocab), device=linear.weight.device)[None]
-    reading = Reading(ids, torch.arange(ids.shape[1], device=ids.device))
-
-    def probe() -> tuple[Tensor, Tensor, Head]:
-        logits = type(model).forward(model, input_ids=ids, use_cache=False).logits[0, :, :vocab]
-        hidden = hidden_states(backbone(model), reading)
-        head = head_of(model, vocab)
-        return logits, head.logits(hidden), head
-
-    training = model.training
-    model.eval()
-    wanted, got, head = through(model, model, probe)
-    model.train(training)
-    if not bool(torch.isfinite(wanted).all()):
-        raise DudiError(f"{what}: the model's logits are not finite: its weights are broken (NaN or infinite)")
-    tolerance = 2e-2 if head.weight.dtype is torch.bfloat16 else 1e-4
-    if not torch.allclose(got, wanted.to(got.dtype), rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
-        raise DudiError(f"{what}: the model's logits are not its last hidden states times its output head; unsupported")
 
 
 class EmaTeacher:

@@ -33,7 +33,10 @@ class Models(Section):
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic. `auto` is bfloat16 autocast on a GPU and float32 elsewhere; the student's own weights are float32
     (float64 under `float64`) in every case, since bfloat16 rounds most updates of a small learning rate away."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] | None = None
+    """How attention is computed; none: what transformers chooses for the model (`sdpa` where it has it)."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the run's result is saved in. Results of earlier stages, which later ones start from, stay as trained."""
     teacher_sharding: Literal["replicate", "shard"] = "replicate"
     """On several processes: a whole frozen teacher on each device, or its weights spread over them, for one that does
     not fit."""
@@ -162,6 +165,8 @@ class Training(Section):
     micro_batch_tokens: PositiveInt = 16_384
     """At most so many padded student tokens at a time (one row always fits)."""
     gradient_checkpointing: bool = False
+    dropout: bool = False
+    """Dropout stays as the model's config has it; for SFT and DFT only. What is distilled or compared has none."""
     head_chunk: PositiveInt = 256
     """Response positions projected to the vocabulary at a time."""
     log_every: PositiveInt = 10
@@ -262,7 +267,17 @@ class Recipe(Section):
                 build_method(self.cold_start.method)
         except ValueError as error:
             raise ValueError(f"cold_start.method: {error}") from None
-        for one in (method, self.cold_start_method()):
+        cold = self.cold_start_method()
+        for table, one, training in (
+            ("training", method, self.training),
+            ("cold_start.training", cold, self.cold_start.training),
+        ):
+            if one is not None and training.dropout and one.name not in ("sft", "dft"):
+                raise ValueError(
+                    f"{table}.dropout: method {one.name!r} compares distributions, which dropout would change at each"
+                    " step: leave it false (the cold start's own is cold_start.training.dropout)"
+                )
+        for one in (method, cold):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
         return self

@@ -1,18 +1,21 @@
-"""Sampling in the trainer's own process, on the trainer's own weights, with a KV cache.
+"""Sampling in the trainer's own process, on the trainer's own weights, with a cache.
 
 Shapes: B requests, P longest prompt, T longest limit, V vocabulary. Prompts are padded on the left.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from dudi.models.reader import backbone, head_of
+from dudi.errors import DudiError
+from dudi.models.decoding import Decoder, positions_of
+from dudi.models.parts import head_of
+from dudi.models.probe import check_decoding
 from dudi.rollouts import Request, Rollout, Sampling, uniforms
 
 
@@ -21,24 +24,35 @@ class LocalEngine:
 
     `torch.multinomial` would draw one number for each vocabulary entry. Entries past `vocab` (padding of the head) are
     never sampled. Temperature 0 is greedy decoding: the likeliest token, of equals the first.
+
+    A model that cannot read padding on the left (RWKV) answers prompts of one length at a time.
     """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
+        self._reads_padding: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
     @torch.no_grad()
     def __call__(self, model: PreTrainedModel, requests: Sequence[Request]) -> list[Rollout]:
         """One rollout for each request, in order."""
         if not requests:
             return []
+        if model not in self._reads_padding:
+            self._reads_padding[model] = check_decoding(model, self.sampling.vocab, "rollouts")
+        groups: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            groups.setdefault(0 if self._reads_padding[model] else len(request.prompt), []).append(place)
+        found: dict[int, Rollout] = {}
         training = model.training
         model.eval()  # in training mode, gradient checkpointing would switch the cache off
         try:
-            tokens, lengths, finished = self._decode(model, requests)
+            for places in groups.values():
+                tokens, lengths, finished = self._decode(model, [requests[place] for place in places])
+                rows = zip(places, tokens.tolist(), lengths.tolist(), finished.tolist(), strict=True)
+                found |= {place: Rollout(tuple(ids[:length]), done) for place, ids, length, done in rows}
         finally:
             model.train(training)
-        rows = zip(tokens.tolist(), lengths.tolist(), finished.tolist(), strict=True)
-        return [Rollout(tuple(ids[:length]), done) for ids, length, done in rows]
+        return [found[place] for place in range(len(requests))]
 
     def _decode(self, model: PreTrainedModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, T], lengths [B], finished [B]."""
@@ -49,30 +63,26 @@ class LocalEngine:
         u = torch.from_numpy(uniforms(requests, steps)).to(device)
         ids, mask = self._left_pad(requests, steps, device)
         width = ids.shape[1]
-        positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+        positions = positions_of(mask[:, :width])
         stops = torch.tensor(self.sampling.stop_ids, device=device)
         tokens = torch.full((len(requests), steps), self.sampling.pad, device=device)
         lengths = torch.zeros(len(requests), dtype=torch.long, device=device)
         finished = torch.zeros(len(requests), dtype=torch.bool, device=device)
         active = ~finished
-        reads, temperature = backbone(model), self.sampling.temperature
-        cache, named = DynamicCache(), _cache_argument(type(reads))
+        decoder, temperature = Decoder(model), self.sampling.temperature
         for t in range(steps):
-            out = reads(
-                input_ids=ids,
-                attention_mask=mask[:, : width + t],
-                position_ids=positions,
-                use_cache=True,
-                **{named: cache},
-            )
-            logits = head.logits(out.last_hidden_state[:, -1])
+            logits = head.logits(decoder(ids, mask[:, : width + t], positions))
+            broken = active & ~torch.isfinite(logits.amax(-1))  # NaN and infinity come through a maximum
             token = logits.argmax(-1) if temperature == 0 else inverse_cdf(logits / temperature, u[:, t])
             token = torch.where(active, token, self.sampling.pad)
             tokens[:, t] = token
             lengths += active
             finished |= active & torch.isin(token, stops)
             active = active & ~finished & (lengths < limits)
-            if not bool(active.any()):
+            is_broken, goes_on = torch.stack((broken.any(), active.any())).tolist()  # one wait for the device
+            if is_broken:
+                raise _not_finite(requests, broken, t)
+            if not goes_on:
                 break
             ids, positions = token[:, None], positions[:, -1:] + 1
         return tokens, lengths, finished
@@ -89,9 +99,15 @@ class LocalEngine:
         return ids, mask
 
 
-def _cache_argument(backbone: type[nn.Module]) -> str:
-    """What a model calls its cache: `cache` since transformers 5.24, `past_key_values` before."""
-    return "cache" if "cache" in inspect.signature(backbone.forward).parameters else "past_key_values"
+def _not_finite(requests: Sequence[Request], broken: Tensor, t: int) -> DudiError:
+    """The line for logits that are NaN or infinite: no token may be taken from them."""
+    row = int(broken.nonzero()[0])
+    key = " ".join(str(part) for part in requests[row].key)
+    return DudiError(
+        f"rollouts: the model's logits are not finite at new token {t + 1} of prompt {row + 1} of {len(requests)}"
+        f" (key {key!r}), {int(broken.sum())} such prompts: its weights have broken down, or its attention has (try"
+        ' models.attention = "eager", or models.precision = "float32")'
+    )
 
 
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:

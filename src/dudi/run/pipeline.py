@@ -28,6 +28,8 @@ from dudi.errors import DudiError
 from dudi.files import cut_back, write_text
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
+from dudi.models.reference import like_student
+from dudi.models.result import complete
 from dudi.recipe.read import dump_recipe
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
@@ -152,7 +154,8 @@ class Pipeline:
         student = self._load(stage.start, weights, frozen=False, over=several if launched() is Launch.FSDP2 else 1)
         sharded = p.recipe.models.teacher_sharding == "shard"
         teacher = self._load(TEACHER, frozen, over=several if sharded else 1) if stage.method.judged_by_larger else None
-        reference = None if stage.reference is None else self._load(stage.reference, frozen)
+        load_r = None if stage.reference is None else partial(self._load, stage.reference, weights)
+        reference = None if load_r is None else like_student(load_r, autocast)
         for what, model in (("student", student), ("teacher", teacher)):
             rows = 0 if model is None else model.get_output_embeddings().weight.shape[0]
             if rows > p.chat.vocab:
@@ -185,6 +188,7 @@ class Pipeline:
             trainer.save_model(str(staged), _internal_call=True)  # on all: a sharded one is gathered
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
+                complete(staged, p.recipe.models, last=stage is self.stages[-1])
                 checkpoints.publish(staged, here / "model")
 
     def _generate(self, stage: Generate, title: str) -> None:

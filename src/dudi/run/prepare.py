@@ -11,7 +11,8 @@ from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.models.load import check_model, embeddings, eos_ids, load_tokenizer
+from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer
+from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
 from dudi.signals import LossOn, Mode, judged, views
@@ -134,4 +135,5 @@ def load_chat(recipe: Recipe) -> Chat:
     for path, what, revision in checked:
         chat.limit(embeddings(path, what, models, revision))
         check_model(path, what, models, revision, chat.vocab)
+        check_positions(load_config(path, what, models, revision), recipe, what, teaches=what == "models.teacher")
     return chat

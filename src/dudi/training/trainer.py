@@ -26,6 +26,7 @@ from dudi.draws import draw
 from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
 from dudi.loss.scores import Block, Scores, sequence_log_probs
+from dudi.models.dropout import dropout_off
 from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
 from dudi.signals import Signal, View, compared, judged, views
@@ -61,7 +62,10 @@ class DistillationTrainer(SavingTrainer):
         vocab, teacher = job.builder.chat.vocab, self.ema.model if self.ema else job.teacher
         self.reader = Reader(job.student, vocab, "student")
         self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
-        self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+        with torch.autocast(job.student.device.type, torch.bfloat16, enabled=job.autocast):  # R is stored for it
+            self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+        if not job.training.dropout:
+            dropout_off(job.student, "student")
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
         self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
         if job.training.gradient_checkpointing:
