@@ -14,7 +14,8 @@ import torch
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.recipe.read import Limits, Recipe, parse_recipe
+from dudi.recipe.read import parse_recipe
+from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.summary import markdown
