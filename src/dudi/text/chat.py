@@ -1,13 +1,15 @@
 """Messages <-> token ids through a model's own chat template.
 
 Only the template decides what a turn looks like (default system prompt, thinking block, date); nothing of it is known
-here. The prompt is what the template renders with a generation prompt, the response is what it renders after that, up
-to and with the token that ends the turn, which is also where rollouts stop.
+here. A conversation is rendered once and tokenized once. The prompt is what the template renders with a generation
+prompt, the response is what it renders after that, up to and with the token that ends the turn, which is also where
+rollouts stop; where each of them ends is a place in that one text (`dudi.text.borders`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,20 @@ from transformers import PreTrainedTokenizerBase
 
 from dudi.errors import DudiError
 from dudi.example import Example, Message
+from dudi.text.borders import Pieces
 from dudi.text.rendering import read_template_file, render
 from dudi.text.special_tokens import Specials
 
 _PROBE = (Message("user", "?"),)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """An assistant turn in a rendered text: text[start:end], and whether the token that ends the turn stands there."""
+
+    start: int
+    end: int
+    closed: bool
 
 
 class Chat:
@@ -33,6 +45,7 @@ class Chat:
         self.template = template or tokenizer.chat_template
         self.kwargs = dict(kwargs)
         self.specials = Specials(tokenizer)
+        self.pieces = Pieces(tokenizer, self.specials)
         if not isinstance(self.template, str):
             raise DudiError(
                 'the tokenizer has no chat template (base models have none): set chat.template to "teacher" with a'
@@ -48,14 +61,22 @@ class Chat:
         full = self._render((*_PROBE, Message("assistant", "0")), False, trial=True)
         if not full.startswith(prompt) or "0" not in full[len(prompt) :]:
             raise DudiError("the chat template does not continue its own generation prompt: it cannot be trained with")
-        self.tail = full[len(prompt) :].rpartition("0")[2]
-        ends = [i for i in self._ids(self.tail) if i in self.specials.ids] or [tokenizer.eos_token_id]
-        if ends[0] is None:
-            raise DudiError("neither the chat template nor the tokenizer has a token that ends an answer (eos_token)")
-        self.turn_end: int = ends[0]
+        self._read_end(full[len(prompt) :].rpartition("0")[2])
         eos = self.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # an id may be 0
         self.stop_ids = tuple(sorted({self.turn_end, eos}))
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.turn_end
+
+    def _read_end(self, tail: str) -> None:
+        """How an answer ends, from what the template writes after one: the text before the turn-end token (Llama-2's
+        space), and that token, which is the tokenizer's EOS where the template has none."""
+        self.tail = tail
+        place = self.specials.first(tail)
+        self._lead = "" if place is None else tail[:place]
+        end = None if place is None else self.specials.at(tail, place)
+        self._closing, turn_end = end or ("", self.tokenizer.eos_token_id)
+        if turn_end is None:
+            raise DudiError("neither the chat template nor the tokenizer has a token that ends an answer (eos_token)")
+        self.turn_end: int = turn_end
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a prompt: all turns, and the opening of the answer."""
@@ -63,43 +84,34 @@ class Chat:
 
     def response(self, x: Sequence[Message], y: str) -> list[int]:
         """The ids of y after the prompt x, with the token that ends the turn."""
-        prompt = self._render(x, True)
-        content = self._answer(prompt, (*x, Message("assistant", y)))
-        before, whole = self._ids(prompt), self._ids(prompt + content)
-        if whole[: len(before)] == before:
-            return [*whole[len(before) :], self.turn_end]
-        # A token would span the border. A model that answers starts a new token there, so the border is kept.
-        ids = self._ids(content)
-        if self.decode(before + ids) != self.specials.unmark(prompt + content):
-            raise DudiError(
-                "the tokenizer cannot tokenize an answer apart from its prompt: token borders do not line up"
-            )
-        return [*ids, self.turn_end]
+        return self.row(x, y)[1]
+
+    def row(self, x: Sequence[Message], y: str) -> tuple[list[int], list[int]]:
+        """The ids of x, as `prompt` gives them, and of y, as `response` does. Raises `DudiError` for a row that the
+        template or the tokenizer refuses."""
+        text, span = self._answer((*x, Message("assistant", y)))
+        prompt, content = self.pieces(text[: span.end], [span.start])
+        return prompt, [*content, self.turn_end]
 
     def conversation(self, x: Sequence[Message], y: str) -> tuple[list[int], list[int]]:
-        """The ids of a whole conversation and the positions of all assistant tokens in it (turn ends included)."""
+        """The ids of a whole conversation and the positions of all assistant tokens in it (turn ends included).
+
+        An earlier turn has its end where the template writes one; y has it always, as in `response`.
+        """
         messages = (*x, Message("assistant", y))
-        whole = self._render(messages, False)
+        whole, last = self._answer(messages)
+        turns = [k for k, message in enumerate(x) if message.role == "assistant"]
+        spans = [*(self._earlier(whole, messages[: k + 1]) for k in turns), last]
+        pieces = self.pieces(whole[: last.end], [place for span in spans for place in (span.start, span.end)][:-1])
         ids: list[int] = []
         targets: list[int] = []
-        done = 0
-        for k, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            prompt = self._render(messages[:k], True)
-            content = self._answer(prompt, messages[: k + 1])
-            if not whole.startswith(prompt + content + self.tail):
-                raise DudiError(
-                    "the chat template writes earlier turns in another way once a conversation goes on, so their loss"
-                    ' cannot be taken in one pass: use loss_on = "last"'
-                )
-            ids += self._ids(prompt[done:])
-            answer = [*self._ids(content), self.turn_end]
-            targets += range(len(ids), len(ids) + len(answer))
-            ids += answer
-            # the text of the turn-end token is in `tail`; what follows it belongs to the next piece
-            done = len(prompt + content) + len(self.decode([self.turn_end]))
-        return ids, targets
+        for k, piece in enumerate(pieces):
+            if k % 2:
+                assert not spans[k // 2].closed or pieces[k + 1][0] in self.specials.ids
+                targets += range(len(ids), len(ids) + len(piece) + spans[k // 2].closed)
+            ids += piece
+        targets.append(len(ids))
+        return [*ids, self.turn_end], targets
 
     def special_text(self, example: Example) -> str | None:
         """The first special token that stands in a row's text, where it is read as text."""
@@ -114,11 +126,26 @@ class Chat:
         self.tokenizer.chat_template = self.template
         self.tokenizer.save_pretrained(str(folder))
 
-    def _answer(self, prompt: str, messages: Sequence[Message]) -> str:
-        full = self._render(messages, False)
-        if not full.startswith(prompt) or not full.endswith(self.tail):
+    def _answer(self, messages: Sequence[Message]) -> tuple[str, _Span]:
+        """A rendered conversation, and its last turn in it."""
+        prompt, full = self._render(messages[:-1], True), self._render(messages, False)
+        if not full.startswith(prompt) or not full.endswith(self.tail) or len(full) < len(prompt) + len(self.tail):
             raise DudiError("the chat template does not continue its own generation prompt for this conversation")
-        return full[len(prompt) : len(full) - len(self.tail)]
+        return full, _Span(len(prompt), len(full) - len(self.tail) + len(self._lead), False)
+
+    def _earlier(self, whole: str, messages: Sequence[Message]) -> _Span:
+        """The last of some turns, in the rendering of a conversation that goes on after it."""
+        text, span = self._answer(messages)
+        end = len(text) - len(self.tail)
+        if whole[:end] != text[:end]:
+            raise DudiError(
+                "the chat template writes earlier turns in another way once a conversation goes on, so their loss"
+                ' cannot be taken in one pass: use loss_on = "last"'
+            )
+        if self._closing and whole.startswith(self._lead + self._closing, end):
+            return _Span(span.start, span.end, True)
+        end_token = self.specials.at(whole, end)  # some end a turn with the token that opens the next
+        return _Span(span.start, end, end_token is not None and end_token[1] in self.stop_ids)
 
     def _render(self, messages: Sequence[Message], prompt: bool, trial: bool = False) -> str:
         """The template's text; special tokens that stand in messages are marked in it (`dudi.text.special_tokens`)."""

@@ -39,6 +39,16 @@ class Specials:
         self._number = {text: number for number, text in enumerate(self._marked)}
         self._to_mark = re.compile("|".join(map(re.escape, self._marked)))
 
+    def at(self, text: str, place: int = 0) -> tuple[str, int] | None:
+        """The special token that begins exactly there, as text and id."""
+        found = self._special.match(text, place)
+        return (found[0], self._of_text[found[0]]) if found else None
+
+    def first(self, text: str) -> int | None:
+        """Where the first special token of a text begins."""
+        found = self._special.search(text)
+        return found.start() if found else None
+
     def inside(self, text: str) -> str | None:
         """The first special token in a text."""
         found = self._special.search(text)

@@ -59,7 +59,7 @@ def encode_rows(examples: Sequence[Example], chat: Chat, limits: Limits) -> Rows
     for index, example in enumerate(examples):
         special[example.l] += chat.special_text(example) is not None
         try:
-            x, y = chat.prompt(example.x), chat.response(example.x, example.y)
+            x, y = chat.row(example.x, example.y)
         except SpecialTextError:
             refused[example.l] += 1
             continue
