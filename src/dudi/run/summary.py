@@ -77,7 +77,10 @@ def markdown(summary: dict[str, Any]) -> str:
     reasons = [
         f"- {l}: {kind}: {_reasons(row[kind])}" for l, row in summary["data"].items() for kind in _WHY if row[kind]
     ]
-    out += ["", *reasons] if reasons else []
+    refused = [
+        f"- {l}: refused: {_reasons(row['refused'])}" for l, row in summary["lengths"].items() if row.get("refused")
+    ]
+    out += ["", *reasons, *refused] if reasons or refused else []
     for name, stage in summary["stages"].items():
         out += ["", f"## Stage {name} ({stage['steps']} steps)", "", _line(["signal", "first fifth", "last fifth"])]
         out.append(_line(["---"] * 3))

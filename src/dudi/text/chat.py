@@ -8,7 +8,8 @@ rollouts stop; where each of them ends is a place in that one text (`dudi.text.b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from transformers import PreTrainedTokenizerBase
 
 from dudi.errors import DudiError
 from dudi.example import Example, Message
+from dudi.files import write_text
 from dudi.text.borders import Pieces
 from dudi.text.rendering import read_template_file, render
 from dudi.text.special_tokens import Specials
+from dudi.text.template import MERGE_SYSTEM, NO_DATE, own_template, with_values
 
+KWARGS = "chat_kwargs.json"
+"""Beside a saved tokenizer: the `chat.kwargs` that are written into its template."""
 _PROBE = (Message("user", "?"),)
+_PROBES = (_PROBE, (Message("system", "!"), *_PROBE))
 
 
 @dataclass(frozen=True)
@@ -36,35 +42,68 @@ class _Span:
 class Chat:
     """One tokenizer with one chat template.
 
+    stops: what the models' own generation configs stop at. merge_system: a system turn stands at the head of the first
+    user turn, for templates that refuse one.
     turn_end: id of the token that ends an answer; stop_ids: ids at which a rollout stops; vocab: number of token ids
     (model heads may be padded beyond it). Raises `DudiError` where the template cannot be used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None, kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | None,
+        kwargs: Mapping[str, Any],
+        stops: Iterable[int] = (),
+        merge_system: bool = False,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.template = template or tokenizer.chat_template
+        self.template = template or own_template(tokenizer)
         self.kwargs = dict(kwargs)
         self.specials = Specials(tokenizer)
         self.pieces = Pieces(tokenizer, self.specials)
-        if not isinstance(self.template, str):
+        if self.template is None:
             raise DudiError(
                 'the tokenizer has no chat template (base models have none): set chat.template to "teacher" with a'
                 " models.teacher that has one, or to the path of a Jinja file"
             )
-        if "strftime_now" in self.template and "date_string" not in self.kwargs:
-            raise DudiError(
-                "the chat template prints today's date, so that the same run differs from day to day: fix it, such as"
-                ' chat.kwargs = { date_string = "26 Jul 2024" }'
-            )
+        if merge_system and MERGE_SYSTEM not in self.template:
+            self.template = MERGE_SYSTEM + self.template
         self.vocab = max(tokenizer.get_vocab().values()) + 1
         prompt = self._render(_PROBE, True, trial=True)
         full = self._render((*_PROBE, Message("assistant", "0")), False, trial=True)
         if not full.startswith(prompt) or "0" not in full[len(prompt) :]:
             raise DudiError("the chat template does not continue its own generation prompt: it cannot be trained with")
+        self._check_template()
         self._read_end(full[len(prompt) :].rpartition("0")[2])
         eos = self.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # an id may be 0
-        self.stop_ids = tuple(sorted({self.turn_end, eos}))
+        self.stop_ids = tuple(sorted(id for id in {self.turn_end, eos, *stops} if 0 <= id < self.vocab))
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.turn_end
+
+    def _check_template(self) -> None:
+        """That the template writes the same every day, and can be saved with its `chat.kwargs` in it."""
+        assert self.template is not None
+        saved = self.saved_template
+        for probe in _PROBES:
+            try:
+                text = self._render(probe, True, trial=True)
+            except DudiError:
+                continue  # a turn that it refuses
+            if "strftime_now" in self.template and self._rendered(NO_DATE + self.template, self.kwargs, probe) is None:
+                raise DudiError(
+                    "the chat template prints today's date, so that the same run differs from day to day: fix it, such"
+                    ' as chat.kwargs = { date_string = "26 Jul 2024" }'
+                )
+            if self._rendered(saved, {}, probe) != text:
+                raise DudiError(
+                    f"chat.kwargs ({', '.join(self.kwargs)}) cannot be written into the chat template: a model trained"
+                    " with them would be asked without them"
+                )
+
+    @property
+    def saved_template(self) -> str:
+        """The template that goes with the result: without any arguments it writes what it wrote in training."""
+        assert self.template is not None
+        return with_values(self.template, self.kwargs, self.tokenizer.special_tokens_map)
 
     def _read_end(self, tail: str) -> None:
         """How an answer ends, from what the template writes after one: the text before the turn-end token (Llama-2's
@@ -78,9 +117,25 @@ class Chat:
             raise DudiError("neither the chat template nor the tokenizer has a token that ends an answer (eos_token)")
         self.turn_end: int = turn_end
 
+    def limit(self, ids: int) -> None:
+        """Use no token from id `ids` on, where all of those are added ones (a placeholder for images, another member's
+        tool tokens): models have no embedding for them, and heads are cut there. A text that holds one is refused.
+
+        Where ordinary tokens are among them, nothing is done: the model is of another tokenizer.
+        """
+        beyond = [id for id in self.tokenizer.get_vocab().values() if id >= ids]
+        if ids >= self.vocab or not all(id in self.tokenizer.added_tokens_decoder for id in beyond):
+            return
+        self.vocab = ids
+        for probe in (self._render(_PROBE, True), self._render((*_PROBE, Message("assistant", "0")), False)):
+            self._known(self.specials.encode(probe), "the chat template writes")
+        self._known([self.turn_end], "an answer ends with")
+        self.stop_ids = tuple(id for id in self.stop_ids if id < ids)
+        self.pad = self.pad if self.pad < ids else self.turn_end
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a prompt: all turns, and the opening of the answer."""
-        return self._ids(self._render(messages, True))
+        return self._known(self._ids(self._render(messages, True)))
 
     def response(self, x: Sequence[Message], y: str) -> list[int]:
         """The ids of y after the prompt x, with the token that ends the turn."""
@@ -91,6 +146,7 @@ class Chat:
         template or the tokenizer refuses."""
         text, span = self._answer((*x, Message("assistant", y)))
         prompt, content = self.pieces(text[: span.end], [span.start])
+        self._known([*prompt, *content])
         return prompt, [*content, self.turn_end]
 
     def conversation(self, x: Sequence[Message], y: str) -> tuple[list[int], list[int]]:
@@ -111,7 +167,7 @@ class Chat:
                 targets += range(len(ids), len(ids) + len(piece) + spans[k // 2].closed)
             ids += piece
         targets.append(len(ids))
-        return [*ids, self.turn_end], targets
+        return [*self._known(ids), self.turn_end], targets
 
     def special_text(self, example: Example) -> str | None:
         """The first special token that stands in a row's text, where it is read as text."""
@@ -122,9 +178,11 @@ class Chat:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def save(self, folder: str | Path) -> None:
-        """Tokenizer and template files, so that the result is used with the template it was trained with."""
-        self.tokenizer.chat_template = self.template
+        """Tokenizer and template files, so that the result is asked with the template it was trained with."""
+        self.tokenizer.chat_template = self.saved_template
         self.tokenizer.save_pretrained(str(folder))
+        if self.kwargs:
+            write_text(Path(folder) / KWARGS, json.dumps(self.kwargs, indent=1, ensure_ascii=False))
 
     def _answer(self, messages: Sequence[Message]) -> tuple[str, _Span]:
         """A rendered conversation, and its last turn in it."""
@@ -153,29 +211,58 @@ class Chat:
         assert self.template is not None
         return render(self.tokenizer, self.template, marked, prompt, self.kwargs, trial)
 
+    def _rendered(self, template: str, kwargs: Mapping[str, Any], messages: Sequence[Message]) -> str | None:
+        """What another template writes for a prompt; None where it refuses."""
+        try:
+            return render(self.tokenizer, template, [m.as_dict() for m in messages], True, kwargs, trial=True)
+        except DudiError:
+            return None
+
     def _ids(self, text: str) -> list[int]:
         return self.specials.encode(text)
+
+    def _known(self, ids: list[int], where: str = "the text holds") -> list[int]:
+        """The ids, all of which the models know. Raises `DudiError`."""
+        highest = max(ids, default=0)
+        if highest >= self.vocab:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise DudiError(f"{where} {token!r}, a token that not all models of this run have")
+        return ids
 
 
 def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> str | None:
     """The template that `chat.template` names: "teacher", "student", or a file."""
     if choice == "student" or (choice == "teacher" and teacher is None):
-        return student.chat_template
+        return own_template(student)
     if choice == "teacher":
         assert teacher is not None
-        return teacher.chat_template
+        return own_template(teacher)
     try:
         return read_template_file(Path(choice))
     except (OSError, ValueError):
         raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
 
 
-def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Divergences compare token by token: both vocabularies must be the same, or `DudiError` names a difference."""
+def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:
+    """The number of token ids that both have in common, from 0 on: divergences compare token by token.
+
+    What comes after them may differ in added tokens only (another member of the family, with tools); those are left
+    out. Raises `DudiError`, which names a difference, where ordinary tokens differ.
+    """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours == theirs:
-        return
-    token = min((t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)), key=lambda t: (len(t), t))
+        return max(ours.values()) + 1
+    different = [t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)]
+    shared = min(vocab[t] for t in different for vocab in (ours, theirs) if t in vocab)
+    ordinary = [
+        t
+        for tokenizer, vocab in ((student, ours), (teacher, theirs))
+        for t, id in vocab.items()
+        if id >= shared and id not in tokenizer.added_tokens_decoder
+    ]
+    if not ordinary:
+        return shared
+    token = min((t for t in ordinary if ours.get(t) != theirs.get(t)), key=lambda t: (len(t), t), default=ordinary[0])
     raise DudiError(
         f"student and teacher have different tokenizers ({len(ours)} and {len(theirs)} tokens; {token!r} is"
         f" {ours.get(token)} and {theirs.get(token)}): distillation compares distributions over the same tokens; use a"

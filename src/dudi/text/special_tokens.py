@@ -29,7 +29,7 @@ class Specials:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.ids: set[int] = set(tokenizer.all_special_ids)
+        self.ids: set[int] = {i for i in tokenizer.all_special_ids if i is not None}  # one may be named and not there
         self.ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         by_text = {str(tokenizer.convert_ids_to_tokens(i)): i for i in sorted(self.ids)}
         self._of_text = {text: i for text, i in by_text.items() if text}

@@ -102,15 +102,18 @@ class Verbalizer:
         l_z = l_z or choose_l_z(l, self.languages, view.include_english, key)
         return Verbalized(self._rewrite(l, "student", example, l_z), self._rewrite(l, "teacher", example, l_z), l_z)
 
+    def targets(self, view: View) -> set[str]:
+        """Among which l_z is drawn, for rows in another language."""
+        return {*self.languages, ENGLISH} if view.include_english else set(self.languages) - {ENGLISH}
+
     def check(self, view: View, languages: Sequence[str]) -> None:
         """Everything this view can need for rows in these languages is there, or `DudiError` before training."""
         if view.verbalizer is Mode.NONE:
             return
-        targets = {*self.languages, ENGLISH} if view.include_english else set(self.languages)
         for l in languages:
             probe = Example((Message("user", "?"),), "!", l, "check")
             if view.verbalizer in (Mode.CROSSLINGUAL, Mode.MIX):
-                for l_z in sorted(targets - {l}):
+                for l_z in sorted(self.targets(view) - {l}):
                     self(replace(view, verbalizer=Mode.CROSSLINGUAL), probe, 0, 0, l_z)
                 choose_l_z(l, self.languages, view.include_english, (0,))
             fixed = Mode.MULTILINGUAL if view.verbalizer is Mode.MIX else view.verbalizer  # the other half of a mix

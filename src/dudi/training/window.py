@@ -9,32 +9,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.loss.scores import Block, Reading
 from dudi.recipe.read import Limits
 from dudi.rollouts import Engine, Request, Rollout
 from dudi.signals import LossOn, Signal, View, judged, views
 from dudi.text.chat import Chat
-from dudi.text.special_tokens import SpecialTextError
 from dudi.text.verbalizer import Verbalizer
 
 
 @dataclass(frozen=True)
 class Row:
     """One training row as token ids. index: its number in the data, which keys its random numbers; x: the prompt;
-    y: the answer with its turn end, or cut on the right without one (`y_cut`)."""
+    y: the answer with its turn end, or cut on the right without one (`y_cut`); turns: the whole conversation and the
+    positions of all its answers, where these are trained on."""
 
     index: int
     example: Example
     x: tuple[int, ...]
     y: tuple[int, ...]
     y_cut: bool
+    turns: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,31 +49,42 @@ class Rows:
     tokens: Counter[str]
     characters: Counter[str]
     special: Counter[str] = field(default_factory=Counter)  # with a special token in their text, read as text
-    refused: Counter[str] = field(default_factory=Counter)  # with one that the tokenizer cannot read as text: left out
+    refused: Counter[str] = field(default_factory=Counter)  # that template or tokenizer refuse: left out
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)  # why, by language
 
 
-def encode_rows(examples: Sequence[Example], chat: Chat, limits: Limits) -> Rows:
+def encode_rows(
+    examples: Sequence[Example], chat: Chat, limits: Limits, strict: bool = False, all_answers: bool = False
+) -> Rows:
     """Tokenize x and y of every row. x too long: the row is left out; y too long: cut on the right, without its end.
-    A question is never cut."""
+    A question is never cut.
+
+    A row that the template or the tokenizer refuses is left out and counted, or, if `strict`, a `DudiError` that names
+    it. all_answers: earlier answers are trained on too.
+    """
+    found = Rows((), Counter(), Counter(), Counter(), Counter())
     rows = []
-    left_out, cut, tokens, characters = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    special, refused = Counter[str](), Counter[str]()
     for index, example in enumerate(examples):
-        special[example.l] += chat.special_text(example) is not None
+        found.special[example.l] += chat.special_text(example) is not None
         try:
             x, y = chat.row(example.x, example.y)
-        except SpecialTextError:
-            refused[example.l] += 1
+            ids, targets = chat.conversation(example.x, example.y) if all_answers else ([], [])
+        except DudiError as error:
+            if strict:
+                raise DudiError(f'{example.id}: {error}; data.bad_rows = "skip" leaves such rows out') from None
+            found.refused[example.l] += 1
+            found.reasons.setdefault(example.l, Counter())[str(error)] += 1
             continue
-        tokens[example.l] += len(y) - 1
-        characters[example.l] += len(example.y)
+        found.tokens[example.l] += len(y) - 1
+        found.characters[example.l] += len(example.y)
         if len(x) > limits.of("prompt", example.l):
-            left_out[example.l] += 1
+            found.left_out[example.l] += 1
             continue
         room = max(limits.of("total", example.l) - len(x), 1)
-        cut[example.l] += len(y) > room
-        rows.append(Row(index, example, tuple(x), tuple(y[:room]), len(y) > room))
-    return Rows(tuple(rows), left_out, cut, tokens, characters, special, refused)
+        found.cut[example.l] += len(y) > room
+        turns = (tuple(ids), tuple(targets)) if all_answers else None
+        rows.append(Row(index, example, tuple(x), tuple(y[:room]), len(y) > room, turns))
+    return replace(found, rows=tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,8 @@ class WindowBuilder:
             teacher, l_z = tuple(self.chat.prompt(v.teacher)), v.l_z
             l = row.example.l
             room = self.limits.of("prompt", l) + self.limits.of("verbalizer", l)
-            if len(student) > room or (judged and len(teacher) > self.limits.of("teacher_prompt", l)):
+            longer = self.limits.verbalizer is not None and len(student) > room
+            if longer or (judged and len(teacher) > self.limits.of("teacher_prompt", l)):
                 window.dropped[view.name, l] += 1
                 return None
         response, finished = row.y, not row.y_cut
@@ -184,7 +198,7 @@ class WindowBuilder:
 
     def _conversation(self, row: Row) -> Item:
         """Loss on every assistant turn: the whole conversation is scored, within limits.total."""
-        ids, targets = self.chat.conversation(row.example.x, row.example.y)
+        ids, targets = row.turns or self.chat.conversation(row.example.x, row.example.y)
         room = self.limits.of("total", row.example.l)
         kept = tuple(t for t in targets if t < room)
         return Item(tuple(ids[: targets[0]]), None, tuple(ids[targets[0] : room]), not row.y_cut, targets=kept)

@@ -1,0 +1,51 @@
+"""What a recipe adds to a chat template, written into the template itself, so that whoever reads the saved file asks
+the model as it was trained: values of `chat.kwargs`, a system turn merged into the user's, and no date of today.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from dudi.errors import DudiError
+
+MERGE_SYSTEM = (
+    "{%- if messages | length > 1 and messages[0]['role'] == 'system' and messages[0]['content'] is string"
+    " and messages[1]['content'] is string %}{%- set messages = [{'role': messages[1]['role'],"
+    " 'content': messages[0]['content'] + '\\n\\n' + messages[1]['content']}] + messages[2:] %}{%- endif %}\n"
+)
+"""A system turn stands at the head of the first user turn. Its line end is Jinja's to take away (`trim_blocks`), and
+lets the template begin on a line of its own, as it did before."""
+NO_DATE = "{%- set strftime_now = raise_exception %}\n"
+"""Before a template: asking for today's date is an error."""
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template of a tokenizer, the one named `default` where it has several; None without any."""
+    own = tokenizer.chat_template
+    if not isinstance(own, Mapping):
+        return own
+    if "default" not in own:
+        raise DudiError(
+            f"the tokenizer has several chat templates ({', '.join(sorted(own))}), and none is named default: set"
+            " chat.template to the path of a Jinja file"
+        )
+    return str(own["default"])
+
+
+def with_values(template: str, values: Mapping[str, Any], given: Collection[str]) -> str:
+    """The template with values for what it is not told: asked without them, it writes what it writes with them.
+
+    given: names that a template is always told (`bos_token`); a value takes their place.
+    """
+    head = ""
+    for name, value in values.items():
+        if not name.isidentifier():
+            raise DudiError(f"chat.kwargs: {name!r} is no name in a chat template")
+        text = json.dumps(value, ensure_ascii=False)
+        setting = f"{{%- set {name} = {text} %}}"
+        head += setting if name in given else f"{{%- if {name} is not defined %}}{setting}{{%- endif %}}"
+    return template if not head or template.startswith(f"{head}\n") else f"{head}\n{template}"
