@@ -184,8 +184,9 @@ def evaluate(
 
     folder = Path(benchmark) if benchmark else lab_benchmark(model)
     bench = read_benchmark(folder)
-    from dudi.evals.evaluate import default_output, evaluate, keywords
+    from dudi.evals.evaluate import default_output, evaluate
     from dudi.evals.tables import summary
+    from dudi.text.template import keywords
 
     target = Path(output) if output is not None else default_output(model, bench.name)
     with _bar("answered") as progress:

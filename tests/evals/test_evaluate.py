@@ -21,8 +21,9 @@ from dudi.errors import DudiError
 from dudi.evals import evaluate as module
 from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import read_benchmark
-from dudi.evals.evaluate import default_output, evaluate, keywords
+from dudi.evals.evaluate import default_output, evaluate
 from dudi.records import TaskScore
+from dudi.text.template import keywords
 
 FILES = ["eval.json", "responses-0.jsonl", "scores.jsonl", "table.json", "table.md"]
 

@@ -83,7 +83,7 @@ def test_limits_by_language(chat: Chat) -> None:
 
 
 def test_the_papers_limits(chat: Chat) -> None:
-    """Appendix B: 1,024 tokens in all, rollouts of 256; ours: x 768, z 4,096; what p_z adds is computed (run/limits)."""
+    """Appendix B: 1,024 tokens in all, rollouts of 256; ours: x 768, z 4,096; what p_z adds is computed."""
     paper = Limits()
     assert [paper.of(name, "my") for name in ("total", "rollout", "prompt", "verbalizer", "teacher_prompt")] == [
         1024, 256, 768, 0, 4096,

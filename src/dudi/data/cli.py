@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dudi.data.report import DataReport
     from dudi.example import Example
     from dudi.recipe.read import Data
+    from dudi.text.trial import Trial
 
 app = typer.Typer(help="Check training data, or prepare a sample of it.", no_args_is_help=True)
 
@@ -51,21 +52,35 @@ def check_command(
     split: _Split = "train",
     quality_filter: _Quality = True,
     tokenizer: Annotated[
-        str | None, typer.Option(help="A model folder or hub name: count rows with its special tokens in their text.")
+        str | None,
+        typer.Option(help="A model folder or hub name: try each row through its chat template, and count tokens."),
     ] = None,
+    template: Annotated[str | None, typer.Option(help="With --tokenizer: a Jinja file in place of its own.")] = None,
+    chat: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Passed to the chat template; repeatable.")
+    ] = None,
+    merge_system: Annotated[
+        bool, typer.Option("--merge-system", help="As chat.merge_system: for templates that refuse a system turn.")
+    ] = False,
 ) -> None:
     """Read every row and say, by language, what could be trained on and what is wrong with the rest.
 
-    Exit status 2 if there are broken rows; SEA-Instruct is known to have some, and they are left out in training.
+    Exit status 2 if there are broken rows, or rows that the chat template or the tokenizer refuses; SEA-Instruct is
+    known to have some, and they are left out in training.
     """
     from dudi.data.formats import SEA_INSTRUCT
     from dudi.data.load import check
 
     values = {"columns": _pairs(columns), "ignore": _listed(ignore), "revision": revision, "split": split}
     data = _data(source, format, language, languages, **values, quality_filter=quality_filter)
+    if tokenizer is None and (template is not None or chat or merge_system):
+        raise DudiError("--template, --chat and --merge-system: give the --tokenizer that they go with")
+    special, trial = (None, None) if tokenizer is None else _reader(tokenizer, template, chat or (), merge_system)
     with _as_options():
-        report = check(data, special=None if tokenizer is None else _special(tokenizer))
+        report = check(data, special=special, look=None if trial is None else trial.add)
     _print(report)
+    if trial is not None:
+        _print_trial(trial)
     if data.format == SEA_INSTRUCT:
         return
     with _as_options():
@@ -74,6 +89,9 @@ def check_command(
             raise DudiError(f"{report.first_fault}{more}")
         if not any(counts.kept for counts in report.languages.values()):
             raise DudiError(f"{source}: no row that could be trained on")
+    if trial is not None and trial.first is not None:
+        refused = sum(reasons.total() for reasons in trial.refused.values())
+        raise DudiError(f"{trial.first}" + (f" ({refused} refused rows in all)" if refused > 1 else ""))
 
 
 @app.command("prepare")
@@ -121,12 +139,28 @@ def prepare_command(
     typer.echo(f"{out}: {len(prepared.train)} training rows, {len(prepared.eval)} evaluation rows")
 
 
-def _special(name: str) -> Callable[[Example], str | None]:
+def _reader(
+    name: str, template: str | None, chat: Sequence[str], merge_system: bool
+) -> tuple[Callable[[Example], str | None], Trial | None]:
+    """What finds special tokens in a row, and what tries a row: nothing for a tokenizer without a chat template."""
     from dudi.models.load import load_tokenizer
     from dudi.recipe.read import Models
+    from dudi.text.chat import Chat
+    from dudi.text.rendering import read_template_file
     from dudi.text.special_tokens import Specials
+    from dudi.text.template import keywords, own_template
+    from dudi.text.trial import Trial
 
-    return Specials(load_tokenizer(name, "--tokenizer", Models(student=name))).in_row
+    tokenizer = load_tokenizer(name, "--tokenizer", Models(student=name))
+    try:
+        text = own_template(tokenizer) if template is None else read_template_file(Path(template).expanduser())
+    except (OSError, ValueError):
+        raise DudiError(f"--template: expected a readable file, found {template!r}") from None
+    if text is None:
+        typer.echo(f"note: {name} has no chat template: to try the rows through one, give --template FILE")
+        return Specials(tokenizer).in_row, None
+    made = Chat(tokenizer, text, keywords(chat), merge_system=merge_system)
+    return made.special_text, Trial(made)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -177,19 +211,30 @@ def _data(source: str, format: str, language: str | None, languages: str | None,
 
 
 def _print(report: DataReport) -> None:
+    from dudi.data.report import COLUMNS
+
+    faults = [fault for counts in report.languages.values() for fault in counts.faults]
+    lines = (*report.details(), *faults, *(f"note: {note}" for note in report.notes))
+    _print_table(COLUMNS, report.table(), [_KEY.sub(_option, line) for line in lines])
+
+
+def _print_trial(trial: Trial) -> None:
+    from dudi.text.trial import COLUMNS
+
+    _print_table(COLUMNS, trial.table(), trial.details())
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from dudi.data.report import COLUMNS
-
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in COLUMNS:
+    for name in columns:
         table.add_column(name, justify="left" if name == "language" else "right", no_wrap=True)
-    for row in report.table():
+    for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
     console.print(table)
-    faults = [fault for counts in report.languages.values() for fault in counts.faults]
-    for line in (*report.details(), *faults, *(f"note: {note}" for note in report.notes)):
-        console.print(Text(_KEY.sub(_option, line)), soft_wrap=True)
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

@@ -59,22 +59,30 @@ def load_rows(data: Data, seed: int, hub: Hub | None = None) -> Rows:
     return Rows(train, held_out, report, _manifest(source, data, seed, train, held_out, extra))
 
 
-def check(data: Data, hub: Hub | None = None, special: Callable[[Example], str | None] | None = None) -> DataReport:
+def check(
+    data: Data,
+    hub: Hub | None = None,
+    special: Callable[[Example], str | None] | None = None,
+    look: Callable[[Example], None] | None = None,
+) -> DataReport:
     """What is in the data, every row of it read, nothing drawn; `kept` rows are those that could be trained on.
 
-    special: finds a special token in a row's text, to be counted (`Specials.in_row` of a tokenizer). Broken rows are
-    counted and the first of each language quoted. Raises `DudiError` only for data that cannot be read.
+    special: finds a special token in a row's text, to be counted (`Specials.in_row` of a tokenizer). look: is shown
+    every row that is kept. Broken rows are counted and the first of each language quoted. Raises `DudiError` only for
+    data that cannot be read.
     """
     kind = _kind(data)
     source = open_source(data.source, data.revision, hub)
     report = _report(data, source)
     found = report.special = None if special is None else {}
 
-    def look(example: Example) -> None:
+    def seen(example: Example) -> None:
         if special is not None and found is not None and (token := special(example)):
             found.setdefault(example.l, Counter())[token] += 1
+        if look is not None:
+            look(example)
 
-    kind.check(source, data, report, look)
+    kind.check(source, data, report, seen)
     return report
 
 

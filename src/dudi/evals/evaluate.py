@@ -123,18 +123,6 @@ def default_output(model: str, benchmark: str) -> Path:
     return folder.with_name(f"{folder.name}.eval") / benchmark
 
 
-def keywords(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE for the chat template: true, false and whole numbers as such, anything else a text."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise DudiError(f"--chat {pair!r}: expected key=value, such as --chat enable_thinking=false")
-        words: dict[str, Any] = {"true": True, "false": False}
-        found[key] = int(text) if text.isascii() and text.isdigit() else words.get(text, text)
-    return found
-
-
 class _Counter:
     """Adds up answered items over seeds."""
 

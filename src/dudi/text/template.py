@@ -5,12 +5,13 @@ the model as it was trained: values of `chat.kwargs`, a system turn merged into 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dudi.errors import DudiError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MERGE_SYSTEM = (
     "{%- if messages | length > 1 and messages[0]['role'] == 'system' and messages[0]['content'] is string"
@@ -49,3 +50,15 @@ def with_values(template: str, values: Mapping[str, Any], given: Collection[str]
         setting = f"{{%- set {name} = {text} %}}"
         head += setting if name in given else f"{{%- if {name} is not defined %}}{setting}{{%- endif %}}"
     return template if not head or template.startswith(f"{head}\n") else f"{head}\n{template}"
+
+
+def keywords(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE for the chat template: true, false and whole numbers as such, anything else a text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise DudiError(f"--chat {pair!r}: expected key=value, such as --chat enable_thinking=false")
+        words: dict[str, Any] = {"true": True, "false": False}
+        found[key] = int(text) if text.isascii() and text.isdigit() else words.get(text, text)
+    return found
