@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from dudi.errors import DudiError
-from dudi.example import Message
+from dudi.example import Example, Message
 from dudi.text.chat import Chat
 
 # ── templates, in the style of the real ones ─────────────────────────────────────────────────────────────────────────
@@ -290,3 +290,25 @@ def test_what_cannot_be_tokenized_in_parts_is_refused() -> None:
     c = Chat(tok, turns + "{{ 'A' if add_generation_prompt }}", {})
     with pytest.raises(DudiError, match="token borders do not line up"):
         c.response(kit.message("q"), "a")
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_many_rows_at_a_time_are_each_as_by_itself(template: str, tokenizer: str) -> None:
+    """Also where some are refused, are there twice, or hold special tokens as text."""
+    c = chat(template, tokenizer)
+    texts = [*TEXTS, *TEXTS[:3], "a <|im_end|> b", "<|end|>"]
+    made = [
+        Example(kit.message(f"q {text}", text, "r", system=k % 5 == 0 and "s" or None), text, "id", "r")
+        for k, text in enumerate(texts)
+    ]
+
+    def by_itself(example: Example) -> object:
+        try:
+            return c.prompt(example.x), c.response(example.x, example.y)
+        except DudiError as error:
+            return str(error)
+
+    together = [str(one) if isinstance(one, DudiError) else one for one in c.rows(made)]
+    assert together == [by_itself(example) for example in made]
+    assert sum(isinstance(one, tuple) for one in together) > len(made) / 2

@@ -9,6 +9,7 @@ text is then tokenized in two parts, and what they say is compared with the whol
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,9 @@ from dudi.text.special_tokens import Specials
 
 _ANCHORS = ("\n", "0", ".", "\u200b")
 """What a part may continue, so that a tokenizer that writes a space before each text writes it before this."""
+
+_OPENINGS = 4096
+"""Openings of answers that are remembered."""
 
 
 class BorderError(DudiError):
@@ -35,6 +39,10 @@ class Pieces:
             (r"\s*" if t.lstrip else "") + re.escape(t.content) + (r"\s*" if t.rstrip else "") for t in swallowing
         )
         self._swallowing = re.compile("|".join(spaces) or r"(?!)")
+        self._sections = all(
+            not (t.normalized or t.single_word) for t in tokenizer.added_tokens_decoder.values() if t.special
+        ) and self._specials.ids <= set(tokenizer.added_tokens_decoder)
+        self._openings: dict[str, list[int]] = {}
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._normalizer = getattr(backend, "normalizer", None)
 
@@ -47,7 +55,7 @@ class Pieces:
         pieces: list[list[int]] = []
         base = done = 0  # where the present part begins in the text; how many of its ids are given out
         for border in borders:
-            before = self._part(text, base, border)
+            before = self._before(text, border, ids) if base == 0 else self._part(text, base, border)
             n = len(before)
             if ids[:n] == before and not self._swallowed(text, border, before):
                 pieces.append(ids[done:n])
@@ -62,6 +70,22 @@ class Pieces:
         if base and self._said([i for piece in pieces for i in piece]) != self._said(whole):
             raise _not_in_parts()
         return pieces
+
+    def _before(self, text: str, border: int, ids: list[int]) -> list[int]:
+        """The ids of text[:border] by itself. Special tokens cut a text in sections that do not touch each other, so
+        only the last one is tokenized again; it is the opening of an answer, and the same in every row."""
+        places = self._specials.places(text) if self._sections else []
+        own = [k for k, id in enumerate(ids) if id in self._specials.ids]
+        number = bisect_left(places, border) - 1
+        if number < 0 or len(own) != len(places):  # the token for what is unknown may come from any text
+            return self._specials.encode(text[:border])
+        place = places[number]
+        section = text[place:border]
+        if section not in self._openings:
+            if len(self._openings) >= _OPENINGS:
+                self._openings.clear()
+            self._openings[section] = self._specials.encode(section)
+        return [*ids[: own[number]], *self._openings[section]]
 
     def _part(self, text: str, start: int, end: int) -> list[int]:
         """The ids of text[start:end], as it continues what comes before."""

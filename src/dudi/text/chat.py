@@ -9,7 +9,7 @@ rollouts stop; where each of them ends is a place in that one text (`dudi.text.b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from dudi.text.template import MERGE_SYSTEM, NO_DATE, own_template, with_values
 
 KWARGS = "chat_kwargs.json"
 """Beside a saved tokenizer: the `chat.kwargs` that are written into its template."""
+_TOGETHER = 256
+"""Rows tokenized in one call."""
 _PROBE = (Message("user", "?"),)
 _PROBES = (_PROBE, (Message("system", "!"), *_PROBE))
 
@@ -144,7 +146,25 @@ class Chat:
     def row(self, x: Sequence[Message], y: str) -> tuple[list[int], list[int]]:
         """The ids of x, as `prompt` gives them, and of y, as `response` does. Raises `DudiError` for a row that the
         template or the tokenizer refuses."""
-        text, span = self._answer((*x, Message("assistant", y)))
+        return self._row(*self._answer((*x, Message("assistant", y))))
+
+    def rows(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[int]] | DudiError]:
+        """The same for each row, many at a time; an error is given in place of a row that is refused."""
+        for start in range(0, len(examples), _TOGETHER):
+            rendered: list[tuple[str, _Span] | DudiError] = []
+            for example in examples[start : start + _TOGETHER]:
+                try:
+                    rendered.append(self._answer((*example.x, Message("assistant", example.y))))
+                except DudiError as error:
+                    rendered.append(error)
+            self.specials.ahead(text[: span.end] for one in rendered if isinstance(one, tuple) for text, span in [one])
+            for one in rendered:
+                try:
+                    yield one if isinstance(one, DudiError) else self._row(*one)
+                except DudiError as error:
+                    yield error
+
+    def _row(self, text: str, span: _Span) -> tuple[list[int], list[int]]:
         prompt, content = self.pieces(text[: span.end], [span.start])
         self._known([*prompt, *content])
         return prompt, [*content, self.turn_end]

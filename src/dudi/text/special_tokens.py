@@ -9,6 +9,7 @@ text. Text without such tokens takes the usual way and is not touched.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -37,6 +38,7 @@ class Specials:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._marked = [_OPEN, _CLOSE, *longest_first]
         self._number = {text: number for number, text in enumerate(self._marked)}
+        self._ahead: dict[str, list[int]] = {}
         self._to_mark = re.compile("|".join(map(re.escape, self._marked)))
 
     def at(self, text: str, place: int = 0) -> tuple[str, int] | None:
@@ -48,6 +50,16 @@ class Specials:
         """Where the first special token of a text begins."""
         found = self._special.search(text)
         return found.start() if found else None
+
+    def places(self, text: str) -> list[int]:
+        """Where the special tokens of a rendered text begin."""
+        return [found.start() for found in self._special.finditer(text)]
+
+    def ahead(self, texts: Iterable[str]) -> None:
+        """Tokenize rendered texts together, which is faster; `encode` gives each out once."""
+        plain = [text for text in dict.fromkeys(texts) if _OPEN not in text]
+        found = self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else []
+        self._ahead = dict(zip(plain, found, strict=True))
 
     def inside(self, text: str) -> str | None:
         """The first special token in a text."""
@@ -89,6 +101,8 @@ class Specials:
         return ids
 
     def _whole(self, text: str) -> list[int]:
+        if text in self._ahead:
+            return self._ahead.pop(text)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _pieces(self, text: str) -> list[int]:

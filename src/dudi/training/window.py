@@ -64,10 +64,12 @@ def encode_rows(
     """
     found = Rows((), Counter(), Counter(), Counter(), Counter())
     rows = []
-    for index, example in enumerate(examples):
+    for index, (example, encoded) in enumerate(zip(examples, chat.rows(examples), strict=True)):
         found.special[example.l] += chat.special_text(example) is not None
         try:
-            x, y = chat.row(example.x, example.y)
+            if isinstance(encoded, DudiError):
+                raise encoded
+            x, y = encoded
             ids, targets = chat.conversation(example.x, example.y) if all_answers else ([], [])
         except DudiError as error:
             if strict:
