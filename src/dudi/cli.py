@@ -21,7 +21,7 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
-from dudi.run.launch import Launch, hand_over, launch_run
+from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
 app = typer.Typer(
@@ -103,6 +103,7 @@ def run(
         raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
     if nproc is not None:
         raise DudiError("--nproc says how many processes --launch starts: give --launch ddp, fsdp2, zero2 or zero3 too")
+    end_with_launcher()
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 

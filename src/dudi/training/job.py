@@ -45,7 +45,7 @@ def arguments(job: Job) -> TrainingArguments:
         num_train_epochs=t.epochs,
         max_steps=t.max_steps or -1,
         learning_rate=t.lr,
-        lr_scheduler_type=t.schedule,
+        lr_scheduler_type="constant_with_warmup" if t.schedule == "constant" else t.schedule,  # else without it
         warmup_steps=t.warmup_steps,
         weight_decay=t.weight_decay,
         max_grad_norm=t.max_grad_norm,

@@ -28,7 +28,7 @@ from dudi.training import checkpoints, faults
 from dudi.training.collapse import Collapse
 from dudi.training.job import Job
 from dudi.training.metrics import Meter
-from dudi.training.monitors import METRICS, TIMES
+from dudi.training.monitors import LINES
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 
@@ -141,7 +141,7 @@ class SavingTrainer(Trainer):
                 if average is not None:
                     save_file(average, staged / EMA_FILE)
                 (staged / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-                for name in (METRICS, TIMES):
+                for name in LINES:
                     if (folder / name).exists():
                         flush(folder / name)
                 checkpoints.publish(staged, final)
