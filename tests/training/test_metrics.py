@@ -18,7 +18,8 @@ from dudi.loss.scores import Block, Reading
 from dudi.loss.signals import Outcome
 from dudi.methods import build_method
 from dudi.signals import View, views
-from dudi.training.metrics import MEASURES, Meter, Phases, record
+from dudi.training.metrics import MEASURES, Meter, record
+from dudi.training.phases import Phases
 
 NOTHING = Reading(torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
 
