@@ -134,6 +134,8 @@ def _print(report: DataReport) -> None:
     for row in report.table():
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
+    if not console.is_terminal:
+        console.width = 10_000  # a log or a pipe has no edge
     console.print(table)
     faults = [fault for counts in report.languages.values() for fault in counts.faults]
     for line in (*report.details(), *faults, *(f"note: {note}" for note in report.notes)):
