@@ -68,9 +68,8 @@ def test_a_dead_owner_never_blocks(other: subprocess.Popen[str], tmp_path: Path)
 
 
 def test_a_folder_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
-    with locked(tmp_path / "new"):
-        with pytest.raises(DudiError, match=f"process {os.getpid()} "):
-            check_free(tmp_path / "new")
+    with locked(tmp_path / "new"), pytest.raises(DudiError, match=f"process {os.getpid()} "):
+        check_free(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path / "new"):
         (tmp_path / "new" / "kept").write_text("x")
