@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ def _identity(path: str, revision: str | None) -> Identity:
     return {
         "path": path,
         "commit": folder.name if cached else None,
-        "files": {file.name: _fingerprint(file) for file in files},
+        "files": {file.name: _fingerprint(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files},
     }
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
-    size = file.stat().st_size
+@cache
+def _fingerprint(file: Path, size: int, written: int) -> dict[str, Any]:
+    """Of a file of this size and time, which a resumed run asks for twice."""
     if size <= WHOLE:
         return {"size": size, "sha256": sha256(file), "of": "file"}
     digest = hashlib.sha256(str(size).encode())
@@ -71,6 +73,8 @@ def check_unchanged(now: Mapping[str, Identity], then: Mapping[str, Identity], f
 
 
 def _difference(now: Identity, then: Identity) -> str | None:
+    if not now["files"]:
+        return None  # of the hub, and not here yet
     if now["commit"] != then["commit"]:
         return f"commit {now['commit']} of the hub, {then['commit']} then"
     # what the hub had not sent yet when the run began is fixed by the commit

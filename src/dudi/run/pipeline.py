@@ -11,7 +11,6 @@ RUN/summary.json, summary.md          written last
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +33,8 @@ from dudi.models.reader import check_head
 from dudi.recipe.read import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
-from dudi.run.folder import begin, check_folder, whole_or_absent
+from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
+from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
 from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic
@@ -43,10 +43,11 @@ from dudi.run.prepare import Prepared, prepare
 from dudi.run.resume import changed_on_resume
 from dudi.run.summary import write_summary
 from dudi.training import checkpoints, faults
+from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
 from dudi.training.stored import generate, read_responses, write_cut
-from dudi.training.trainer import DistillationTrainer, Job
+from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, WindowBuilder
 
 
@@ -75,6 +76,8 @@ def run(
             check_free(folder)
         if resume:
             changed = changed_on_resume(folder, recipe)
+            if state.is_main_process:
+                check_models(folder, identities(recipe))  # before anything else can come of it
         else:
             check_folder(folder)
         with phases.outside("preparing", "reading and tokenizing the rows"):
@@ -144,10 +147,11 @@ class Pipeline:
         fault = checkpoints.damage(here / "model")
         if fault is None:
             saved = checkpoints.complete(here)
-            longer = bool(saved) and checkpoints.step_of(saved[-1]) < self._steps(stage)
-            if longer:
-                self.say(f"{stage.name}: goes on from step {checkpoints.step_of(saved[-1])} to {self._steps(stage)}")
-            return not longer
+            done = checkpoints.step_of(saved[-1]) if saved else 0
+            steps = steps_of(stage.training, len(self.prepared.train.rows))
+            if saved and done < steps:
+                self.say(f"{stage.name}: goes on from step {done} to {steps}")
+            return not saved or done >= steps
         if checkpoints.newest(here, self.say) is None:
             raise DudiError(
                 f"{here / 'model'}: {fault}, and there is no checkpoint to write it from: restore it from a copy, or"
@@ -155,11 +159,6 @@ class Pipeline:
             )
         self.say(f"{here / 'model'}: {fault}: it is made again from the last checkpoint")
         return False
-
-    def _steps(self, stage: Train) -> int:
-        """Optimizer steps of a whole training."""
-        an_epoch = math.ceil(len(self.prepared.train.rows) / stage.training.batch)
-        return stage.training.max_steps or math.ceil(stage.training.epochs * an_epoch)
 
     def _of(self, name: str) -> Path:
         """A stage's folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,16 @@ class Job:
     seed: int
     autocast: bool
     folder: Path
+
+
+def steps_an_epoch(training: Training, rows: int) -> int:
+    """Optimizer steps of one pass over so many rows; the last may be ragged."""
+    return math.ceil(rows / training.batch)
+
+
+def steps_of(training: Training, rows: int) -> int:
+    """Optimizer steps of a whole training."""
+    return training.max_steps or math.ceil(training.epochs * steps_an_epoch(training, rows))
 
 
 def arguments(job: Job) -> TrainingArguments:

@@ -26,7 +26,7 @@ from dudi.models.reader import EmaTeacher
 from dudi.models.sharding import is_sharded, load_optimizer_state, load_weights, save_whole, whole_optimizer_state
 from dudi.training import checkpoints, faults
 from dudi.training.collapse import Collapse
-from dudi.training.job import Job
+from dudi.training.job import Job, steps_of
 from dudi.training.metrics import Meter
 from dudi.training.monitors import LINES
 
@@ -173,14 +173,14 @@ class SavingTrainer(Trainer):
         self.args.eval_on_start = self.evaluation_due = bool(state["evaluation_due"])
 
     def is_last(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state.
+        """Whether a checkpoint was saved after the last step of this training; then it becomes this trainer's state.
 
         Raises `DudiError` where the Trainer's own state is something else.
         """
         with _reading(checkpoint, TRAINER_STATE_NAME):
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             self._check_state(state, checkpoints.step_of(checkpoint))
-        if state.global_step < state.max_steps:
+        if state.global_step < steps_of(self.job.training, len(self.job.rows)):
             return False
         self.state = state
         return True

@@ -33,7 +33,7 @@ from dudi.signals import Signal, View, compared, judged, views
 from dudi.training import faults
 from dudi.training.between import BetweenSteps
 from dudi.training.collapse import Collapse
-from dudi.training.job import Job, arguments
+from dudi.training.job import Job, arguments, steps_an_epoch
 from dudi.training.metrics import Meter, record
 from dudi.training.monitors import Lines, Monitor
 from dudi.training.phases import Phases
@@ -93,8 +93,8 @@ class DistillationTrainer(SavingTrainer):
     # ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the rows; the last may be ragged."""
-        return math.ceil(len(self.job.rows) / self.job.training.batch)
+        """Optimizer steps of one pass over the rows."""
+        return steps_an_epoch(self.job.training, len(self.job.rows))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
