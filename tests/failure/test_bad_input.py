@@ -22,7 +22,7 @@ from dudi.files import read_lines
 from dudi.models import load as dudi_models
 from dudi.recipe.read import load_recipe
 from dudi.run import pipeline as train
-from dudi.run.folder import check_devices
+from dudi.run.machine import check_devices
 from dudi.training import checkpoints
 
 # ── by the real command ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -64,8 +64,9 @@ def _longer(key: str, mine: Any, other: Any, recipe: Recipe, folder: Path) -> bo
     """Whether a key only makes a training longer. Raises `DudiError` where that would not be the longer training."""
     table, _, name = key.rpartition(".")
     tables = {"training": recipe.training, "cold_start.training": recipe.cold_start.training}
-    longer = mine is not None and other is not None and mine > other
-    if table not in tables or name not in ("max_steps", "epochs") or not longer:
+    if table not in tables or name not in ("max_steps", "epochs"):
+        return False
+    if mine is None or other is None or mine < other:
         return False
     stages = plan(recipe)
     cold = table == "cold_start.training"
