@@ -46,7 +46,7 @@ from dudi.training import checkpoints, faults
 from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
-from dudi.training.stored import generate, read_responses, write_cut
+from dudi.training.stored import CUT, generate, read_responses, write_cut
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, WindowBuilder
 
@@ -196,16 +196,14 @@ class Pipeline:
         )
         here.mkdir(parents=True, exist_ok=True)
         trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
-        try:
-            resume_stage(trainer)
-            with processes.together():
-                if self.state.is_main_process:
-                    trainer.watch.check_end(stage.name, read_lines(here / METRICS))
-            with self.phases.outside("saving", f"saving {here / 'model'}"):
-                self._publish(trainer, here)
-        finally:
+        resume_stage(trainer)
+        with processes.together():
             if self.state.is_main_process:
-                self.phases.settle(here)
+                trainer.watch.check_end(stage.name, read_lines(here / METRICS))
+        with self.phases.outside("saving", f"saving {here / 'model'}"):
+            self._publish(trainer, here)
+        if self.state.is_main_process:
+            self.phases.settle(here)
 
     def _publish(self, trainer: DistillationTrainer, here: Path) -> None:
         """The stage's result, whole or absent."""
@@ -222,9 +220,8 @@ class Pipeline:
     def _generate(self, stage: Generate, title: str) -> None:
         """Write the answers that a later stage trains on; batches that are there already are kept."""
         p, here = self.prepared, self._of(stage.name)
-        batch = p.recipe.training.batch
         splits = (("train", p.train.rows), ("eval", p.eval.rows))
-        if all(read_responses(here / split, rows, batch) is not None for split, rows in splits):
+        if processes.from_first((here / CUT).is_file):
             return
         self.say(title)
         model = self._load(stage.writer, arithmetic(p.recipe.models.precision)[1])
@@ -238,7 +235,7 @@ class Pipeline:
                 self.phases.settle(here)
         self.state.wait_for_everyone()
         if self.state.is_main_process:
-            for line in write_cut(here, {split: rows for split, rows in splits}, batch):
+            for line in write_cut(here, dict(splits), p.recipe.training.batch):
                 self.say(line)
 
     def _write(self, stage: Generate, model: PreTrainedModel, rows: Sequence[Row], here: Path) -> None:
