@@ -221,7 +221,9 @@ class Pipeline:
         """Write the answers that a later stage trains on; batches that are there already are kept."""
         p, here = self.prepared, self._of(stage.name)
         splits = (("train", p.train.rows), ("eval", p.eval.rows))
-        if processes.from_first((here / CUT).is_file):
+        batch = p.recipe.training.batch
+        written = all(read_responses(here / split, rows, batch) is not None for split, rows in splits)
+        if written and (here / CUT).is_file():
             return
         self.say(title)
         model = self._load(stage.writer, arithmetic(p.recipe.models.precision)[1])
@@ -235,7 +237,7 @@ class Pipeline:
                 self.phases.settle(here)
         self.state.wait_for_everyone()
         if self.state.is_main_process:
-            for line in write_cut(here, dict(splits), p.recipe.training.batch):
+            for line in write_cut(here, dict(splits), batch):
                 self.say(line)
 
     def _write(self, stage: Generate, model: PreTrainedModel, rows: Sequence[Row], here: Path) -> None:
