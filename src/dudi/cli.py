@@ -21,7 +21,7 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
-from dudi.run.launch import Launch, hand_over, launch_run
+from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
 app = typer.Typer(
@@ -33,10 +33,25 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
-out = Console(highlight=False, markup=False, emoji=False)
+WIDE = 10_000
+"""Columns where nobody looks: a log or a pipe has no edge, and nothing is wrapped or cut for one."""
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")]
+
+
+def _page(text: str) -> None:
+    """Markdown: laid out on a terminal, as it is elsewhere."""
+    out.print(Markdown(text) if out.is_terminal else text, soft_wrap=not out.is_terminal)
+
+
+def _rule(title: str) -> None:
+    """A heading, with a rule to the edge where there is one."""
+    if out.is_terminal:
+        out.rule(title, align="left")
+    else:
+        out.print(f"─ {title}", soft_wrap=True)
 
 
 @app.command()
@@ -68,19 +83,23 @@ def recipes() -> None:
 
 @app.command()
 def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
-    """Check a recipe in full and print its signals and stages; nothing is loaded."""
+    """Check a recipe in full, and that its models' folders are there; print signals and stages. Nothing is loaded."""
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
+    from dudi.run.paths import on_the_hub, teacher_of
 
     loaded = load_recipe(recipe, set_ or ())
     method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
-    out.print(f"  student {loaded.models.student}, teacher {loaded.models.teacher or '-'}")
+    out.print(f"  student {loaded.models.student}, teacher {teacher_of(loaded)}")
     for s in method.signals:
         out.print(f"  {s.weight:g} x {s.name}: {s.description}")
     for number, stage in enumerate(plan(loaded), 1):
         what = f"{stage.writer} writes {stage.response.value}" if isinstance(stage, Generate) else f"from {stage.start}"
         out.print(f"  stage {number}: {stage.name}, {what}")
+    names = on_the_hub(loaded)
+    if names:
+        out.print(f"  taken for names on the hub, and not looked up: {', '.join(dict.fromkeys(names))}")
 
 
 @app.command()
@@ -103,13 +122,14 @@ def run(
         raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
     if nproc is not None:
         raise DudiError("--nproc says how many processes --launch starts: give --launch ddp or fsdp2 too")
+    end_with_launcher()
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 
     folder = run_recipe(loaded, resume, [Watcher(out)], say=out.print)
     summary = folder / "summary.md"
     if summary.exists() and os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
-        out.print(Markdown(summary.read_text(encoding="utf-8")))
+        _page(summary.read_text(encoding="utf-8"))
         out.print(f"run folder: {folder}", soft_wrap=True)
 
 
@@ -133,7 +153,7 @@ def verbalize(
     out.print(heading, style="bold", soft_wrap=True)
     for text in texts:
         tokens = "" if text.tokens is None else f", {text.tokens} tokens"
-        out.rule(f"{text.name}: read by {text.reader}{tokens}", align="left")
+        _rule(f"{text.name}: read by {text.reader}{tokens}")
         out.print(text.text, soft_wrap=True)
 
 
@@ -205,7 +225,7 @@ def evaluate(
             chat_kwargs=keywords(chat or ()),
             attention=attention,
         )
-    out.print(Markdown(summary(table, bench)))
+    _page(summary(table, bench))
     out.print(f"evaluation folder: {target}", soft_wrap=True)
 
 
@@ -224,7 +244,7 @@ def demo(
     page = run_demo(output, seed, student, tuple(set_ or ()), weights, out, jobs)
     sections = (page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")
     scores = next(text for text in sections if text.startswith("Scores"))
-    out.print(Markdown("## " + scores.split("\n### ")[0]))  # models by language; the rest is on the page
+    _page("## " + scores.split("\n### ")[0])  # models by language; the rest is on the page
     out.print(f"report: {page}", soft_wrap=True)
 
 

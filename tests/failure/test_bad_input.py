@@ -12,7 +12,7 @@ import torch
 from kit.command import Dudi, command
 from kit.runs import digests
 
-from dudi.run.folder import check_devices
+from dudi.run.machine import check_devices
 
 # ── by the real command ──────────────────────────────────────────────────────────────────────────────────────────────
 REAL: list[tuple[list[str], str]] = [

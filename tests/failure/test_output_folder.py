@@ -57,7 +57,7 @@ def finished(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("method.loss_on=all_assistant", "method.loss_on is 'all_assistant', but the run in "),
         ("method.name=dft", "method.name is 'dft', but the run in "),
         ("limits.total={default = 600, my = 700}", "limits.total is {'default': 600, 'my': 700}, but the run in "),
-        ("cold_start.training.epochs=9.0", "cold_start.training.epochs is 9.0, but the run in "),
+        ("cold_start.training.lr=9.0", "cold_start.training.lr is 9.0, but the run in "),
         ("data.languages=['id']", "data.languages is ['id'], but the run in "),
         ("models.teacher=x", "models.teacher is 'x', but the run in "),
     ],

@@ -127,7 +127,7 @@ def test_a_signal_to_the_wrapper(
         assert status == (143 if started == "listens" else -number)
         raise ChildFailedError("dudi", {0: ProcessFailure(0, child.pid, status, "")})
 
-    for name in (launch.ERRORS, "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
+    for name in (launch.ERRORS, launch.LAUNCHER, "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "1")  # so that they are put back
     monkeypatch.setattr("torch.distributed.run.run", start)
     if started == "not there yet":

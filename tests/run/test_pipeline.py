@@ -60,7 +60,10 @@ def test_a_run_prints_its_stages_losses_summary_and_folder(finished: Path) -> No
     ]
     places = [text.find(part) for part in wanted]
     assert -1 not in places and places == sorted(places)
-    assert re.search(r"rollout \d+ s, teacher \d+ s, student \d+ s,\s+backward \d+ s", text)
+    assert re.search(r"\(rollout \d+ s, teacher \d+ s, reference \d+ s, student \d+ s, backward \d+ s, ", text)
+    assert text.count("held out: loss ") == 2, "at the end of each training"
+    assert "min left" not in text and "evaluation + saving left" in text
+    assert "| language | read | duplicated | filtered | broken | Zawgyi | not drawn | eval | kept | left out" in text
 
 
 def test_the_recipe_of_a_run_loads_back_equal(finished: Path) -> None:
@@ -134,7 +137,8 @@ def test_the_on_policy_stage_measures_rollouts_and_overlap(finished: Path) -> No
 def test_the_model_of_a_stage(finished: Path, stage: str) -> None:
     folder = finished / "run" / stage
     assert not (folder / checkpoints.STAGING).exists()
-    assert [c.name for c in checkpoints.complete(folder)] == ["checkpoint-1", "checkpoint-2"]
+    kept = [] if stage == "1-cold-start" else ["checkpoint-1", "checkpoint-2"]  # what nothing goes on from any more
+    assert [f.name for f in sorted(folder.glob("checkpoint-*"))] == kept
     assert checkpoints.is_complete(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     before = AutoModelForCausalLM.from_pretrained(load_recipe(finished / "r.toml").models.student)
@@ -148,7 +152,12 @@ def test_the_model_of_a_stage(finished: Path, stage: str) -> None:
 def test_the_summary(finished: Path) -> None:
     run = finished / "run"
     found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    assert set(found) == {"run", "data", "lengths", "stages"} and set(found["stages"]) == set(STAGES)
+    assert set(found) == {"run", "data", "lengths", "stages", "answers", "phases"}
+    assert set(found["stages"]) == set(found["phases"]) == set(STAGES)
+    for phases in found["phases"].values():
+        assert {"loading", "student", "backward", "optimizer", "evaluation", "saving"} <= set(phases["seconds"])
+        assert all(2**20 < peak < 2**40 for peak in phases["memory"].values())
+    assert "preparing" in found["phases"]["1-cold-start"]["seconds"]
     lines = [line for line in read_lines(run / "2-dudi" / "metrics.jsonl") if "signal" in line]
     stage = found["stages"]["2-dudi"]
     assert stage["steps"] == 2

@@ -71,17 +71,30 @@ def counted(
     made.gather()
 
 
+HEALTHY: tuple[list[int], bool, str] = ([5, 6, 7], True, TEXTS["th"])
+
+
+def begun(languages: tuple[str, ...]) -> Collapse:
+    """After a first interval in which nothing was wrong, in any language."""
+    made = Collapse([Y_TILDE], languages)
+    for l in languages:
+        text = TEXTS.get(l, TEXTS["en"])
+        counted(20, lambda k, text=text: ([5, 6, 7], True, text), made, l)  # type: ignore[misc]
+    assert made.judge(0) == [] and not made.on
+    return made
+
+
 def test_a_warning_begins_and_ends_once() -> None:
     """Nine of ten at the limit; then eight, which neither begins nor ends one; then few."""
-    made = Collapse([Y_TILDE], ("id", "th"))
+    made = begun(("id", "th"))
     told = []
     for step, cut in enumerate((20, 18, 16, 14, 20), 1):
         counted(20, lambda k, cut=cut: ([k, 1], k >= cut, TEXTS["th"]), made)  # type: ignore[misc]
         told.append((made.judge(step), made.line()))
     name = Y_TILDE.name
-    begun, kept, wavers, over, again = told
-    assert begun[0] == [f"  step 1: warning: 100% of 20 rollouts {name} in th run into limits.rollout"]
-    assert begun[1] == {"collapse": {name: {"th": {"cut": 1.0}}}}
+    first, kept, wavers, over, again = told
+    assert first[0] == [f"  step 1: warning: 100% of 20 rollouts {name} in th run into limits.rollout"]
+    assert first[1] == {"collapse": {name: {"th": {"cut": 1.0}}}}
     assert kept == ([], {"collapse": {name: {"th": {"cut": 0.9}}}})
     assert ENDS * THRESHOLDS["cut"] < 0.8 and wavers == ([], {"collapse": {name: {"th": {"cut": 0.8}}}})
     assert over == ([f"  step 4: over: rollouts {name} in th run into limits.rollout (70% of 20 now)"], {})
@@ -92,7 +105,7 @@ def test_a_warning_begins_and_ends_once() -> None:
 def test_each_kind_from_its_threshold_on(kind: str) -> None:
     bad = {"empty": [2], "repeating": [9] * 30}[kind]
     for share, warned in ((THRESHOLDS[kind], True), (THRESHOLDS[kind] - 0.1, False)):
-        made = Collapse([Y_TILDE], ("th",))
+        made = begun(("th",))
         number = round(20 * share)
         counted(20, lambda k, n=number: (bad if k < n else [5, 6, 7], True, TEXTS["th"]), made)  # type: ignore[misc]
         assert len(made.judge(1)) == warned
@@ -101,7 +114,7 @@ def test_each_kind_from_its_threshold_on(kind: str) -> None:
 
 def test_the_script_is_that_of_the_language_asked_for() -> None:
     """Rows in Indonesian, asked to answer in Thai, get Latin letters; asked for Vietnamese, nobody knows."""
-    made = Collapse([Y_TILDE], ("id", "th", "vi"))
+    made = begun(("id", "th", "vi"))
     counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, "id", "th")
     counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, "id", "vi")
     counted(ENOUGH, lambda k: ([5, 6], True, TEXTS[""]), made, "id", "en")
@@ -113,15 +126,37 @@ def test_the_script_is_that_of_the_language_asked_for() -> None:
 
 
 def test_few_rows_wait_for_more() -> None:
-    made = Collapse([Y_TILDE], ("th",))
+    made = begun(("th",))
     counted(ENOUGH - 1, lambda k: ([2], True, ""), made)
     assert made.judge(1) == [] and not made.on
     counted(1, lambda k: ([2], True, ""), made)
     state = json.loads(json.dumps(made.state()))
     resumed = Collapse([Y_TILDE], ("th",))
     resumed.load(state)
+    assert resumed.start == made.start
     assert resumed.judge(2) == made.judge(2) != []
     assert resumed.on == made.on == {f"{Y_TILDE.name}/th/empty": 1.0}
+
+
+def test_what_was_so_at_the_start_is_no_news() -> None:
+    """A base student that runs into the limit is said once, in one line for all languages; a share that was half of the
+    way there has to be worse by a fifth."""
+    made = Collapse([Y_TILDE], ("id", "th"))
+    cut: tuple[list[int], bool, str] = ([5, 6, 7], False, "")
+    counted(20, lambda k: cut, made, "th")
+    counted(20, lambda k: cut if k < 19 else HEALTHY, made, "id")
+    name = Y_TILDE.name
+    assert made.judge(10) == [f"  step 10: at the start, rollouts {name} run into limits.rollout: id 95%, th 100%"]
+    for step in (20, 30):
+        counted(20, lambda k: cut, made, "th")
+        assert made.judge(step) == [] and made.line() == {}
+    repeats_ = ([9] * 30, True, "")
+    for start, later, warned in ((5, 8, False), (5, 9, True), (0, 6, True)):
+        made = Collapse([Y_TILDE], ("th",))
+        counted(20, lambda k, n=start: repeats_ if k < n else HEALTHY, made)  # type: ignore[misc]
+        assert made.judge(10) == []
+        counted(20, lambda k, n=later: repeats_ if k < n else HEALTHY, made)  # type: ignore[misc]
+        assert bool(made.judge(20)) is warned, (start, later)
 
 
 def test_latin_languages_alone_need_no_text() -> None:
@@ -148,22 +183,24 @@ class Stopped(BaseException):
 
 class StopAt(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
+        if state.global_step == 5:
             raise Stopped
 
 
 def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(tmp_path: Path) -> None:
-    """Responses of one token over and over: from the second step on there are enough of them."""
+    """Responses of one token over and over, from the third step on: with the second there were enough to begin with."""
     examples = [e for e in kit.builtin() if e.l == "id"][:8]
     said: list[str] = []
 
     class Same:
         def __call__(self, model: Any, requests: Any) -> list[Rollout]:
-            return [Rollout((7,) * 20, False) for _ in requests]
+            early = [Rollout((*range(5, 12), 2), True) for _ in requests]
+            late = [Rollout((7,) * 20, False) for _ in requests]
+            return early if requests[0].key[2] < 2 else late  # an epoch is a step
 
     def made(name: str) -> Any:
         found = kit.trainer(
-            tmp_path / name, {"name": "gkd", "variant": "sum"}, examples=examples, epochs=4.0, save_every=1
+            tmp_path / name, {"name": "gkd", "variant": "sum"}, examples=examples, epochs=6.0, save_every=1
         )
         object.__setattr__(found.job.builder, "engine", Same())
         found.say = said.append
@@ -172,8 +209,8 @@ def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(t
     resume_stage(made("run"))
     name = Y_TILDE.name
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
-    assert [line.get("collapse") for line in lines] == [None] + [{name: {"id": {"cut": 1.0, "repeating": 1.0}}}] * 3
-    assert [line.partition(": ")[0] for line in said] == ["  step 2"] * 2
+    assert [line.get("collapse") for line in lines] == [None] * 3 + [{name: {"id": {"cut": 1.0, "repeating": 1.0}}}] * 3
+    assert [line.partition(": ")[0] for line in said] == ["  step 4"] * 2
     stopped = made("stopped")
     stopped.add_callback(StopAt())
     with pytest.raises(Stopped):

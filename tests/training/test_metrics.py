@@ -20,7 +20,8 @@ from dudi.loss.scores import Block, Reading, Scores
 from dudi.loss.signals import Outcome
 from dudi.methods import build_method
 from dudi.signals import SequenceSignal, View, views
-from dudi.training.metrics import MEASURES, Meter, Phases, record
+from dudi.training.metrics import MEASURES, Meter, record
+from dudi.training.phases import Phases
 
 NOTHING = Reading(torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
 

@@ -235,6 +235,8 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], lines: S
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
+    if not console.is_terminal:
+        console.width = 10_000  # a log or a pipe has no edge
     console.print(table)
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -157,6 +157,7 @@ class Training(Section):
     epochs: Annotated[float, Field(gt=0)] = 3.0
     max_steps: PositiveInt | None = None
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """A constant one lets a finished run be extended: `--resume --set training.max_steps=...`."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -173,8 +174,14 @@ class Training(Section):
     overlap_every: Annotated[int, Field(ge=0)] = 50
     """Steps between measurements of overlap@16 and entropies; 0: never."""
     eval_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations on the rows held out; 0: at the end of the training only, which is always done."""
     save_every: PositiveInt = 500
+    """Steps between checkpoints (weights, optimizer, schedule); one is saved at the end of the training, too."""
     keep_checkpoints: PositiveInt = 2
+    """So many of the newest stay. Once the next stage has begun, a finished one keeps its `model/` alone."""
+    deterministic: bool = False
+    """On a GPU: only operations that give the same bits each time (slower; CUBLAS_WORKSPACE_CONFIG=:4096:8 has to be in
+    the environment). On a CPU all do."""
 
 
 class ColdStart(Section):

@@ -8,6 +8,7 @@ from dudi.methods import Method
 from dudi.recipe.schema import Recipe, Training
 from dudi.signals import Response
 
+COLD_START = "cold-start"
 STUDENT, TEACHER = "student", "teacher"
 """Names of the recipe's own models, beside the names of stages, in `start`, `reference` and `writer`."""
 
@@ -49,7 +50,7 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     if not method.cold_start:
         start = STUDENT
     elif cold is not None and recipe.cold_start.checkpoint is None:
-        start = _train(stages, "cold-start", cold, recipe.cold_start.training, STUDENT, 0)
+        start = _train(stages, COLD_START, cold, recipe.cold_start.training, STUDENT, 0)
     for iteration in range(method.iterations):
         name = method.name if method.iterations == 1 else f"{method.name}-{iteration + 1}"
         start = _train(stages, name, method, recipe.training, start, iteration)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -15,30 +16,24 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from dudi.data.load import write_rows
 from dudi.errors import DudiError
-from dudi.recipe.read import load_recipe
-from dudi.recipe.schema import Recipe
+from dudi.files import write_text
+from dudi.recipe.read import dump_recipe, load_recipe
+from dudi.run.identity import Identity, check_unchanged, identities
+from dudi.run.lock import LOCK
+from dudi.run.prepare import Prepared
 from dudi.training.faults import Preempted
 
 
-def check_devices() -> None:
-    """Several GPUs in one process would become DataParallel: refused, with the command to use."""
-    gpus = torch.cuda.device_count()
-    if gpus > 1 and "WORLD_SIZE" not in os.environ:
-        raise DudiError(
-            f"{gpus} GPUs are visible, but only one process was started: use all with `dudi run ... --launch ddp` or"
-            f" `torchrun --nproc-per-node {gpus} -m dudi run ...`, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
-
-
-def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """A new run needs a folder of its own, that can be written; a resumed one needs the same recipe."""
-    if resume:
-        _check_same_recipe(folder, recipe)
-        return
+def check_folder(folder: Path) -> None:
+    """A new run needs a folder of its own, that can be written."""
     try:
-        # what a kill left before the recipe was written belongs to no run: `.recipe.toml.tmp`
-        occupied = folder.exists() and (not folder.is_dir() or any(f.suffix != ".tmp" for f in folder.iterdir()))
+        # what a kill left before the recipe was there is nobody's: `.recipe.toml.tmp`, the lock
+        mine = (
+            folder.exists() and folder.is_dir() and all(f.suffix == ".tmp" or f.name == LOCK for f in folder.iterdir())
+        )
+        occupied = folder.exists() and not mine
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:
         raise DudiError(f"output folder {str(folder)!r} cannot be used ({error.strerror})") from None
@@ -54,28 +49,34 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
-    old = folder / "recipe.toml"
-    if not old.is_file():
-        raise DudiError(f"nothing to resume in {str(folder)!r}: it holds no recipe.toml; start without --resume")
-    ours, theirs = (r.model_dump(mode="json", exclude={"output"}) for r in (recipe, load_recipe(old)))
-    ours["cold_start"] = ours.pop("cold_start")  # last: what it inherits is named where it stands
-    difference = _difference(ours, theirs)
-    if difference:
-        key, mine, other = difference
-        raise DudiError(
-            f"resume with another recipe: {key} is {mine!r:.60}, but the run in {str(folder)!r} was started with"
-            f" {other!r:.60}; give the same recipe, or start in another folder"
-        )
+def begin(folder: Path, prepared: Prepared, state: PartialState, resume: bool) -> None:
+    """Write what a run is made of, where it is not there yet. The folder is locked.
+
+    Raises `DudiError` where another run was faster, or a model has changed since the run began.
+    """
+    if not resume:
+        check_folder(folder)
+    models = identities(prepared.recipe)
+    if resume:
+        check_models(folder, models)
+    if not (folder / "data").is_dir():
+        write_text(folder / "recipe.toml", dump_recipe(prepared.recipe))
+        write_text(folder / "lengths.json", json.dumps(prepared.lengths(), indent=1))
+        write_rows(prepared.data, folder / "data")
+    elif load_recipe(folder / "recipe.toml") != prepared.recipe:
+        write_text(folder / "recipe.toml", dump_recipe(prepared.recipe))  # with what may change on resume
+    write_text(folder / "environment.json", json.dumps(environment(state, models), indent=1))
 
 
-def _difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first key in which two recipes differ, with both values."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        names = {**ours, **theirs}
-        found = (_difference(ours.get(name), theirs.get(name), f"{key}.{name}".lstrip(".")) for name in names)
-        return next((one for one in found if one), None)
-    return None if ours == theirs else (key, ours, theirs)
+def check_models(folder: Path, models: Mapping[str, Identity]) -> None:
+    """Raises `DudiError` where a model has changed since the run in this folder began."""
+    try:
+        then = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["models"]
+    except (FileNotFoundError, KeyError):  # killed before it was written
+        return
+    except (OSError, ValueError, TypeError) as error:
+        raise DudiError(f"{folder / 'environment.json'}: cannot be read ({error}); restore it, or remove it") from None
+    check_unchanged(models, then, folder)
 
 
 @contextmanager
@@ -99,8 +100,8 @@ def whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
         raise DudiError(f"{error.filename or folder}: {error.strerror or error}; {then}") from error
 
 
-def environment(state: PartialState) -> dict[str, Any]:
-    """Versions and devices: what else could change a number."""
+def environment(state: PartialState, models: Mapping[str, Identity]) -> dict[str, Any]:
+    """Versions, devices and models: what else could change a number."""
     packages = ("dudi", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -111,4 +112,5 @@ def environment(state: PartialState) -> dict[str, Any]:
         "processes": state.num_processes,
         "threads": torch.get_num_threads(),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "models": dict(models),
     }

@@ -9,12 +9,15 @@ The wrapper starts torch's own launcher with the environment that `accelerate la
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -31,6 +34,10 @@ from dudi.recipe.stages import TEACHER, Generate, plan
 CONFIGS = Path(__file__).parent / "launch_configs"
 ERRORS = "DUDI_ERRORS"
 """Names the folder in which a started process leaves its error's line, so that it is shown once and not N times."""
+LAUNCHER = "DUDI_LAUNCHER"
+"""Names the pid of the wrapper that started a process."""
+WATCHED = 1.0
+"""Seconds between looks at the launcher, where the kernel has no signal for its death."""
 STOPPED = 143
 """The exit status after SIGTERM or SIGUSR1: that of `dudi.training.faults.Preempted`, which needs torch."""
 
@@ -105,7 +112,7 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
     ours = ["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT"]  # the others go through `_passing_on`
     signals: list[int] = []
     with tempfile.TemporaryDirectory(prefix="dudi-launch-") as errors:
-        os.environ |= mode.environment() | {ERRORS: errors}
+        os.environ |= mode.environment() | {ERRORS: errors, LAUNCHER: str(os.getpid())}
         os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
         if Path("/sys/class/net/lo").exists():
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine, whose own name may not resolve
@@ -162,6 +169,30 @@ def _show(folder: Path) -> int | None:
             print("dudi:" + (f" process {file.name}:" if file.name != "0" else ""), entry["line"], file=sys.stderr)
         found[entry["line"]] = entry["status"]
     return max(found.values(), default=None)
+
+
+def end_with_launcher() -> None:
+    """A started process ends when its launcher does, however that ends: workers without one would train on, unseen,
+    beside the run that is started in their place. Nothing is saved: SIGTERM to the launcher does that.
+    """
+    if "RANK" not in os.environ:
+        return
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))  # torchrun and others do not say who they are
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(launcher,), daemon=True, name="launcher").start()
+    if os.getppid() != launcher:  # it died before this was asked for
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _watch(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(WATCHED)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hand_over(line: str, status: int) -> bool:

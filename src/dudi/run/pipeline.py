@@ -3,16 +3,18 @@
 RUN/recipe.toml, environment.json     what was run, with what
 RUN/data/                             the very rows, their report and manifest
 RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
-RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, checkpoint-*/, model/ (or batches of responses)
+RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, rollouts.jsonl, phases.json, checkpoint-*/, model/
+RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
 RUN/summary.json, summary.md          written last
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,26 +25,32 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from dudi import processes
-from dudi.data.load import Rows, read_rows, write_rows
+from dudi.data.load import Rows, read_rows
 from dudi.errors import DudiError
-from dudi.files import cut_back, write_text
+from dudi.files import cut_back, read_lines
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
 from dudi.models.reference import like_student
 from dudi.models.result import complete
-from dudi.recipe.read import dump_recipe
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
-from dudi.run.folder import check_devices, check_folder, environment, whole_or_absent
+from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
+from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
+from dudi.run.lock import check_free, locked
+from dudi.run.machine import advice, check_devices, deterministic
+from dudi.run.notes import check_evaluation, notes
 from dudi.run.prepare import Prepared, prepare
+from dudi.run.resume import changed_on_resume
 from dudi.run.summary import write_summary
 from dudi.training import checkpoints, faults
-from dudi.training.monitors import METRICS, TIMES, Monitor
-from dudi.training.stored import generate, read_responses
-from dudi.training.trainer import DistillationTrainer, Job
-from dudi.training.window import WindowBuilder
+from dudi.training.job import Job, steps_of
+from dudi.training.monitors import LINES, METRICS, Monitor
+from dudi.training.phases import LONG, Phases
+from dudi.training.stored import CUT, generate, read_responses, write_cut
+from dudi.training.trainer import DistillationTrainer
+from dudi.training.window import Row, WindowBuilder
 
 
 def run(
@@ -65,32 +73,34 @@ def run(
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine)
-    folder = Path(recipe.output.format(name=recipe.name))
+    say = say if state.is_main_process else _silent
+    phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
-        check_folder(folder, recipe, resume)
-        kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
-        prepared = prepare(recipe, kept or data)
-    stop = faults.Stop()
-    with stop.listening(), whole_or_absent(folder, new=state.is_main_process and not resume):
         if state.is_main_process:
-            if kept is None:
-                write_text(folder / "recipe.toml", dump_recipe(recipe))
-                write_text(folder / "lengths.json", json.dumps(prepared.lengths(), indent=1))
-                write_rows(prepared.data, folder / "data")
-            write_text(folder / "environment.json", json.dumps(environment(state), indent=1))
-        state.wait_for_everyone()
-        pipeline = Pipeline(
-            prepared,
-            plan(recipe),
-            folder,
-            state,
-            tuple(monitors),
-            tuple(callbacks),
-            say if state.is_main_process else _silent,
-            stop,
-        )
-        for line in prepared.said:
-            pipeline.say(line)
+            check_free(folder)
+        if resume:
+            changed = changed_on_resume(folder, recipe)
+            if state.is_main_process:
+                check_models(folder, identities(recipe))  # before anything else can come of it
+        else:
+            check_folder(folder)
+        with phases.outside("preparing", "reading and tokenizing the rows"):
+            kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
+            prepared = prepare(recipe, kept or data)
+        check_evaluation(recipe, prepared)
+    stages, stop = plan(recipe), faults.Stop()
+    with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):
+        with processes.together():
+            if state.is_main_process:
+                held.enter_context(locked(folder))
+        held.enter_context(stop.listening())
+        held.enter_context(whole_or_absent(folder, new=state.is_main_process and not resume))
+        with processes.together():
+            if state.is_main_process:
+                begin(folder, prepared, state, resume)
+        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said]:
+            say(line)
+        pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
         for stage in pipeline.stages:
             if stop.due():
                 raise stop.preempted(f"before stage {stage.name}")
@@ -118,10 +128,15 @@ class Pipeline:
     callbacks: tuple[TrainerCallback, ...]
     say: Callable[[str], None]
     stop: faults.Stop
+    phases: Phases
 
     def run(self, stage: Stage) -> None:
-        """One stage, or what is left of it."""
-        title = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage.name}"
+        """One stage, or what is left of it. What came before it is done, and keeps its results only."""
+        number = self.stages.index(stage)
+        if self.state.is_main_process:
+            for before in self.stages[:number]:
+                checkpoints.remove_all(self._of(before.name))
+        title = f"stage {number + 1} of {len(self.stages)}: {stage.name}"
         if isinstance(stage, Generate):
             self._generate(stage, title)
         elif not processes.from_first(partial(self._trained, stage)):
@@ -131,9 +146,16 @@ class Pipeline:
     def _trained(self, stage: Train) -> bool:
         """Whether a stage has its result. A damaged one is written again, from the last checkpoint, which must be."""
         here = self._of(stage.name)
-        fault = checkpoints.damage(here / "model") if (here / "model").is_dir() else None
+        if not (here / "model").is_dir():
+            return False
+        fault = checkpoints.damage(here / "model")
         if fault is None:
-            return (here / "model").is_dir()
+            saved = checkpoints.complete(here)
+            done = checkpoints.step_of(saved[-1]) if saved else 0
+            steps = steps_of(stage.training, len(self.prepared.train.rows))
+            if saved and done < steps:
+                self.say(f"{stage.name}: goes on from step {done} to {steps}")
+            return not saved or done >= steps
         if checkpoints.newest(here, self.say) is None:
             raise DudiError(
                 f"{here / 'model'}: {fault}, and there is no checkpoint to write it from: restore it from a copy, or"
@@ -178,8 +200,18 @@ class Pipeline:
             folder=here,
         )
         here.mkdir(parents=True, exist_ok=True)
-        trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say)
+        trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
         resume_stage(trainer)
+        with processes.together():
+            if self.state.is_main_process:
+                trainer.watch.check_end(stage.name, read_lines(here / METRICS))
+        with self.phases.outside("saving", f"saving {here / 'model'}"):
+            self._publish(trainer, here, last=stage is self.stages[-1])
+        if self.state.is_main_process:
+            self.phases.settle(here)
+
+    def _publish(self, trainer: DistillationTrainer, here: Path, last: bool) -> None:
+        """The stage's result, whole or absent."""
         staged = here / checkpoints.STAGING
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
@@ -188,31 +220,49 @@ class Pipeline:
             trainer.save_model(str(staged), _internal_call=True)  # on all: a sharded one is gathered
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
-                complete(staged, p.recipe.models, last=stage is self.stages[-1])
+                complete(staged, self.prepared.recipe.models, last)
                 checkpoints.publish(staged, here / "model")
 
     def _generate(self, stage: Generate, title: str) -> None:
         """Write the answers that a later stage trains on; batches that are there already are kept."""
         p, here = self.prepared, self._of(stage.name)
-        batch = p.recipe.training.batch
         splits = (("train", p.train.rows), ("eval", p.eval.rows))
-        if all(read_responses(here / split, rows, batch) is not None for split, rows in splits):
+        batch = p.recipe.training.batch
+        written = all(read_responses(here / split, rows, batch) is not None for split, rows in splits)
+        if written and (here / CUT).is_file():
             return
         self.say(title)
         model = self._load(stage.writer, arithmetic(p.recipe.models.precision)[1])
         check_head(model, p.chat.vocab, stage.writer)
-        for split, rows in splits:
-            key = (stage.response.value, split, p.recipe.seed, stage.number)
-            rank, world = self.state.process_index, self.state.num_processes
+        try:
+            with self.phases.outside("generation", f"{stage.name}: {stage.writer} writes"):
+                for split, rows in splits:
+                    self._write(stage, model, rows, here / split)
+        finally:
+            if self.state.is_main_process:
+                self.phases.settle(here)
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            for line in write_cut(here, dict(splits), batch):
+                self.say(line)
 
-            def progress(done: int, batches: int, split: str = split, world: int = world) -> None:
-                if done % max(batches // 10, 1) == 0:
-                    self.say(f"  {split}: {done}/{batches} batches")
-                if (done % world == 0 or done == batches) and self.stop.due():  # each process has written a batch
-                    raise self.stop.preempted(f"in stage {stage.name}: the finished batches are saved")
+    def _write(self, stage: Generate, model: PreTrainedModel, rows: Sequence[Row], here: Path) -> None:
+        """The answers to some rows, in batches."""
+        p, rank, world = self.prepared, self.state.process_index, self.state.num_processes
+        key = (stage.response.value, here.name, p.recipe.seed, stage.number)
+        said = time.monotonic()
 
-            with faults.memory("generation"):
-                generate(model, self._engine(), rows, key, p.recipe.limits, batch, here / split, rank, world, progress)
+        def progress(done: int, batches: int) -> None:
+            nonlocal said
+            if done % max(batches // 10, 1) == 0 or time.monotonic() - said > LONG:
+                said = time.monotonic()
+                self.say(f"  {here.name}: {done}/{batches} batches")
+            if (done % world == 0 or done == batches) and self.stop.due():  # each process has written a batch
+                raise self.stop.preempted(f"in stage {stage.name}: the finished batches are saved")
+
+        with faults.memory("generation"):
+            batch = p.recipe.training.batch
+            generate(model, self._engine(), rows, key, p.recipe.limits, batch, here, rank, world, progress)
 
     def _responses(self, stage: Train, split: str) -> dict[int, Rollout]:
         """What the generation stage before this one wrote, by row; nothing where the method reads none."""
@@ -230,7 +280,7 @@ class Pipeline:
     def _load(self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1) -> PreTrainedModel:
         """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder; sharded `over`
         so many processes."""
-        with faults.memory("loading"):
+        with faults.memory("loading"), self.phases.outside("loading", f"loading {name}"):
             return self._loaded(name, dtype, frozen, over)
 
     def _loaded(self, name: str, dtype: torch.dtype, frozen: bool, over: int) -> PreTrainedModel:
@@ -251,7 +301,7 @@ def resume_stage(trainer: DistillationTrainer) -> None:
     found = processes.from_first(partial(checkpoints.newest, here, trainer.say))
     step = checkpoints.step_of(found) if found else 0
     if first:
-        for name in (METRICS, TIMES):
+        for name in LINES:
             cut_back(here / name, step)
     with faults.memory("optimizer"):  # what is in no phase of its own
         if found is None:

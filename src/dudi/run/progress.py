@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from dudi.training.monitors import Course, Monitor
 
-PHASES = ("rollout", "teacher", "student", "backward")
+PHASES = ("rollout", "teacher", "reference", "student", "backward", "optimizer", "evaluation", "saving")
+SILENCE = 60.0
+"""Seconds without a line after which a step is one, though no interval ends."""
 
 
 class _Phase(ProgressColumn):
@@ -24,7 +26,7 @@ class _Phase(ProgressColumn):
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        return Text(f"{self.phase():8s}", style="cyan")
+        return Text(f"{self.phase():10s}", style="cyan")
 
 
 class Watcher(Monitor):
@@ -36,8 +38,8 @@ class Watcher(Monitor):
 
     def begin(self, course: Course) -> None:
         """Open the bar."""
-        self.course, self.seconds = course, Counter[str]()
-        self.started = time.monotonic()
+        self.course, self.seconds, self.pauses = course, defaultdict[str, float](float), Counter[str]()
+        self.started = self.said = time.monotonic()
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -45,30 +47,51 @@ class Watcher(Monitor):
                 TextColumn("{task.completed}/{task.total}"),
                 _Phase(course.phase),
                 TextColumn("{task.fields[loss]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
             )
             self.bar = Progress(*columns, console=self.console)
-            self.task = self.bar.add_task(course.title, total=course.steps, completed=course.step, loss="")
+            self.task = self.bar.add_task(course.title, total=course.steps, completed=course.step, loss="", left="")
             self.bar.start()
 
     def step(self, step: int, seconds: Mapping[str, float]) -> None:
         """Move on."""
-        self.seconds.update({phase: value for phase, value in seconds.items() if phase in PHASES})
+        for phase, value in seconds.items():
+            self.seconds[phase] += value
         if self.bar:
-            self.bar.update(self.task, completed=step)
+            self.bar.update(self.task, completed=step, left=self.left(step))
+        elif time.monotonic() - self.said > SILENCE:
+            self._line(f"step {step}/{self.course.steps}  {self.left(step)}")
+
+    def outside(self, phase: str, seconds: float) -> None:
+        """Count what was no step."""
+        self.seconds[phase] += seconds
+        self.pauses[phase] += 1
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Say the losses."""
-        if "eval" in line:
-            return
-        parts = [f"{name} {entry['loss']:.4f}" for name, entry in line.get("signal", {}).items() if "loss" in entry]
-        text = f"loss {line['loss']:.4f}  {'  '.join(parts)}"
-        if self.bar:
+        held_out = line.get("eval")
+        signals = (held_out or line).get("signal", {})
+        parts = [f"{name} {entry['loss']:.4f}" for name, entry in signals.items() if "loss" in entry]
+        text = "  ".join([f"loss {(held_out or line)['loss']:.4f}", *parts])
+        if held_out:
+            self._line(f"step {line['step']}/{self.course.steps}  held out: {text}")
+        elif self.bar:
             self.bar.update(self.task, loss=text)
-            return
-        step, steps = line["step"], self.course.steps
-        left = (time.monotonic() - self.started) / (step - self.course.step) * (steps - step)
-        self.console.print(f"  step {step}/{steps}  {text}  {left / 60:.1f} min left")
+        else:
+            self._line(f"step {line['step']}/{self.course.steps}  {text}  {self.left(line['step'])}")
+
+    def left(self, step: int) -> str:
+        """The time from the end of a step to that of the training; what was never timed so far is named instead."""
+        course, paused = self.course, sum(self.seconds[phase] for phase in self.pauses)
+        a_step = (time.monotonic() - self.started - paused) / max(step - course.step, 1)
+        left, unknown = a_step * (course.steps - step), []
+        for phase, times in course.to_come(step).items():
+            if self.pauses[phase]:
+                left += times * self.seconds[phase] / self.pauses[phase]
+            elif times:
+                unknown.append(phase)
+        parts = [_duration(left)] if step < course.steps or not unknown else []
+        return " + ".join([*parts, *unknown]) + " left"
 
     def end(self, step: int) -> None:
         """Close the bar; say where the time went."""
@@ -76,4 +99,14 @@ class Watcher(Monitor):
             self.bar.stop()
             self.bar = None
         shares = ", ".join(f"{name} {self.seconds[name]:.0f} s" for name in PHASES if self.seconds[name])
-        self.console.print(f"  {self.course.title}: {step} steps ({shares})")
+        self._line(f"{self.course.title}: {step} steps ({shares})")
+
+    def _line(self, text: str) -> None:
+        self.said = time.monotonic()
+        self.console.print(f"  {text}", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,10 @@ from typing import Any
 
 from dudi.files import read_lines, write_text
 from dudi.records import fifths
+from dudi.training import phases
 from dudi.training.collapse import SAID, spans
+from dudi.training.monitors import METRICS, TIMES
+from dudi.training.stored import CUT, said_of_cut
 
 
 def write_summary(folder: Path) -> None:
@@ -19,22 +22,44 @@ def write_summary(folder: Path) -> None:
 
 
 def summarize(folder: Path) -> dict[str, Any]:
-    """{data: report by language with lengths, stages: by name, first and last means of each signal, warnings}."""
+    """{data: report by language with lengths, stages: by name, first and last means of each signal, warnings; answers:
+    of each generation stage, how many were cut; phases: by stage, seconds and bytes at the peak}."""
     report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))["languages"]
     lengths = json.loads((folder / "lengths.json").read_text(encoding="utf-8"))
-    stages = {}
-    for metrics in sorted(folder.glob("*/metrics.jsonl")):
-        lines = read_lines(metrics)
-        train = [line for line in lines if "signal" in line]
-        if train:
-            stages[metrics.parent.name] = {
-                "steps": train[-1]["step"],
-                "signals": {name: _moved(train, name) for name in _names(train)},
-                "eval": [{"step": line["step"], "loss": line["eval"]["loss"]} for line in lines if "eval" in line],
-                "rollouts": _rollouts(train),
-                "collapse": spans(train),
-            }
-    return {"run": folder.name, "data": report, "lengths": lengths, "stages": stages}
+    here = sorted((f for f in folder.glob("[0-9]*-*") if f.is_dir()), key=lambda f: int(f.name.partition("-")[0]))
+    cut = {f.name: json.loads((f / CUT).read_text(encoding="utf-8")) for f in here if (f / CUT).is_file()}
+    return {
+        "run": folder.name,
+        "data": report,
+        "lengths": lengths,
+        "stages": {f.name: _stage(read_lines(f / METRICS)) for f in here if (f / METRICS).is_file()},
+        "answers": cut,
+        "phases": {f.name: _phases(f) for f in here},
+    }
+
+
+def _stage(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """A training; one that trained on nothing has no signals."""
+    train = [line for line in lines if "eval" not in line]
+    told = [line for line in train if "signal" in line]
+    return {
+        "steps": train[-1]["step"] if train else 0,
+        "signals": {name: _moved(told, name) for name in _names(told)},
+        "eval": [{"step": line["step"], "loss": line["eval"]["loss"]} for line in lines if "eval" in line],
+        "rollouts": _rollouts(train),
+        "collapse": spans(train),
+    }
+
+
+def _phases(folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of all phases, those of steps and those outside, and peaks of memory."""
+    kept = phases.read(folder)
+    seconds: dict[str, float] = dict(kept["seconds"])
+    for line in read_lines(folder / TIMES):
+        for name, value in line.items():
+            if name != "step":
+                seconds[name] = seconds.get(name, 0.0) + value
+    return {"seconds": {name: round(value, 1) for name, value in seconds.items()}, "memory": dict(kept["memory"])}
 
 
 def _names(lines: list[dict[str, Any]]) -> list[str]:
@@ -81,28 +106,56 @@ def markdown(summary: dict[str, Any]) -> str:
         f"- {l}: refused: {_reasons(row['refused'])}" for l, row in summary["lengths"].items() if row.get("refused")
     ]
     out += ["", *reasons, *refused] if reasons or refused else []
+    for name, splits in summary["answers"].items():
+        out += ["", f"## Stage {name}", ""]
+        out += [f"- {split}: {said_of_cut(languages)}" for split, languages in splits.items()]
     for name, stage in summary["stages"].items():
-        out += ["", f"## Stage {name} ({stage['steps']} steps)", "", _line(["signal", "first fifth", "last fifth"])]
-        out.append(_line(["---"] * 3))
-        out += [_line([s, f"{m['first']:.4f}", f"{m['last']:.4f}"]) for s, m in stage["signals"].items()]
-        out += [""] if stage["collapse"] else []
-        out += [
-            f"- Warning, steps {w['from']} to {w['to']}: up to {w['largest']:.0%} of rollouts {w['view']} in"
-            f" {w['language']} {SAID[w['what']]}"
-            for w in stage["collapse"]
-        ]
-        for view, languages in stage["rollouts"].items():
-            out += [
-                "",
-                f"Rollouts {view}, last fifth of the steps:",
-                "",
-                _line(["language", "mean length", "share cut", "EOS rate"]),
-            ]
-            out.append(_line(["---"] * 4))
-            for language, row in languages.items():
-                cells = [f"{row[key]:.2f}" for key in ("length", "share_cut", "eos_rate")]
-                out.append(_line([language, *cells]))
-    return "\n".join(out) + "\n"
+        out += _stage_lines(name, stage)
+    return "\n".join([*out, *_phase_lines(summary["phases"])]) + "\n"
+
+
+def _stage_lines(name: str, stage: dict[str, Any]) -> list[str]:
+    out = ["", f"## Stage {name} ({stage['steps']} steps)", ""]
+    if not stage["signals"]:
+        return [*out, "Warning: no signal had a token to train on."]
+    out += [_line(["signal", "first fifth", "last fifth"]), _line(["---"] * 3)]
+    out += [_line([s, f"{m['first']:.4f}", f"{m['last']:.4f}"]) for s, m in stage["signals"].items()]
+    if stage["eval"]:
+        held_out = ", ".join(f"{e['loss']:.4f} (step {e['step']})" for e in stage["eval"])
+        out += ["", f"Loss on the rows held out: {held_out}"]
+    out += [""] if stage["collapse"] else []
+    out += [
+        f"- Warning, steps {w['from']} to {w['to']}: up to {w['largest']:.0%} of rollouts {w['view']} in"
+        f" {w['language']} {SAID[w['what']]}"
+        for w in stage["collapse"]
+    ]
+    for view, languages in stage["rollouts"].items():
+        out += ["", f"Rollouts {view}, last fifth of the steps:", ""]
+        out += [_line(["language", "mean length", "share cut", "EOS rate"]), _line(["---"] * 4)]
+        for language, row in languages.items():
+            out.append(_line([language, *(f"{row[key]:.2f}" for key in ("length", "share_cut", "eos_rate"))]))
+    return out
+
+
+TIME = "## Time and memory"
+"""The one part of a summary that no two runs share."""
+
+
+def _phase_lines(stages: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """Seconds by stage and phase with all of them together, then the peak of each phase over the stages."""
+    names = list(dict.fromkeys(name for stage in stages.values() for name in stage["seconds"]))
+    out = ["", TIME, "", _line(["seconds", *names, "total"]), _line(["---"] * (len(names) + 2))]
+    rows = {name: stage["seconds"] for name, stage in stages.items()}
+    rows["all"] = {name: sum(row.get(name, 0.0) for row in rows.values()) for name in names}
+    for label, row in rows.items():
+        out.append(_line([label, *(f"{row[n]:.0f}" if n in row else "" for n in names), f"{sum(row.values()):.0f}"]))
+    peaks: dict[str, float] = {}
+    for stage in stages.values():
+        for name, peak in stage["memory"].items():
+            peaks[name] = max(peak, peaks.get(name, 0))
+    if peaks:
+        out += ["", "Peak memory: " + ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items())]
+    return out
 
 
 _DATA = {

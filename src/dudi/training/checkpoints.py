@@ -151,3 +151,10 @@ def rotate(folder: Path, keep: int, newest: Path | None = None) -> None:
     for checkpoint in _all(folder):
         if checkpoint not in kept:
             shutil.rmtree(checkpoint)
+
+
+def remove_all(folder: Path) -> None:
+    """The checkpoints of a training that has its result, when nothing goes on from them any more."""
+    if (folder / "model").is_dir():
+        for checkpoint in _all(folder):
+            shutil.rmtree(checkpoint)

@@ -1,9 +1,10 @@
 """Rollouts that have collapsed: all at the limit, empty, repeating themselves, or in another script than was asked for.
 
 A student that learns from its own responses can fall into a state in which they teach nothing, while the loss looks
-fine. Shares are taken by view and language over the logged interval, or over several until there are enough rows, and
-are a warning from a threshold on: in the log once when it begins and once when it ends, and in `metrics.jsonl` while
-it lasts. Training goes on: no number but these depends on them.
+fine. Shares are taken by view and language over the logged interval, or over several until there are enough rows. The
+first ones say how the training began: a base student runs into the limit, and that is no news later on. A share is a
+warning from a threshold on, where it is worse than at the start: in the log once when it begins and once when it ends,
+and in `metrics.jsonl` while it lasts. Training goes on: no number but these depends on them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ fault. empty: nothing before the stop token; half of them, since some data has r
 nothing. repeating: the second half is one n-gram over and over; healthy text never is, so a third is already much.
 script: another script than that of the language asked for; half, since names and code in Latin letters are no fault.
 """
+WORSE = 0.2
+"""And only this far above the share at the start: among `ENOUGH` rows, less may be chance."""
 ENDS = 0.8
 """A warning ends below this part of its threshold, so that a share that wavers about it is not announced each time."""
 ENOUGH = 16
@@ -54,6 +57,7 @@ class Collapse:
         )
         self.sums = dict(self.mine)
         self.on: dict[str, float] = {}
+        self.start: dict[str, float] = {}
         self.reads_text = len({LANGUAGES[l].script for l in self.languages if l in LANGUAGES}) > 1
 
     def add(self, view: View, l: str, asked: str, ids: Sequence[int], finished: bool, text: str) -> None:
@@ -79,21 +83,28 @@ class Collapse:
 
     def judge(self, step: int) -> list[str]:
         """End an interval: what has begun or ended, as lines for the log. A share of too few rows goes on counting."""
-        said = []
+        said: list[str] = []
+        begun: dict[str, float] = {}
         for here in dict.fromkeys(key.rpartition("/")[0] for key in self.sums):
             for total, kinds in (("rows", ("cut", "empty", "repeating")), ("judged", ("script",))):
                 count = self.sums[f"{here}/{total}"]
                 if count < ENOUGH:
                     continue
                 for kind in kinds:
-                    said += self._judge(here, kind, self.sums[f"{here}/{kind}"] / count, int(count), step)
+                    key, share = f"{here}/{kind}", self.sums[f"{here}/{kind}"] / count
+                    if key in self.start:
+                        said += self._judge(here, kind, share, int(count), step)
+                        continue
+                    self.start[key] = share
+                    if share >= THRESHOLDS[kind]:
+                        begun[key] = share
                 for quantity in (total, *kinds):
                     self.sums[f"{here}/{quantity}"] = 0.0
-        return said
+        return [*_as_begun(begun, step), *said]
 
     def _judge(self, here: str, kind: str, share: float, count: int, step: int) -> list[str]:
         key, (view, _, language) = f"{here}/{kind}", here.rpartition("/")
-        limit = THRESHOLDS[kind]
+        limit = max(THRESHOLDS[kind], self.start[key] + WORSE)
         what = f"rollouts {view} in {language} {SAID[kind]}"
         if key in self.on and share < ENDS * limit:
             del self.on[key]
@@ -114,12 +125,22 @@ class Collapse:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; gather first."""
-        return {"sums": self.sums, "on": self.on}
+        return {"sums": self.sums, "on": self.on, "start": self.start}
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         assert state["sums"].keys() == self.sums.keys(), "a checkpoint of the same recipe"
-        self.sums, self.on = dict(state["sums"]), dict(state["on"])
+        self.sums, self.on, self.start = dict(state["sums"]), dict(state["on"]), dict(state["start"])
+
+
+def _as_begun(shares: dict[str, float], step: int) -> list[str]:
+    """One line for all that is high from the first rows on."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for key, share in shares.items():
+        view, language, kind = key.split("/")
+        parts.setdefault((view, kind), []).append(f"{language} {share:.0%}")
+    texts = [f"rollouts {view} {SAID[kind]}: {', '.join(found)}" for (view, kind), found in parts.items()]
+    return [f"  step {step}: at the start, {'; '.join(texts)}"] if texts else []
 
 
 def repeats(ids: Sequence[int]) -> bool:

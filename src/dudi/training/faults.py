@@ -150,6 +150,7 @@ _ROWS = "lower training.micro_batch or training.micro_batch_tokens (the result s
 LOWER = {
     "rollout": "lower limits.rollout or training.batch: all responses of a step are sampled in one call",
     "teacher": _ROWS,
+    "reference": _ROWS,
     "student": f"{_ROWS} or training.head_chunk, or set training.gradient_checkpointing",
     "backward": f"{_ROWS} or training.head_chunk, or set training.gradient_checkpointing",
     "evaluation": f"{_ROWS} or limits.rollout",

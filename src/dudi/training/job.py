@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,16 @@ class Job:
     folder: Path
 
 
+def steps_an_epoch(training: Training, rows: int) -> int:
+    """Optimizer steps of one pass over so many rows; the last may be ragged."""
+    return math.ceil(rows / training.batch)
+
+
+def steps_of(training: Training, rows: int) -> int:
+    """Optimizer steps of a whole training."""
+    return training.max_steps or math.ceil(training.epochs * steps_an_epoch(training, rows))
+
+
 def arguments(job: Job) -> TrainingArguments:
     """The Trainer's arguments. Its own accumulation stays at 1 (the window is a step), its log and report are off."""
     t = job.training
@@ -45,7 +56,7 @@ def arguments(job: Job) -> TrainingArguments:
         num_train_epochs=t.epochs,
         max_steps=t.max_steps or -1,
         learning_rate=t.lr,
-        lr_scheduler_type=t.schedule,
+        lr_scheduler_type="constant_with_warmup" if t.schedule == "constant" else t.schedule,  # else without it
         warmup_steps=t.warmup_steps,
         weight_decay=t.weight_decay,
         max_grad_norm=t.max_grad_norm,

@@ -1,11 +1,9 @@
-"""Sums behind the metrics, and the JSON lines made of them. Times go to a file of their own, so that metrics repeat."""
+"""Sums behind the metrics, and the JSON lines made of them."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -122,43 +120,3 @@ def _means(kind: str, row: Mapping[str, float], total: str) -> dict[str, Any]:
     if row.get("dropped"):
         found["dropped"] = row["dropped"]
     return found
-
-
-class Phases:
-    """Exclusive wall-clock seconds by phase: rollout, teacher, student, backward."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._stack: list[str] = []
-        self._since = 0.0
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time what runs inside; an inner phase is taken out of its outer one."""
-        self._switch(name)
-        try:
-            yield
-        finally:
-            self._switch(None)
-
-    @property
-    def now(self) -> str:
-        """The phase that runs."""
-        return self._stack[-1] if self._stack else ""
-
-    def take(self) -> dict[str, float]:
-        """The seconds since the last call."""
-        seconds, self.seconds = self.seconds, {}
-        return seconds
-
-    def _switch(self, name: str | None) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # otherwise the time of a kernel is charged to whoever waits for it
-        at = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] = self.seconds.get(self._stack[-1], 0.0) + at - self._since
-        self._since = at
-        if name is None:
-            self._stack.pop()
-        else:
-            self._stack.append(name)

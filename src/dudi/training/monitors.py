@@ -16,19 +16,22 @@ from typing import Any
 
 from dudi.files import append_line
 
-METRICS, TIMES = "metrics.jsonl", "times.jsonl"
+METRICS, TIMES, ROLLOUTS = "metrics.jsonl", "times.jsonl", "rollouts.jsonl"
+LINES = (METRICS, TIMES, ROLLOUTS)
+"""What a training writes line by line: flushed with each checkpoint, and cut back to its step on resume."""
 
 
 @dataclass(frozen=True)
 class Course:
     """A training that begins, or is resumed. title: of its stage; step: finished so far, of `steps`; phase: tells what
-    runs at the moment."""
+    runs at the moment; to_come: how often the phases outside of steps still run, from the end of a step on."""
 
     title: str
     folder: Path
     step: int
     steps: int
     phase: Callable[[], str]
+    to_come: Callable[[int], Mapping[str, int]]
 
 
 class Monitor:
@@ -43,12 +46,18 @@ class Monitor:
     def log(self, line: Mapping[str, Any]) -> None:
         """Means over the steps since the last line (`signal`, `rollout`, ...), or losses on held-out rows (`eval`)."""
 
+    def rollout(self, line: Mapping[str, Any]) -> None:
+        """One response as text, and what it answers (`dudi.training.samples`)."""
+
+    def outside(self, phase: str, seconds: float) -> None:
+        """An evaluation or a saving between two steps is done."""
+
     def end(self, step: int) -> None:
         """The training is done."""
 
 
 class Lines(Monitor):
-    """metrics.jsonl and times.jsonl. Times have a file of their own, so that metrics repeat bit for bit."""
+    """The files of a training. Times have one of their own, so that the others repeat bit for bit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,3 +69,7 @@ class Lines(Monitor):
     def log(self, line: Mapping[str, Any]) -> None:
         """One line of metrics."""
         append_line(self.folder / METRICS, line)
+
+    def rollout(self, line: Mapping[str, Any]) -> None:
+        """One response."""
+        append_line(self.folder / ROLLOUTS, line)

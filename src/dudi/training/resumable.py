@@ -7,7 +7,6 @@ metrics under way. A signal makes a training stop here, with a checkpoint of the
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +27,9 @@ from dudi.models.sharding import is_sharded, load_optimizer_state, load_weights,
 from dudi.signals import views
 from dudi.training import checkpoints, faults
 from dudi.training.collapse import Collapse
-from dudi.training.job import Job, arguments
+from dudi.training.job import Job, arguments, steps_an_epoch, steps_of
 from dudi.training.metrics import Meter
-from dudi.training.monitors import METRICS, TIMES
+from dudi.training.monitors import LINES
 
 EMA_FILE, STATE_FILE = "ema.safetensors", "dudi.json"
 
@@ -102,8 +101,8 @@ class SavingTrainer(Trainer):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the rows; the last may be ragged."""
-        return math.ceil(len(self.job.rows) / self.job.training.batch)
+        """Optimizer steps of one pass over the rows."""
+        return steps_an_epoch(self.job.training, len(self.job.rows))
 
     @property
     def student(self) -> PreTrainedModel:
@@ -159,7 +158,7 @@ class SavingTrainer(Trainer):
                 if average is not None:
                     save_file(average, staged / EMA_FILE)
                 (staged / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-                for name in (METRICS, TIMES):
+                for name in LINES:
                     if (folder / name).exists():
                         flush(folder / name)
                 checkpoints.publish(staged, final)
@@ -182,14 +181,14 @@ class SavingTrainer(Trainer):
         self._saved = checkpoints.step_of(checkpoint)
 
     def is_last(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint was saved after the last step of its training; then it becomes this trainer's state.
+        """Whether a checkpoint was saved after the last step of this training; then it becomes this trainer's state.
 
         Raises `DudiError` where the Trainer's own state is something else.
         """
         with _reading(checkpoint, TRAINER_STATE_NAME):
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             self._check_state(state, checkpoints.step_of(checkpoint))
-        if state.global_step < state.max_steps:
+        if state.global_step < steps_of(self.job.training, len(self.job.rows)):
             return False
         self.state = state
         return True

@@ -7,7 +7,7 @@ batches that are missing, and several processes share them without talking.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -15,7 +15,10 @@ from transformers import PreTrainedModel
 from dudi.files import write_text
 from dudi.recipe.schema import Limits
 from dudi.rollouts import Engine, Request, Rollout
+from dudi.training.collapse import THRESHOLDS
 from dudi.training.window import Row
+
+CUT = "cut.json"
 
 
 def generate(
@@ -51,6 +54,28 @@ def read_responses(folder: Path, rows: Sequence[Row], batch: int) -> dict[int, R
         return None
     lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return {line["index"]: Rollout(tuple(line["ids"]), line["finished"]) for line in lines}
+
+
+def write_cut(folder: Path, splits: Mapping[str, Sequence[Row]], batch: int) -> list[str]:
+    """How many answers of a finished stage ran into limits.rollout: {split: {language: {"rows", "cut"}}} in its
+    `cut.json`, and as lines to say. A stage that trains on answers without an end learns not to stop."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for split, rows in splits.items():
+        answers = read_responses(folder / split, rows, batch)
+        assert answers is not None, "the stage is finished"
+        for row in rows:
+            entry = found.setdefault(split, {}).setdefault(row.example.l, {"rows": 0, "cut": 0})
+            entry["rows"] += 1
+            entry["cut"] += not answers[row.index].finished
+    write_text(folder / CUT, json.dumps(found, indent=1))
+    return [f"  {split}: {said_of_cut(languages)}" for split, languages in found.items()]
+
+
+def said_of_cut(languages: Mapping[str, Mapping[str, int]]) -> str:
+    """Counts and shares by language, and a warning where nearly all are cut."""
+    parts = [f"{l} {e['cut']} of {e['rows']} ({e['cut'] / e['rows']:.0%})" for l, e in sorted(languages.items())]
+    bad = any(e["cut"] >= THRESHOLDS["cut"] * e["rows"] for e in languages.values())
+    return ("warning: " if bad else "") + f"answers that run into limits.rollout: {', '.join(parts)}"
 
 
 def _file(folder: Path, number: int) -> Path:

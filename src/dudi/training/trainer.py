@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -31,10 +32,14 @@ from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
 from dudi.signals import Signal, View, compared, judged, views
 from dudi.training import faults
+from dudi.training.between import BetweenSteps
 from dudi.training.job import Job
-from dudi.training.metrics import Meter, Phases, record
-from dudi.training.monitors import Course, Lines, Monitor
+from dudi.training.metrics import Meter, record
+from dudi.training.monitors import Lines, Monitor
+from dudi.training.phases import Phases
 from dudi.training.resumable import SavingTrainer
+from dudi.training.samples import Samples, text_of
+from dudi.training.watch import Watch
 from dudi.training.window import Row, Window, collate
 
 
@@ -49,13 +54,17 @@ class DistillationTrainer(SavingTrainer):
         title: str = "",
         stop: faults.Stop | None = None,
         say: Callable[[str], None] = print,
+        phases: Phases | None = None,
     ) -> None:
-        super().__init__(job, stop or faults.Stop(), [_BetweenSteps(self), *callbacks])
+        super().__init__(job, stop or faults.Stop(), [BetweenSteps(self), *callbacks])
         self.remove_callback(PrinterCallback)
         self.title = title
         self.monitors = (Lines(job.folder), *monitors)
         self.say = say
-        self.phases = Phases()
+        self.phases = phases or Phases(say)
+        self.watch = Watch(job.method, job.training, job.seed)
+        self.samples = Samples(job, self.batch_rows)
+        self._order: tuple[int, list[int]] = (-1, [])  # of the epoch under way
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
@@ -77,13 +86,19 @@ class DistillationTrainer(SavingTrainer):
         """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=1)
 
+    def batch_rows(self, step: int) -> tuple[int, list[Row]]:
+        """(epoch, rows) of an optimizer step, over all processes."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
+            self._order = epoch, torch.randperm(len(self.job.rows), generator=generator).tolist()
+        batch = self._order[1][place * self.job.training.batch : (place + 1) * self.job.training.batch]
+        return epoch, [self.job.rows[i] for i in batch]
+
     def window_rows(self, step: int) -> tuple[int, list[Row], list[float]]:
         """(epoch, rows, weights) of this process at an optimizer step; a ragged end is filled with rows of weight 0."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
-        order = torch.randperm(len(self.job.rows), generator=generator).tolist()
-        batch = order[place * self.job.training.batch : (place + 1) * self.job.training.batch]
-        return (epoch, *self._share([self.job.rows[i] for i in batch]))
+        epoch, rows = self.batch_rows(step)
+        return (epoch, *self._share(rows))
 
     def _share(self, rows: list[Row]) -> tuple[list[Row], list[float]]:
         """This process's rows of a global batch, all processes the same number."""
@@ -102,6 +117,8 @@ class DistillationTrainer(SavingTrainer):
         with self._phase("rollout"):
             window = job.builder.build(self.decoder.refreshed(), signals, rows, weight, epoch)
         self._meter_rollouts(window)
+        for line in self.samples.of(step, window):
+            self.tell(lambda monitor, line=line: monitor.rollout(line))  # type: ignore[misc]
         counts = self._over_ranks(window.counts(signals))
         every = job.training.overlap_every
         measure = bool(every) and (step + 1) % every == 0
@@ -149,6 +166,7 @@ class DistillationTrainer(SavingTrainer):
         blocks = collate(window, places, self.job.builder.chat.pad, self.args.device)
         with self._phase("teacher"), torch.no_grad(), self._autocast():
             teacher, teacher_head = self._judge(blocks, judged(signals))
+        with self._phase("reference"), torch.no_grad(), self._autocast():
             reference = self._compare(blocks, compared(signals))
 
         def then(hidden: dict[View, Tensor], head: Head, zero: Tensor) -> Objective:
@@ -199,21 +217,18 @@ class DistillationTrainer(SavingTrainer):
                     self.meter.add_rollout(view, row.example.l, weight, length, finished)
                     if item is not None and weight:
                         l, ids = row.example.l, item.response
-                        text = (
-                            str(chat.tokenizer.decode([*ids], skip_special_tokens=True))
-                            if self.collapse.reads_text
-                            else ""
-                        )
+                        text = text_of(chat, ids) if self.collapse.reads_text else ""
                         self.collapse.add(view, l, item.l_z or l, ids, finished, text)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = whole(super()._clip_grad_norm(model))
+        with self._phase("optimizer"):
+            norm = whole(super()._clip_grad_norm(model))
         ids = [row.example.id for row in self.window_rows(self.state.global_step)[1]]
         faults.stop_at_gradient(float(norm), ids, self.state.global_step + 1, self.job.folder)
         self.meter.add("grad_norm", float(norm) / self.args.world_size)
         return norm
 
-    def _tell(self, event: Callable[[Monitor], None]) -> None:
+    def tell(self, event: Callable[[Monitor], None]) -> None:
         """Every monitor, on the first process."""
         if self.is_world_process_zero():
             for monitor in self.monitors:
@@ -232,6 +247,19 @@ class DistillationTrainer(SavingTrainer):
 
         A coin's signals are each weighted by their probability: the expected loss.
         """
+        with self._outside("evaluation", f"evaluation at step {self.state.global_step}"):
+            meter = self._evaluated()
+        signals = self.job.method.expected()
+        entry = record(meter.sums, signals)
+        loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
+        self.tell(lambda monitor: monitor.log(line))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluated(self) -> Meter:
+        """The sums over all rows set aside; complete on the first process."""
         job, meter = self.job, Meter(self.job.method, self.job.languages)
         signals = job.method.expected()
         self.student.eval()
@@ -250,55 +278,30 @@ class DistillationTrainer(SavingTrainer):
         self.evaluation_due = False
         meter.total()
         self.student.train()
-        entry = record(meter.sums, signals)
-        loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
-        metrics = {f"{metric_key_prefix}_loss": loss}
-        line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
-        self._tell(lambda monitor: monitor.log(line))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return meter
 
+    # ── outside of steps ─────────────────────────────────────────────────────────────────────────────────────────────
+    @contextlib.contextmanager
+    def _outside(self, name: str, what: str) -> Iterator[None]:
+        """A phase between steps."""
+        began = time.monotonic()
+        with self.phases.outside(name, what):
+            yield
+        self.tell(lambda monitor: monitor.outside(name, time.monotonic() - began))
 
-class _BetweenSteps(TrainerCallback):
-    """What happens between steps: the moving average, and what the monitors hear."""
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        with self._outside("saving", f"saving the checkpoint of step {self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+        if self.is_world_process_zero():
+            self.phases.settle(self.job.folder)
 
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
+    def to_come(self, step: int) -> dict[str, int]:
+        """How often a phase outside of steps still runs, from the end of `step` on; each runs at the last step too."""
+        last, training = self.state.max_steps, self.job.training
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        phase, folder = (lambda: trainer.phases.now), trainer.job.folder
-        course = Course(trainer.title, folder, state.global_step, state.max_steps, phase)
-        trainer._tell(lambda monitor: monitor.begin(course))
+        def times(every: int) -> int:
+            within = last // every - (step - 1) // every if every else 0
+            return within + (not every or last % every != 0)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._tell(lambda monitor: monitor.end(state.global_step))
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.ema:
-            self.trainer.ema.update(self.trainer.student)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, step = self.trainer, state.global_step
-        seconds = {name: round(value, 4) for name, value in trainer.phases.take().items()}
-        trainer._tell(lambda monitor: monitor.step(step, seconds))
-        if step % trainer.job.training.log_every == 0 or step == state.max_steps:
-            self._log(step)
-
-    def _log(self, step: int) -> None:
-        """The interval's means, from all processes; a new interval begins."""
-        trainer = self.trainer
-        trainer.meter.total()
-        trainer.collapse.gather()
-        for change in trainer.collapse.judge(step):
-            if trainer.is_world_process_zero():
-                trainer.say(change)
-        line = {
-            "step": step,
-            "epoch": step / trainer.steps_per_epoch,
-            "lr": trainer.last_lr,
-            **record(trainer.meter.sums, trainer.job.method.signals),
-            **trainer.collapse.line(),
-        }
-        trainer._tell(lambda monitor: monitor.log(line))
-        trainer.meter.clear()
+        evaluations = times(training.eval_every) if self.job.eval_rows else 0
+        return {"evaluation": evaluations, "saving": times(training.save_every) + 1}  # and the result

@@ -1,0 +1,104 @@
+"""Peak memory of a whole run on a CPU, by phase, against what has to be there: weights, gradients, optimizer.
+
+    python benchmarks/peak.py                          # DuDi: student, teacher, reference; float32
+    python benchmarks/peak.py --method sft --precision bfloat16 --hidden 512 --layers 8
+
+Models of random weights, in a process of its own, with the rows that ship with the package. `needed` is what no step
+can do without: the student's weights, gradients and two moments, and the frozen models that the method reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+
+
+def build(folder: Path, hidden: int, layers: int, vocab: int) -> int:
+    """Student and teacher (twice as deep); the parameters of the student."""
+    sys.path.insert(0, str(TESTS))
+    import torch
+    from kit import models
+
+    sizes = {}
+    for name, depth in (("student", layers), ("teacher", 2 * layers)):
+        made = models.model(1, hidden=hidden, layers=depth, rows=vocab, dtype=torch.float32, sharpness=1.0)
+        models.save(folder / name, made, models.tokenizer())
+        sizes[name] = sum(p.numel() for p in made.parameters())
+    return sizes["student"]
+
+
+def recipe(folder: Path, method: str, precision: str) -> Path:
+    """A recipe of two steps a stage."""
+    file = folder / "r.toml"
+    file.write_text(
+        f"""
+name = "peak"
+output = "{folder}/run"
+[method]
+name = "{method}"
+[models]
+student = "{folder}/student"
+teacher = "{folder}/teacher"
+precision = "{precision}"
+[data]
+source = "builtin"
+rows_per_language = 1
+[limits]
+prompt = 400
+verbalizer = 300
+total = 500
+rollout = 8
+teacher_prompt = 2000
+[training]
+batch = 4
+micro_batch = 1
+max_steps = 2
+log_every = 1
+overlap_every = 0
+[cold_start.method]
+name = "none"
+""",
+        encoding="utf-8",
+    )
+    return file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--method", default="dudi")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--vocab", type=int, default=48_000)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import peak; from pathlib import Path"
+        )
+        built = f"{program}; print(peak.build(Path({name!r}), {given.hidden}, {given.layers}, {given.vocab}))"
+        student = int(subprocess.run([sys.executable, "-c", built], capture_output=True, text=True, check=True).stdout)
+        command = [sys.executable, "-m", "dudi", "run", str(recipe(folder, given.method, given.precision))]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
+        teacher = (folder / "teacher" / "model.safetensors").stat().st_size
+    memory: dict[str, int] = {}
+    for stage in summary["phases"].values():
+        for phase, peak in stage["memory"].items():
+            memory[phase] = max(peak, memory.get(phase, 0))
+    frozen = 0.5 if given.precision == "bfloat16" else 1.0
+    needed = 16 * student + frozen * ((teacher + 4 * student) if given.method == "dudi" else 0)
+    print(f"student {student / 1e6:.1f} M parameters; needed {needed / 1e6:.0f} MB")
+    for phase, peak in memory.items():
+        print(f"{phase:12s} {peak / 1e6:7.0f} MB  {peak / needed:.2f}")
+
+
+if __name__ == "__main__":
+    main()

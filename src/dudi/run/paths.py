@@ -1,0 +1,61 @@
+"""Whether the models that a recipe names are there, as far as can be told without the hub or any library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dudi.errors import DudiError
+from dudi.methods import Teacher
+from dudi.recipe.schema import Recipe
+from dudi.recipe.stages import TEACHER, Generate, plan
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+def named(recipe: Recipe) -> dict[str, str]:
+    """The models that a run reads, by the key that names them."""
+    found = {"models.student": recipe.models.student}
+    if recipe.models.teacher is not None:
+        found["models.teacher"] = recipe.models.teacher
+    if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
+        found["cold_start.checkpoint"] = recipe.cold_start.checkpoint
+    return found
+
+
+def on_the_hub(recipe: Recipe) -> list[str]:
+    """The models that are no folders, and may be on the hub: not looked up.
+
+    Raises `DudiError` for a path to nothing, and for a folder that is no model's.
+    """
+    return [path for key, path in named(recipe).items() if not _local(key, path)]
+
+
+def _local(key: str, path: str) -> bool:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise DudiError(f"{key}: {path!r} is no model's folder: it holds no config.json")
+        if not any(file.suffix in WEIGHTS for file in folder.iterdir()):
+            raise DudiError(f"{key}: {path!r} holds no weights (.safetensors)")
+        return True
+    if folder.exists():
+        raise DudiError(f"{key}: {path!r} is a file; give the model's folder")
+    a_path = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if a_path or ("/" in path and folder.parent.is_dir()):  # beside folders that are there: no name of the hub's
+        beside = sorted(f.name for f in folder.parent.iterdir() if f.is_dir()) if folder.parent.is_dir() else []
+        there = f"; beside it are {', '.join(beside[:5])}" if beside else ""
+        raise DudiError(f"{key}: no folder {path!r}{there}")
+    return False
+
+
+def teacher_of(recipe: Recipe) -> str:
+    """Who teaches, in words."""
+    given, method = recipe.models.teacher, recipe.to_method()
+    stages = plan(recipe)
+    used = any(
+        stage.writer == TEACHER if isinstance(stage, Generate) else stage.method.judged_by_larger for stage in stages
+    )
+    if used:
+        return str(given)
+    who = "the student's moving average" if method.teacher is Teacher.EMA else "-"
+    return f"{who} (chat template of {given})" if given and recipe.chat.template == "teacher" else who
