@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from dudi.data.cli import app
 from dudi.errors import DudiError
 from dudi.example import Example
-from dudi.recipe.read import Limits, load_recipe
+from dudi.recipe.read import load_recipe
+from dudi.recipe.schema import Limits
 from dudi.text.chat import Chat
 from dudi.text.trial import Trial, percentile
 from dudi.training.window import encode_rows
