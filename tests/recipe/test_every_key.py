@@ -26,7 +26,8 @@ from dudi.files import read_lines
 from dudi.loss.head import Head
 from dudi.recipe.schema import Data, Recipe, Section
 from dudi.rollouts import ENGINES
-from dudi.training.trainer import DistillationTrainer, arguments
+from dudi.training.job import arguments
+from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row
 
 
