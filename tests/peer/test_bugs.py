@@ -496,7 +496,7 @@ class World:
         jobs: list[Job] = []
         loads: list[dict[str, Any]] = []
 
-        def stop(job: Job, **_: Any) -> Any:
+        def stop(job: Job, *_: Any) -> Any:
             jobs.append(job)
             raise _Started
 
@@ -658,6 +658,17 @@ def saved_checkpoints(w: World, table: dict[str, Any]) -> list[str]:
     return sorted(path.name for path in w.train(table)[1].glob("checkpoint-*"))
 
 
+def repeating(w: World, table: dict[str, Any]) -> list[bool]:
+    """Whether only operations that repeat are allowed, when the trainer is made."""
+    seen: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = torch.use_deterministic_algorithms
+        patch.setattr(torch, "use_deterministic_algorithms", lambda on, **k: seen.append(on) or real(on, **k))
+        w.start(table)
+    assert not torch.are_deterministic_algorithms_enabled()
+    return seen
+
+
 def generation_file(w: World, table: dict[str, Any]) -> str:
     """`generation_config.json` as it is saved."""
     job = w.start(table)[0]
@@ -707,6 +718,7 @@ TRAINING: dict[str, Entry] = {
     "eval_every": Entry(1, evaluated_steps, {"data.eval_rows_per_language": 1}),
     "save_every": Entry(1, saved_checkpoints),
     "keep_checkpoints": Entry(1, saved_checkpoints, {"training.save_every": 1}),
+    "deterministic": Entry(True, repeating),
 }
 SAMPLES = {"generation.do_sample": True}
 SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": ("id",), "method": {"name": "gkd"}}
