@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import kit
 import pytest
+import torch
 from kit.additions.echo import Echo
 from kit.world import World
 from torch import Tensor
@@ -212,6 +213,17 @@ def hub_revision(w: World, table: dict[str, Any]) -> Any:
     return asked
 
 
+def repeating(w: World, table: dict[str, Any]) -> list[bool]:
+    """Whether only operations that repeat are allowed, when the trainer is made."""
+    seen: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = torch.use_deterministic_algorithms
+        patch.setattr(torch, "use_deterministic_algorithms", lambda on, **k: seen.append(on) or real(on, **k))
+        w.start(table)
+    assert not torch.are_deterministic_algorithms_enabled()
+    return seen
+
+
 TRAINING: dict[str, Entry] = {
     "lr": Entry(1e-4, trainer_arguments),
     "batch": Entry(2, first_rows),
@@ -230,6 +242,7 @@ TRAINING: dict[str, Entry] = {
     "eval_every": Entry(1, evaluated_steps, {"data.eval_rows_per_language": 1}),
     "save_every": Entry(1, saved_checkpoints),
     "keep_checkpoints": Entry(1, saved_checkpoints, {"training.save_every": 1}),
+    "deterministic": Entry(True, repeating),
 }
 SAMPLES = {"generation.do_sample": True}
 SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": ("id",), "method": {"name": "gkd"}}

@@ -30,7 +30,7 @@ from dudi.run.pipeline import run
 from dudi.training import checkpoints
 from dudi.training import faults as guards
 
-SHORT = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
+SHORT = {"epochs": 1.0, "save_every": 2}
 FLOAT64 = {"models": {"precision": "float64"}}
 
 

@@ -83,7 +83,12 @@ def test_such_rows_are_in_the_runs_record(models: Path, tmp_path: Path) -> None:
         for q in ("satu", "dua <|im_end|>")
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    sets = [f"data.source='{tmp_path / 'rows.jsonl'}'", "data.rows_per_language=2", "data.eval_rows_per_language=0"]
+    sets = [
+        f"data.source='{tmp_path / 'rows.jsonl'}'",
+        "data.rows_per_language=2",
+        "data.eval_rows_per_language=0",
+        "training.eval_every=0",
+    ]
     prepared = prepare.prepare(load_recipe(write_recipe(tmp_path, models), sets))
     (counts,) = prepared.lengths().values()
     assert counts["rows"] == 2 and counts["special_tokens_in_text"] == 1 and "special_tokens_refused" not in counts

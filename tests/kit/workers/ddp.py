@@ -204,7 +204,7 @@ def recipes(folder: Path, output: str, teacher: str = "replicate") -> list[Recip
     teacher: how DuDi's is spread (SeqKD's writes, which a sharded one cannot).
     """
     methods: list[dict[str, Any]] = [{"name": "seqkd"}, {"name": "spin", "iterations": 2}]
-    short = {"epochs": 1.0, "eval_every": 2, "save_every": 2}
+    short = {"epochs": 1.0, "save_every": 2}
     found = [runs.recipe(folder, m, output=f"{output}-{m['name']}", training=short, **RECIPE) for m in methods]
     cold = {"cold_start": {"training": {"epochs": 1.0}}, "models": RECIPE["models"] | {"teacher_sharding": teacher}}
     return [*found, runs.recipe(folder, {"name": "dudi"}, output=f"{output}-dudi", training=short, **cold)]
