@@ -1,7 +1,7 @@
 """Write docs/architectures.md: each architecture as a tiny random model, built, tried and put into a table.
 
-    python scripts/architectures.py            # prints the page
-    python scripts/architectures.py --write    # writes it (`make` does not: the library decides what it says)
+python scripts/architectures.py            # prints the page
+python scripts/architectures.py --write    # writes it (`make` does not: the library decides what it says)
 """
 
 from __future__ import annotations

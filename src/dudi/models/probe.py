@@ -129,8 +129,8 @@ def _evaluated(model: PreTrainedModel, what: str, probe: Callable[[], Result]) -
         found = through(model, model, probe)
         if before != [p._version for p in model.parameters()]:
             raise DudiError(
-                f"{what}: {_kind(model)} changes its own weights when it is called in evaluation mode; unsupported (with"
-                " RWKV, set rescale_every to 0 in its config.json)"
+                f"{what}: {_kind(model)} changes its own weights when it is called in evaluation mode; unsupported"
+                " (with RWKV, set rescale_every to 0 in its config.json)"
             )
         return found
     except (DudiError, MemoryError, torch.OutOfMemoryError):

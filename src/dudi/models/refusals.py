@@ -50,8 +50,8 @@ def check_folder(folder: Path, path: str, what: str, tokenizer: bool) -> None:
         raise DudiError(f"{what}: {path!r} cannot be loaded: it holds no model (no config.json)")
     if tokenizer and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
         raise DudiError(
-            f"{what}: {path!r} cannot be loaded: it holds no tokenizer (tokenizer.json): copy the tokenizer files of the model that it was"
-            " made from into it"
+            f"{what}: {path!r} cannot be loaded: it holds no tokenizer (tokenizer.json): copy the"
+            " tokenizer files of the model that it was made from into it"
         )
 
 
@@ -102,8 +102,8 @@ def cannot_load(path: str, what: str, error: Exception) -> DudiError:
         )
     if "couldn't find them in the cached files" in text or "offline" in text.lower():
         return DudiError(
-            f"{what}: {path!r} cannot be loaded: there is no such folder, and as a hub name it is not in the cache while"
-            " the hub cannot be reached: check the path, or the name and the connection"
+            f"{what}: {path!r} cannot be loaded: there is no such folder, and as a hub name it is not in the cache"
+            " while the hub cannot be reached: check the path, or the name and the connection"
         )
     return DudiError(f"{what}: {path!r} cannot be loaded: {short}")
 
