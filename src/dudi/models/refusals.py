@@ -50,8 +50,8 @@ def check_folder(folder: Path, path: str, what: str, tokenizer: bool) -> None:
         raise DudiError(f"{what}: {path!r} cannot be loaded: it holds no model (no config.json)")
     if tokenizer and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
         raise DudiError(
-            f"{what}: {path!r} cannot be loaded: it holds no tokenizer (tokenizer.json): copy the tokenizer files of"
-            " the model that it was made from into it"
+            f"{what}: {path!r} cannot be loaded: it holds no tokenizer (tokenizer.json): copy the"
+            " tokenizer files of the model that it was made from into it"
         )
 
 
