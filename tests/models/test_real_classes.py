@@ -119,7 +119,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         base, chat = tokenizer(name, base=True), tokenizer(name, base=False)
         student = kit.model(1, kind=name, rows=len(base) + 6, dtype=torch.bfloat16, tied=f.tied)
         teacher = kit.model(2, kind=name, hidden=64, rows=len(chat) + 20, dtype=torch.bfloat16, tied=not f.tied)
-        student.config.eos_token_id = base.eos_token_id
+        for made_of, tok in ((student, base), (teacher, chat)):
+            made_of.config.eos_token_id = made_of.generation_config.eos_token_id = tok.eos_token_id
         kit.save(folder / "student", student, base)
         kit.save(folder / "teacher", teacher, chat)
         assert not (folder / "student" / "chat_template.jinja").exists()
@@ -215,7 +216,7 @@ def test_one_step_of_every_method(family: str, method: str, folders: dict[str, P
     tok = AutoTokenizer.from_pretrained(result)
     assert type(model).__name__ == CLASSES[family] and model.dtype is torch.float32
     assert runs.moved(model, end) == 0
-    assert tok.chat_template == f.template, "the base student went out with the teacher's template"
+    assert tok.chat_template.endswith(f.template), "the base student went out with another template"
     chat = load_chat(recipe(folder, family, METHODS[method], tmp_path))
     config = json.loads((result / "generation_config.json").read_text())
     assert config["eos_token_id"] == list(chat.stop_ids) and len(chat.stop_ids) == 2

@@ -299,7 +299,7 @@ def test_many_rows_at_a_time_are_each_as_by_itself(template: str, tokenizer: str
     c = chat(template, tokenizer)
     texts = [*TEXTS, *TEXTS[:3], "a <|im_end|> b", "<|end|>"]
     made = [
-        Example(kit.message(f"q {text}", text, "r", system=(k % 5 == 0 and "s") or None), text, "id", "r")
+        Example(kit.message(f"q {text}", text, "r", system=None if k % 5 else "s"), text, "id", "r")
         for k, text in enumerate(texts)
     ]
 

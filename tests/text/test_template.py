@@ -192,13 +192,26 @@ def test_stops_are_those_of_template_tokenizer_and_generation_configs(tmp_path: 
     assert Chat(tok, None, {}, (1, 7, 10_000, -1)).stop_ids == (0, 1, 2, 7)
     models = Models(student="x")
     kit.save(tmp_path, kit.model(1, dtype=torch.float32), kit.tokenizer())
-    assert eos_ids(str(tmp_path), "models.student", models) == (2,)
+    assert eos_ids(str(tmp_path), "models.student", models, None, {2}) == (2,)
     for wanted in (5, [1, 5]):
         GenerationConfig(eos_token_id=wanted).save_pretrained(tmp_path)
-        assert eos_ids(str(tmp_path), "models.student", models) == ((5,) if wanted == 5 else (1, 5))
+        assert eos_ids(str(tmp_path), "models.student", models, None, {2}) == ((5,) if wanted == 5 else (1, 5))
     for text in ("[]", "{", '{"eos_token_id": "x"}', '{"eos_token_id": [true]}'):
         (tmp_path / "generation_config.json").write_text(text)
         with pytest.raises(DudiError, match=r"^models\.student: .*generation_config\.json"):
-            eos_ids(str(tmp_path), "models.student", models)
+            eos_ids(str(tmp_path), "models.student", models, None, {2})
     (tmp_path / "generation_config.json").unlink()
-    assert eos_ids(str(tmp_path), "models.student", models) == (2,)  # config.json's, as the library has it
+    assert eos_ids(str(tmp_path), "models.student", models, None, {2}) == (2,)  # config.json's, as the library has it
+
+
+def test_a_stop_that_nobody_chose_is_none(tmp_path: Path) -> None:
+    """Llama's config class says 2, also where the tokenizer's token 2 is ordinary text."""
+    made = kit.model(1, kind="llama", dtype=torch.float32)
+    assert type(made.config)().eos_token_id == 2
+    kit.save(tmp_path, made, kit.tokenizer())
+    models = Models(student="x")
+    for wanted in (2, [2, 9]):
+        GenerationConfig(eos_token_id=wanted).save_pretrained(tmp_path)
+        kept = () if wanted == 2 else (9,)
+        assert eos_ids(str(tmp_path), "models.student", models, None, {0, 1}) == kept
+        assert eos_ids(str(tmp_path), "models.student", models, None, {0, 1, 2}) == (2, *kept)

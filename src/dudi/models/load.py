@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,15 @@ def embeddings(path: str, what: str, models: Models, revision: str | None = None
         return int(config.get_text_config().vocab_size)
 
 
-def eos_ids(path: str, what: str, models: Models, revision: str | None = None) -> tuple[int, ...]:
-    """What a model's own generation config stops at; its config, where it has none: as the library reads them."""
+def eos_ids(path: str, what: str, models: Models, revision: str | None, special: Container[int]) -> tuple[int, ...]:
+    """What a model's own generation config stops at; its config, where it has none: as the library reads them.
+
+    special: ids that are no ordinary text. One that is counts only if somebody chose it: a config class's default (2 of
+    Llama's) says nothing about another tokenizer.
+    """
+    config = load_config(path, what, models, revision).get_text_config()
     with reading_model(path, what):
+        unchosen = _listed(type(config)().eos_token_id)
         folder = Path(path).expanduser()
         file = cached_file(
             str(folder) if folder.is_dir() else path,
@@ -75,19 +82,22 @@ def eos_ids(path: str, what: str, models: Models, revision: str | None = None) -
             revision=revision,
             _raise_exceptions_for_missing_entries=False,
         )
-    if file is None:
-        found = load_config(path, what, models, revision).get_text_config().eos_token_id
-    else:
+    found = config.eos_token_id
+    if file is not None:
         try:
             found = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
         except (OSError, ValueError, AttributeError, RecursionError):
             raise DudiError(f"{what}: {path!r}: generation_config.json is no JSON table") from None
-    ids = [] if found is None else found if isinstance(found, list) else [found]
+    ids = _listed(found)
     if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
         raise DudiError(
             f"{what}: {path!r}: generation_config.json: eos_token_id: expected token ids, found {found!r:.80}"
         )
-    return tuple(ids)
+    return tuple(id for id in ids if id in special or id not in unchosen)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def spare_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -17,6 +17,7 @@ from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
+from dudi.text.special_tokens import Specials
 from dudi.text.verbalizer import Verbalizer
 from dudi.training.window import Rows, encode_rows
 
@@ -125,7 +126,8 @@ def load_chat(recipe: Recipe) -> Chat:
         checked.append((models.teacher, "models.teacher", models.teacher_revision))
     tokenizers = [load_tokenizer(path, what, models, revision) for path, what, revision in checked]
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
-    stops = {id for path, what, revision in checked for id in eos_ids(path, what, models, revision)}
+    special = Specials(student).ids
+    stops = {id for path, what, revision in checked for id in eos_ids(path, what, models, revision, special)}
     template = read_template(recipe.chat.template, student, teacher)
     chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
