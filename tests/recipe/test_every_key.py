@@ -15,6 +15,7 @@ import pytest
 import torch
 from kit.additions.echo import Echo
 from kit.world import World
+from safetensors.torch import load_file
 from torch import Tensor
 
 import dudi.loss.head
@@ -25,6 +26,8 @@ from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.files import read_lines
 from dudi.loss.head import Head
+from dudi.models.result import complete
+from dudi.recipe.read import parse_recipe
 from dudi.recipe.schema import Data, Recipe, Section
 from dudi.rollouts import ENGINES
 from dudi.training.job import arguments
@@ -91,6 +94,23 @@ def teacher_weights(w: World, table: dict[str, Any]) -> float:
     teacher = w.start(table)[0].teacher
     assert teacher is not None
     return float(teacher.get_input_embeddings().weight.detach().double().sum())
+
+
+def dropout_kept(w: World, table: dict[str, Any]) -> float:
+    """The student's dropout as it trains, where its config has some."""
+    job = w.start(table)[0]
+    attention = job.student.base_model.layers[0].self_attn
+    attention.attention_dropout = 0.5
+    DistillationTrainer(job)
+    return float(attention.attention_dropout)
+
+
+def saved_dtype(w: World, table: dict[str, Any]) -> set[torch.dtype]:
+    """Of the weights of a result."""
+    folder = w.folder / "result"
+    w.start(table)[0].student.save_pretrained(folder)
+    complete(folder, parse_recipe(table, "test").models, True)
+    return {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
 
 
 def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
@@ -243,6 +263,7 @@ TRAINING: dict[str, Entry] = {
     "save_every": Entry(1, saved_checkpoints),
     "keep_checkpoints": Entry(1, saved_checkpoints, {"training.save_every": 1}),
     "deterministic": Entry(True, repeating),
+    "dropout": Entry(True, dropout_kept, {"method": {"name": "sft"}}),
 }
 SAMPLES = {"generation.do_sample": True}
 SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": ("id",), "method": {"name": "gkd"}}
@@ -256,7 +277,10 @@ ENTRIES: dict[str, Entry] = {
     "method": Entry({"name": "sft"}, first_method),
     "cold_start.method": Entry({"name": "dft"}, first_method, COLD),
     "cold_start.checkpoint": Entry("@other", model_loads, COLD),
-    **{f"cold_start.training.{k}": Entry(e.value, first_training, {**COLD, **e.base}) for k, e in TRAINING.items()},
+    **{
+        f"cold_start.training.{k}": Entry(e.value, first_training, {**e.base, "method": {"name": "dudi"}, **COLD})
+        for k, e in TRAINING.items()
+    },
     "models.student": Entry("@other", model_loads),
     "models.teacher": Entry("@teacher2", teacher_weights),
     "models.student_revision": Entry("abc", tokenizer_loads),
@@ -264,9 +288,11 @@ ENTRIES: dict[str, Entry] = {
     "models.trust_remote_code": Entry(True, tokenizer_loads),
     "models.precision": Entry("float64", student_form),
     "models.attention": Entry("eager", student_form),
+    "models.save_dtype": Entry("bfloat16", saved_dtype),
     "models.teacher_sharding": Entry("shard", processes_of_loads),
     "chat.template": Entry("@chat.jinja", windows),
     "chat.kwargs": Entry({"note": "hi"}, windows, {"chat.template": "@chat.jinja"}),
+    "chat.merge_system": Entry(True, windows),
     "data.source": Entry("@few.jsonl", loaded_rows),
     "data.format": Entry("sea_instruct", loaded_rows, {**SEA, "data.format": "chat"}),
     "data.revision": Entry("v2", hub_revision),
