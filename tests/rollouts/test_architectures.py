@@ -78,7 +78,7 @@ def test_a_model_that_loses_its_cache_is_refused(monkeypatch: pytest.MonkeyPatch
         LocalEngine(Sampling((), 0, VOCAB, 0.0))(build("qwen3"), [Request((5, 6), ("k",), 3)])
 
 
-@pytest.mark.parametrize("name", ["qwen3", "mamba", "gemma3_text", "gpt_oss", "mixtral"])
+@pytest.mark.parametrize("name", ["qwen3", "mamba2", "falcon_mamba", "gemma3_text", "gpt_oss", "mixtral"])
 def test_bfloat16_is_not_taken_for_a_fault(name: str) -> None:
     """Teachers are loaded so: its rounding is far below what a lost state makes, also with deeper layers."""
     model = build(name, dtype=torch.bfloat16)

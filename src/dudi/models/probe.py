@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dudi.errors import DudiError
-from dudi.loss.head import Head
 from dudi.loss.scores import Reading, hidden_states
 from dudi.models.decoding import Decoder, positions_of
 from dudi.models.parts import backbone, check_size, head_of
@@ -40,15 +39,15 @@ def check_head(model: PreTrainedModel, vocab: int, what: str) -> None:
     check_size(linear.weight.shape[0], vocab, what)
     ids = _tokens(model, vocab)[None, :LENGTH]
 
-    def probe() -> tuple[Tensor, Tensor, Head]:
+    def probe() -> tuple[Tensor, Tensor]:
         logits = type(model).forward(model, input_ids=ids, use_cache=False).logits[0, :, :vocab]
-        head = head_of(model, vocab)
-        return logits, head.logits(_hidden(model, ids)), head
+        hidden = _hidden(model, ids)  # first: a sharded model's head is whole only after its backbone was called
+        return logits, head_of(model, vocab).logits(hidden)
 
-    wanted, got, head = _evaluated(model, what, probe)
+    wanted, got = _evaluated(model, what, probe)
     if not bool(torch.isfinite(wanted).all()):
         raise DudiError(f"{what}: the model's logits are not finite: its weights are broken (NaN or infinite)")
-    tolerance = 2e-2 if _rounded(head.weight) else 1e-4
+    tolerance = 2e-2 if _rounded(model) else 1e-4
     if not torch.allclose(got, wanted.to(got.dtype), rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
         raise DudiError(
             f"{what}: {_kind(model)}: the model's logits are not its last hidden states times its output head;"
@@ -65,7 +64,7 @@ def check_reading(model: PreTrainedModel, vocab: int, what: str) -> None:
         return [_hidden(model, one)[:LENGTH] for one in (alone, first, second)]
 
     wanted, *padded = _evaluated(model, what, probe)
-    if any(_unlike(one, wanted) for one in padded):
+    if any(_unlike(model, one, wanted) for one in padded):
         raise DudiError(
             f"{what}: {_kind(model)} sees tokens that come later, so that padding changes what it says: only models"
             " that read from left to right can be trained or distilled from"
@@ -89,11 +88,11 @@ def check_decoding(model: PreTrainedModel, vocab: int, what: str) -> bool:
     uncached, cached, padded = _evaluated(model, what, probe)
     if not bool(torch.isfinite(uncached).all()):
         raise DudiError(f"{what}: the model's hidden states are not finite: its weights are broken (NaN or infinite)")
-    if _unlike(cached, uncached):
+    if _unlike(model, cached, uncached):
         raise DudiError(
             f"{what}: {_kind(model)} says something else with its cache than without: no answers can be sampled from it"
         )
-    return not any(_unlike(one, cached) for one in padded)
+    return not any(_unlike(model, one, cached) for one in padded)
 
 
 def _decoded(model: PreTrainedModel, prompt: Tensor, steps: Tensor, padding: int) -> Tensor:
@@ -142,18 +141,19 @@ def _evaluated(model: PreTrainedModel, what: str, probe: Callable[[], Result]) -
         model.train(training)
 
 
-def _unlike(found: Tensor, wanted: Tensor) -> bool:
+def _unlike(model: PreTrainedModel, found: Tensor, wanted: Tensor) -> bool:
     """Whether hidden states differ by more than rounding, at any position (or are not numbers)."""
-    limit = UNLIKE_ROUNDED if _rounded(wanted) else UNLIKE
+    limit = UNLIKE_ROUNDED if _rounded(model) else UNLIKE
     found, wanted = found.double(), wanted.double()
     close = (found - wanted).norm(dim=-1) <= limit * wanted.norm(dim=-1)  # a padding token's embedding may be zero
     return not bool(close.all())
 
 
-def _rounded(tensor: Tensor) -> bool:
-    """Whether products are taken in half precision."""
-    whole = tensor.dtype in (torch.float32, torch.float64)
-    return not whole or torch.is_autocast_enabled(tensor.device.type)
+def _rounded(model: PreTrainedModel) -> bool:
+    """Whether products are taken in half precision (the sums between layers may be float32 all the same)."""
+    weight = model.get_output_embeddings().weight
+    whole = weight.dtype in (torch.float32, torch.float64)
+    return not whole or torch.is_autocast_enabled(weight.device.type)
 
 
 def _kind(model: PreTrainedModel) -> str:
