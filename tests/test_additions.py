@@ -97,7 +97,7 @@ def test_an_engine_that_nobody_made(dudi: Dudi) -> None:
 
 def test_a_monitor_of_two_stages(dudi: Dudi) -> None:
     tracker = Tracker()
-    folder = package.train(load_recipe(dudi.file), monitors=[tracker])
+    folder = package.train(load_recipe(dudi.file), monitors=[tracker], rehearsal=False)
     assert tracker.titles == ["stage 1 of 2: cold-start", "stage 2 of 2: dudi"]
     assert tracker.steps == [1, 2, 1, 2]
     stages = ("1-cold-start", "2-dudi")

@@ -82,7 +82,13 @@ def recipes() -> None:
 
 
 @app.command()
-def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
+def check(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Run every stage on a few rows, and keep nothing.")
+    ] = False,
+) -> None:
     """Check a recipe in full, and that its models' folders are there; print signals and stages. Nothing is loaded."""
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
@@ -100,6 +106,11 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     names = on_the_hub(loaded)
     if names:
         out.print(f"  taken for names on the hub, and not looked up: {', '.join(dict.fromkeys(names))}")
+    if rehearse:
+        from dudi.run.rehearsal import rehearse_recipe
+
+        rehearse_recipe(loaded)
+        out.print("  rehearsed: every stage loads, probes, steps, saves and is loaded again")
 
 
 @app.command()
@@ -108,6 +119,7 @@ def run(
     set_: SetOption = None,
     output: Annotated[str | None, typer.Option(help="The run's folder; by default the recipe's `output`.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    rehearsal: Annotated[bool, typer.Option(help="Every stage on a few rows first: what fails, fails at once.")] = True,
     launch: Annotated[Launch | None, typer.Option(help="Start several processes on this machine.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="With --launch: how many; by default one a GPU.")] = None,
 ) -> None:
@@ -119,14 +131,14 @@ def run(
         overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # a JSON text is a TOML text
     loaded = load_recipe(recipe, overrides)
     if launch is not None:
-        raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume))
+        raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume, rehearsal))
     if nproc is not None:
         raise DudiError("--nproc says how many processes --launch starts: give --launch ddp or fsdp2 too")
     end_with_launcher()
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
 
-    folder = run_recipe(loaded, resume, [Watcher(out)], say=out.print)
+    folder = run_recipe(loaded, resume, [Watcher(out)], say=out.print, rehearsal=rehearsal)
     summary = folder / "summary.md"
     if summary.exists() and os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
         _page(summary.read_text(encoding="utf-8"))

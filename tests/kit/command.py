@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,16 @@ def recipe_rows() -> list[Example]:
     return load_rows(Data(source="builtin", rows_per_language=ROWS, eval_rows_per_language=1), 0).train
 
 
+def unrehearsed(argv: Sequence[str]) -> list[str]:
+    """A run that does not rehearse, unless it says that it does: tests have no time for it."""
+    skip = argv[:1] == ("run",) and not any("rehearsal" in word for word in argv)
+    return [*argv, *(["--no-rehearsal"] if skip else [])]
+
+
 def command(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`python -m dudi ...` in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "dudi", *argv],
+        [sys.executable, "-m", "dudi", *unrehearsed(argv)],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_TOKEN": TOKEN, "COLUMNS": "80", **env},
@@ -91,7 +98,7 @@ class Dudi:
 
     def __call__(self, *argv: str) -> int:
         """The exit status; standard output is in `text`, standard error in `err`."""
-        self._monkeypatch.setattr(sys, "argv", ["dudi", *argv])
+        self._monkeypatch.setattr(sys, "argv", ["dudi", *unrehearsed(argv)])
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.main()

@@ -40,7 +40,7 @@ def small(dudi: Dudi) -> Any:
 
 def test_rows_and_callbacks_of_ones_own(dudi: Dudi) -> None:
     counting = Counting()
-    folder = package.train(small(dudi), ROWS, callbacks=[counting])
+    folder = package.train(small(dudi), ROWS, callbacks=[counting], rehearsal=False)
     assert counting.steps == 4 and (folder / "2-dudi" / "model" / "model.safetensors").is_file()
     kept = [line for line in (folder / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(kept) == min(len(ROWS), 14)
@@ -49,8 +49,8 @@ def test_rows_and_callbacks_of_ones_own(dudi: Dudi) -> None:
 
 def test_a_dataset_is_its_rows(dudi: Dudi) -> None:
     """The same rows as mappings and as a `Dataset`: the same sample, and the same numbers."""
-    one = package.train(small(dudi), ROWS, output=dudi.folder / "rows")
-    two = package.train(small(dudi), Dataset.from_list(ROWS), output=dudi.folder / "dataset")
+    one = package.train(small(dudi), ROWS, output=dudi.folder / "rows", rehearsal=False)
+    two = package.train(small(dudi), Dataset.from_list(ROWS), output=dudi.folder / "dataset", rehearsal=False)
     for name in ("data/train.jsonl", "2-dudi/metrics.jsonl"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 

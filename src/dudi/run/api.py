@@ -58,12 +58,14 @@ def train(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     monitors: Sequence[Monitor] = (),
+    rehearsal: bool = True,
 ) -> Path:
     """Run a recipe; returns the run's folder, whose last stage holds the result in `model/`.
 
     rows: in place of `data.source`, a `datasets.Dataset` or mappings in any form that `dudi data check` reads; with a
     `language` each, or one for all in `data.language`. callbacks: transformers' own, of every training. monitors: see
-    `dudi.training.monitors`. Raises `DudiError` for whatever the command line would refuse.
+    `dudi.training.monitors`. rehearsal: every stage on a few rows first. Raises `DudiError` for whatever the command
+    line would refuse.
     """
     from dudi.data.load import load_rows
     from dudi.run.pipeline import run
@@ -76,7 +78,7 @@ def train(
         handed = recipe.data.model_copy(update={"source": SOURCE, "format": "chat", "revision": None})
         recipe = recipe.model_copy(update={"data": handed})
         data = load_rows(recipe.data, recipe.seed, _handed(rows))
-    return run(recipe, resume, monitors, callbacks, data=data)
+    return run(recipe, resume, monitors, callbacks, data=data, rehearsal=rehearsal)
 
 
 def _handed(rows: Dataset | Iterable[Mapping[str, Any]]) -> _Handed:

@@ -214,7 +214,13 @@ def processes_here(wanted: int | None, gpus: int) -> int:
 
 
 def launch_run(
-    mode: Launch, wanted: int | None, name: str, recipe: Recipe, overrides: Sequence[str], resume: bool
+    mode: Launch,
+    wanted: int | None,
+    name: str,
+    recipe: Recipe,
+    overrides: Sequence[str],
+    resume: bool,
+    rehearsal: bool = True,
 ) -> int:
     """`dudi run NAME` with these overrides, in several processes; returns the exit status.
 
@@ -227,4 +233,5 @@ def launch_run(
     processes = processes_here(wanted, torch.cuda.device_count())
     check_launch(recipe, processes)
     settings = [argument for item in overrides for argument in ("--set", item)]
-    return launch(mode, processes, ["run", name, *settings, *(["--resume"] if resume else [])])
+    flags = [*(["--resume"] if resume else []), *([] if rehearsal else ["--no-rehearsal"])]
+    return launch(mode, processes, ["run", name, *settings, *flags])

@@ -42,6 +42,7 @@ from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic
 from dudi.run.notes import check_evaluation, notes
 from dudi.run.prepare import Prepared, prepare
+from dudi.run.rehearsal import rehearse
 from dudi.run.resume import changed_on_resume
 from dudi.run.summary import write_summary
 from dudi.training import checkpoints, faults
@@ -60,11 +61,12 @@ def run(
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = print,
     data: Rows | None = None,
+    rehearsal: bool = False,
 ) -> Path:
     """Run all stages of a recipe; returns the run's folder. `resume` continues one that was stopped.
 
     monitors, callbacks: listen to each training (see `dudi.training.monitors`, and transformers' own callbacks).
-    data: rows in place of those that `recipe.data` names.
+    data: rows in place of those that `recipe.data` names. rehearsal: every stage on a few rows first.
     """
     check_devices()
     launched()  # before accelerate looks at the environment
@@ -101,6 +103,9 @@ def run(
         for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
+        if rehearsal and not any(folder.glob("[0-9]*-*")):
+            with phases.outside("rehearsal", "rehearsing every stage on a few rows (--no-rehearsal leaves it out)"):
+                rehearse(prepared, state, folder)
         for stage in pipeline.stages:
             if stop.due():
                 raise stop.preempted(f"before stage {stage.name}")
@@ -129,6 +134,8 @@ class Pipeline:
     say: Callable[[str], None]
     stop: faults.Stop
     phases: Phases
+    trial: bool = False
+    """A rehearsal: its rollouts are so short that a signal may rightly have no token."""
 
     def run(self, stage: Stage) -> None:
         """One stage, or what is left of it. What came before it is done, and keeps its results only."""
@@ -203,7 +210,7 @@ class Pipeline:
         trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
         resume_stage(trainer)
         with processes.together():
-            if self.state.is_main_process:
+            if self.state.is_main_process and not self.trial:
                 trainer.watch.check_end(stage.name, read_lines(here / METRICS))
         with self.phases.outside("saving", f"saving {here / 'model'}"):
             self._publish(trainer, here, last=stage is self.stages[-1])

@@ -270,7 +270,7 @@ def run(recipe: str, place: list[Any] | None, resume: bool, log: Path, seconds: 
         os.dup2(handle, 1), os.dup2(handle, 2)
         status: Any = 70
         try:
-            sys.argv = ["dudi", "run", recipe, *(["--resume"] if resume else [])]
+            sys.argv = ["dudi", "run", recipe, "--no-rehearsal", *(["--resume"] if resume else [])]
             if place is not None and place[0] != "moment":
                 arm(place)
             cli.main()
