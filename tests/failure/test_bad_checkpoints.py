@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_read_is_damage(folder: Path, monkeypatch: pytest.
     def fail(file: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoints, "_sha256", fail)
+    monkeypatch.setattr(checkpoints, "sha256", fail)
     assert str(checkpoints.damage(folder / "checkpoint-1")).endswith(" cannot be read (Input/output error)")
 
 
