@@ -195,9 +195,7 @@ def test_an_empty_interval_divides_by_nothing() -> None:
 def test_a_signal_that_no_step_read_is_absent() -> None:
     gkd = build_method({"name": "gkd"})
     made = Meter(gkd, LANGUAGES)
-    made.add_objective(
-        Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}), ["th"]
-    )
+    made.add_objective(Objective(tensor(0.0).sum(), {"off_policy": token([1], [1], block(GOLD, [0], 1))}, {}), ["th"])
     assert list(record(made.sums, gkd.signals)["signal"]) == ["off_policy"]
 
 
