@@ -5,7 +5,7 @@
 
 Models of random weights, in a process of its own, with the rows that ship with the package. `needed` is what no step
 can do without: the student's weights, gradients and two moments, and the frozen models that the method reads. What is
-above that and the libraries are activations of a micro-batch, the gradient of the head, and (bfloat16) the decoding copy.
+above that and the libraries: activations of a micro-batch, the gradient of the head, and (bfloat16) the copy to decode.
 """
 
 from __future__ import annotations

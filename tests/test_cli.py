@@ -416,7 +416,7 @@ def test_the_output_folder_may_have_any_name(
     from dudi.run import pipeline as train
 
     seen = []
-    monkeypatch.setattr(train, "run", lambda recipe, *rest: seen.append(recipe.output) or Path("nowhere"))
+    monkeypatch.setattr(train, "run", lambda recipe, *rest, **named: seen.append(recipe.output) or Path("nowhere"))
     shown("run", str(write_recipe(tmp_path, models)), "--output", str(tmp_path / name))
     assert seen == [str(tmp_path / name)]
 
