@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import kit
+import psutil
 import pytest
+import torch
 
 from dudi.files import read_lines
 from dudi.rollouts import Rollout
@@ -115,6 +117,18 @@ def test_the_peak_is_that_of_the_phase(tmp_path: Path) -> None:
     assert set(peaks) == {"teacher", "student", "saving"}
     assert 150 < (peaks["student"] - peaks["teacher"]) / 2**20 < 250
     assert (peaks["student"] - peaks["saving"]) / 2**20 > 250
+
+
+@pytest.mark.skipif(phases._LIBC is None, reason="another allocator")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """Small tensors between some that stay: without `trim` their memory stays with the process."""
+    del [torch.ones(24 << 20, dtype=torch.uint8)][:]  # from now on, glibc takes these sizes from its heap
+    held = [torch.ones(2 << 20, dtype=torch.uint8) for _ in range(200)]
+    kept = held[::20]
+    del held
+    before = psutil.Process().memory_info().rss
+    phases.trim()
+    assert len(kept) == 10 and before - psutil.Process().memory_info().rss > 200 << 20
 
 
 def test_what_takes_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

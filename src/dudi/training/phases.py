@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import sys
@@ -145,6 +146,21 @@ def announced(what: str, say: Callable[[str], None]) -> Iterator[None]:
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STATUS, _MARK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def trim() -> None:
+    """Give back to the system what was freed: glibc keeps it, and the activations of a backward pass would lie beside
+    the optimizer's memory. Where there is another allocator, or the memory is a GPU's, nothing is done."""
+    if _LIBC is not None and not torch.cuda.is_available():
+        _LIBC.malloc_trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+    found = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return found if hasattr(found, "malloc_trim") else None
+
+
+_LIBC = _libc()
 
 
 def _peak() -> int:

@@ -36,7 +36,7 @@ from dudi.training.between import BetweenSteps
 from dudi.training.job import Job
 from dudi.training.metrics import Meter, record
 from dudi.training.monitors import Lines, Monitor
-from dudi.training.phases import Phases
+from dudi.training.phases import Phases, trim
 from dudi.training.resumable import SavingTrainer
 from dudi.training.samples import Samples, text_of
 from dudi.training.watch import Watch
@@ -222,6 +222,7 @@ class DistillationTrainer(SavingTrainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         with self._phase("optimizer"):
+            trim()
             norm = whole(super()._clip_grad_norm(model))
         ids = [row.example.id for row in self.window_rows(self.state.global_step)[1]]
         faults.stop_at_gradient(float(norm), ids, self.state.global_step + 1, self.job.folder)
