@@ -46,7 +46,8 @@ def make(folder: Path, table: dict[str, Any], **more: Any) -> DistillationTraine
     return kit.trainer(
         folder,
         table,
-        **{"student": model(1), "teacher": teacher.requires_grad_(False).eval(), "autocast": True, "micro_batch": 3} | more,
+        **{"student": model(1), "teacher": teacher.requires_grad_(False).eval(), "autocast": True, "micro_batch": 3}
+        | more,
     )
 
 
@@ -73,14 +74,12 @@ def flat(grads: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("table", [SFT, OFF_POLICY], ids=lambda table: table["name"])
 def test_a_step_is_rounded_where_autocast_rounds(tmp_path: Path, table: dict[str, Any]) -> None:
     """The loss and gradients are those of models whose products are rounded, and far from those of exact ones."""
-    made = make(tmp_path, table)
+    made = make(tmp_path, table, micro_batch=1)  # each row alone, as the brute force reads it: sums in the same order
     found = kit.step(made)
     rounded, exact = wanted(made, table, Rounded), wanted(made, table, Oracle)
-    print("LOSS", found[0] - rounded[0], exact[0] - rounded[0])
     f, r, e = (flat(grads) for _, grads in (found, rounded, exact))
-    print("GRAD", (f - r).norm() / r.norm(), (e - r).norm() / r.norm(), (f - e).norm() / r.norm())
-    assert abs(found[0] - rounded[0]) < 0.1 * abs(exact[0] - rounded[0])
-    assert (f - r).norm() < 2 * (e - r).norm()
+    assert abs(found[0] - rounded[0]) < 0.02 * abs(exact[0] - rounded[0])
+    assert (f - r).norm() < 0.2 * (e - r).norm()
 
 
 def test_a_teacher_that_is_the_student_has_nothing_to_teach(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_a_teacher_that_is_the_student_has_nothing_to_teach(tmp_path: Path) -> N
     assert loss == 0.0
     assert float(flat(grads).abs().max()) < 1e-6
     teacher: PreTrainedModel = model(1).bfloat16()  # whose norms and residual sums are rounded too: it does show
-    assert kit.step(make(tmp_path / "rounded", OFF_POLICY, teacher=teacher))[0] > 1e-5
+    assert kit.step(make(tmp_path / "rounded", OFF_POLICY, teacher=teacher))[0] > 1e-6
 
 
 # ── masters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,7 +132,7 @@ def test_what_decodes_has_the_weights_of_today(tmp_path: Path, monkeypatch: pyte
         {"name": "dudi", "without": ("sequence", "off_policy")},
         forced=False,
         lr=3e-2,
-        epochs=3.0,
+        epochs=2.0,
         schedule="constant",
         evals=kit.builtin()[:2],
     )
@@ -141,7 +140,7 @@ def test_what_decodes_has_the_weights_of_today(tmp_path: Path, monkeypatch: pyte
     called = LocalEngine.__call__
 
     def compared(self: LocalEngine, model: PreTrainedModel, requests: Any) -> list[Rollout]:
-        if self is made.job.builder.sampler and not nested:
+        if self is made.job.builder.engine and not nested:
             nested.append(True)
             fresh = cast(made.student)
             assert model is made.decoder.copy
@@ -154,7 +153,7 @@ def test_what_decodes_has_the_weights_of_today(tmp_path: Path, monkeypatch: pyte
     nested: list[bool] = []
     monkeypatch.setattr(LocalEngine, "__call__", compared)
     made.train()
-    assert len(seen) >= 4  # three steps and the evaluation
+    assert len(seen) == 3  # two steps and the evaluation
     assert all(a != b for a, b in zip(seen[:-1], seen[1:], strict=True)), "yesterday's weights would answer the same"
 
 

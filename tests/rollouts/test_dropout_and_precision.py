@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import kit
 import pytest
 import torch
-from kit.oracle import lively
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from dudi.rollouts import Request, Rollout, Sampling
+from dudi.rollouts import Request, Sampling
 from dudi.rollouts.local import LocalEngine, inverse_cdf
 
 QWEN = 151_936
