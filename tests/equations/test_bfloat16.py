@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,8 @@ def model(seed: int, hidden: int = 32) -> PreTrainedModel:
 def make(folder: Path, table: dict[str, Any], **more: Any) -> DistillationTrainer:
     """Eight ragged rows; a student that is far from its teacher, both in float32."""
     teacher = more.pop("teacher", None) or model(2, 64)
-    return kit.trainer(
-        folder,
-        table,
-        **{"student": model(1), "teacher": teacher.requires_grad_(False).eval(), "autocast": True, "micro_batch": 3}
-        | more,
-    )
+    given = {"student": model(1), "teacher": teacher.requires_grad_(False).eval(), "micro_batch": 3}
+    return kit.trainer(folder, table, autocast=True, **(given | more))
 
 
 def wanted(made: DistillationTrainer, table: dict[str, Any], kind: type[Oracle]) -> tuple[float, dict[str, Tensor]]:
@@ -98,7 +95,7 @@ def test_masters_are_float32(tmp_path: Path) -> None:
     assert arithmetic("bfloat16") == (torch.float32, torch.bfloat16, True)
     assert arithmetic("float32") == (torch.float32, torch.float32, False)
     world = World(tmp_path)
-    job, _, folder = world.start(world.table({"models.precision": "bfloat16", "training.lr": 1e-6}))
+    job, _, _ = world.start(world.table({"models.precision": "bfloat16", "training.lr": 1e-6}))
     assert job.autocast and job.teacher is not None
     assert {p.dtype for p in job.student.parameters()} == {torch.float32}
     assert {p.dtype for p in job.teacher.parameters()} == {torch.bfloat16}
@@ -154,7 +151,7 @@ def test_what_decodes_has_the_weights_of_today(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(LocalEngine, "__call__", compared)
     made.train()
     assert len(seen) == 3  # two steps and the evaluation
-    assert all(a != b for a, b in zip(seen[:-1], seen[1:], strict=True)), "yesterday's weights would answer the same"
+    assert all(a != b for a, b in pairwise(seen)), "yesterday's weights would answer the same"
 
 
 def test_without_autocast_the_student_decodes_itself() -> None:

@@ -1,4 +1,4 @@
-"""What decodes is the student as it is today, without dropout, and the draw of a token is exact in a real vocabulary."""
+"""Nothing is dropped while a student decodes, and the draw of a token is exact in a real vocabulary."""
 
 from __future__ import annotations
 
