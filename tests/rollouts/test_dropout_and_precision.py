@@ -86,11 +86,17 @@ def test_a_student_with_dropout_is_trained_in_training_mode(tmp_path: Path) -> N
 
 
 # ── the draw ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_the_draw_is_exact_in_a_real_vocabulary() -> None:
-    """151,936 tokens, equally likely: the number in the middle of a token's interval draws that token."""
+@pytest.mark.parametrize("likely", [0.0, 17.0])
+def test_the_draw_is_exact_in_a_real_vocabulary(likely: float) -> None:
+    """151,936 tokens, all equally likely, or all but one of the size of float32's own spacing near 1: the number in the
+    middle of a token's interval draws that token."""
+    logits = torch.zeros(1, QWEN)
+    logits[0, 0] = likely
+    p = torch.softmax(logits, -1)[0].double()
+    cdf = p.cumsum(-1)
     tokens = torch.linspace(0, QWEN - 1, 64).long()
-    u = (tokens.double() + 0.5) / QWEN
-    assert torch.equal(inverse_cdf(torch.zeros(len(tokens), QWEN), u), tokens)
+    u = (cdf[tokens] - p[tokens] / 2) / cdf[-1]
+    assert torch.equal(inverse_cdf(logits.expand(len(tokens), -1), u), tokens)
 
 
 def test_the_draw_is_that_of_a_plain_sum() -> None:
