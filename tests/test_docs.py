@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,13 @@ def test_every_known_bug_points_at_a_test() -> None:
     named = re.findall(r"`((?:\w+\.)*test_\w+(?:\.\w+)?)`", page)
     assert len(named) > 40
     assert [name for name in named if not _exists(name, ROOT / "tests")] == []
+
+
+def test_the_page_of_keys_is_what_the_script_prints() -> None:
+    script = ROOT / "scripts" / "recipe_reference.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, check=True, text=True, encoding="utf-8")
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert page == printed.stdout, "python scripts/recipe_reference.py > docs/recipe.md"
 
 
 def test_the_check_can_fail() -> None:
