@@ -50,10 +50,11 @@ def test_every_function_and_test_of_the_equations_page_exists(row: list[str]) ->
             assert _exists(name, base), f"{name} is not in {base.name}"
 
 
-def test_every_known_bug_points_at_a_test() -> None:
-    page = (ROOT / "docs" / "known-bugs.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("file", "at_least"), [("known-bugs.md", 40), ("faults.md", 70)])
+def test_every_known_bug_and_fault_points_at_a_test(file: str, at_least: int) -> None:
+    page = (ROOT / "docs" / file).read_text(encoding="utf-8")
     named = re.findall(r"`((?:\w+\.)*test_\w+(?:\.\w+)?)`", page)
-    assert len(named) > 40
+    assert len(named) > at_least
     assert [name for name in named if not _exists(name, ROOT / "tests")] == []
 
 
