@@ -58,6 +58,13 @@ def test_every_known_bug_and_fault_points_at_a_test(file: str, at_least: int) ->
     assert [name for name in named if not _exists(name, ROOT / "tests")] == []
 
 
+def test_every_row_of_the_faults_page_names_a_test() -> None:
+    lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and line != "| fault | test |"]
+    assert len(rows) > 50
+    assert [row for row in rows if not re.search(r"\| `(\w+\.)*test_\w+", row)] == []
+
+
 def test_the_page_of_keys_is_what_the_script_prints() -> None:
     script = ROOT / "scripts" / "recipe_reference.py"
     printed = subprocess.run([sys.executable, script], capture_output=True, check=True, text=True, encoding="utf-8")
