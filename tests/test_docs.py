@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,11 +50,26 @@ def test_every_function_and_test_of_the_equations_page_exists(row: list[str]) ->
             assert _exists(name, base), f"{name} is not in {base.name}"
 
 
-def test_every_known_bug_points_at_a_test() -> None:
-    page = (ROOT / "docs" / "known-bugs.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("file", "at_least"), [("known-bugs.md", 40), ("faults.md", 70)])
+def test_every_known_bug_and_fault_points_at_a_test(file: str, at_least: int) -> None:
+    page = (ROOT / "docs" / file).read_text(encoding="utf-8")
     named = re.findall(r"`((?:\w+\.)*test_\w+(?:\.\w+)?)`", page)
-    assert len(named) > 40
+    assert len(named) > at_least
     assert [name for name in named if not _exists(name, ROOT / "tests")] == []
+
+
+def test_every_row_of_the_faults_page_names_a_test() -> None:
+    lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and line != "| fault | test |"]
+    assert len(rows) > 50
+    assert [row for row in rows if not re.search(r"\| `(\w+\.)*test_\w+", row)] == []
+
+
+def test_the_page_of_keys_is_what_the_script_prints() -> None:
+    script = ROOT / "scripts" / "recipe_reference.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, check=True, text=True, encoding="utf-8")
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert page == printed.stdout, "python scripts/recipe_reference.py > docs/recipe.md"
 
 
 def test_the_check_can_fail() -> None:
