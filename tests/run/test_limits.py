@@ -164,6 +164,7 @@ def recipe(folder: Path, method: dict[str, Any], rows: Sequence[dict[str, Any]] 
         source = str(file)
     models = {"student": str(folder / "student"), "teacher": str(folder / "teacher")}
     data = {"source": source, **tables.pop("data", {})}
+    tables["limits"] = {"teacher_prompt": 3000, **tables.get("limits", {})}
     return parse_recipe({"name": "r", "method": method, "models": models, "data": data, **tables}, "a test")
 
 
@@ -275,3 +276,15 @@ def test_the_summary_says_what_was_refused() -> None:
     lengths = {"rows": 1, "left_out": 0, "cut": 0, "characters_per_token": 1.0, "refused": {"no system turn": 1}}
     text = markdown({"run": "r", "data": {"th": counts}, "lengths": {"th": lengths}, "stages": {}})
     assert "- th: refused: no system turn 1" in text.splitlines()
+
+
+def test_what_p_z_adds_counts_among_the_positions(tmp_path: Path) -> None:
+    """Computed, so it is known only after the rows are read."""
+    for name in ("student", "teacher"):
+        made = kit.model(1, rows=kit.VOCAB, dtype=torch.float32)
+        made.config.max_position_embeddings = 420
+        kit.save(tmp_path / name, made, kit.tokenizer())
+    limits = {"prompt": 380, "total": 400, "rollout": 30, "teacher_prompt": 300}
+    with pytest.raises(DudiError, match=r"420 positions, .*limits\.verbalizer"):
+        prepare(recipe(tmp_path, {"name": "dudi"}, limits=limits))
+    prepare(recipe(tmp_path, {"name": "dudi"}, limits={**limits, "prompt": 300}))

@@ -10,7 +10,7 @@ from typing import Any
 
 from dudi.errors import DudiError
 from dudi.methods import Teacher
-from dudi.recipe.schema import Limits, Recipe
+from dudi.recipe.schema import LimitName, Limits, Recipe
 from dudi.signals import Mode, Response, View, judged, views
 
 
@@ -49,7 +49,7 @@ def lengths(recipe: Recipe, teaches: bool) -> list[tuple[tuple[str, ...], int]]:
     A language's limits count where the recipe names languages or a table names them.
     """
     limits = recipe.limits
-    sums: set[tuple[str, ...]] = set()
+    sums: set[tuple[LimitName, ...]] = set()
     for method in (recipe.to_method(), recipe.cold_start_method()):
         if method is None:
             continue
@@ -70,7 +70,7 @@ def _languages(limits: Limits, named: tuple[str, ...]) -> set[str]:
     return set(named) or {"default"}.union(*tables)
 
 
-def _sum_of(view: View, teaches: bool) -> tuple[str, ...]:
+def _sum_of(view: View, teaches: bool) -> tuple[LimitName, ...]:
     """The limits that bound what is read of a view."""
     rewritten = view.verbalizer is not Mode.NONE
     if teaches and rewritten:
@@ -80,9 +80,5 @@ def _sum_of(view: View, teaches: bool) -> tuple[str, ...]:
     return ("prompt", "verbalizer", "rollout") if rewritten else ("prompt", "rollout")
 
 
-def _length(limits: Limits, names: tuple[str, ...], language: str) -> int:
-    total = 0
-    for name in names:
-        value = getattr(limits, name)
-        total += value if isinstance(value, int) else value.get(language, value["default"])
-    return total
+def _length(limits: Limits, names: tuple[LimitName, ...], language: str) -> int:
+    return sum(limits.of(name, language) for name in names)

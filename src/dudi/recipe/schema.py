@@ -104,6 +104,9 @@ class Data(Section):
         return self
 
 
+LimitName = Literal["prompt", "verbalizer", "total", "rollout", "teacher_prompt"]
+
+
 class Limits(Section):
     """Lengths in tokens (paper, appendix B). Each may be a table by language."""
 
@@ -119,7 +122,7 @@ class Limits(Section):
     teacher_prompt: PerLanguage = 4096
     """z; a longer one leaves that row's on-policy term out."""
 
-    def of(self, name: Literal["prompt", "verbalizer", "total", "rollout", "teacher_prompt"], language: str) -> int:
+    def of(self, name: LimitName, language: str) -> int:
         """The limit that holds for one language, in tokens; 0 for what p_z adds, where that is not known."""
         value = getattr(self, name)
         if value is None:

@@ -60,11 +60,12 @@ def begin(folder: Path, prepared: Prepared, state: PartialState, resume: bool) -
     if resume:
         check_models(folder, models)
     if not (folder / "data").is_dir():
-        write_text(folder / "recipe.toml", dump_recipe(prepared.recipe))
+        write_text(folder / "recipe.toml", dump_recipe(prepared.given))
         write_text(folder / "lengths.json", json.dumps(prepared.lengths(), indent=1))
         write_rows(prepared.data, folder / "data")
-    elif load_recipe(folder / "recipe.toml") != prepared.recipe:
-        write_text(folder / "recipe.toml", dump_recipe(prepared.recipe))  # with what may change on resume
+        prepared.keep_tokens(folder / "data")
+    elif load_recipe(folder / "recipe.toml") != prepared.given:
+        write_text(folder / "recipe.toml", dump_recipe(prepared.given))  # with what may change on resume
     write_text(folder / "environment.json", json.dumps(environment(state, models), indent=1))
 
 

@@ -1,7 +1,7 @@
 """A recipe, run: recipe -> rows -> stages -> one folder that holds everything needed to repeat it.
 
 RUN/recipe.toml, environment.json     what was run, with what
-RUN/data/                             the very rows, their report and manifest
+RUN/data/                             the very rows, their report and manifest; their token ids, for the next start
 RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
 RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, rollouts.jsonl, phases.json, checkpoint-*/, model/
 RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
@@ -86,7 +86,7 @@ def run(
             check_folder(folder)
         with phases.outside("preparing", "reading and tokenizing the rows"):
             kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
-            prepared = prepare(recipe, kept or data)
+            prepared = prepare(recipe, kept or data, None if kept is None else folder / "data")
         check_evaluation(recipe, prepared)
     stages, stop = plan(recipe), faults.Stop()
     with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):

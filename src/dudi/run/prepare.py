@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
-from dudi.example import Example
 from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
@@ -19,6 +19,7 @@ from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.special_tokens import Specials
 from dudi.text.verbalizer import Verbalizer
+from dudi.training.tokens import Encoding, encodings, key_of, read_encodings, write_encodings
 from dudi.training.window import Rows, encode_rows
 
 
@@ -27,6 +28,9 @@ class Prepared:
     """A recipe with everything that can be checked without loading a model."""
 
     recipe: Recipe
+    """With its limits filled in."""
+    given: Recipe
+    """As it was given: what a run's folder holds, and what it is resumed with."""
     chat: Chat
     data: DataRows
     train: Rows
@@ -35,6 +39,13 @@ class Prepared:
     verbalizer: Verbalizer
     said: tuple[str, ...] = ()
     """What the limits, the template and the tokenizer do to the rows, in lines to be read before the run begins."""
+    tokens: tuple[tuple[str, str | None, list[Encoding]], ...] = ()
+
+    def keep_tokens(self, folder: Path) -> None:
+        """Write the rows' token ids, for the next start of this run."""
+        for file, key, ids in self.tokens:
+            if key is not None:
+                write_encodings(folder / file, key, ids)
 
     def lengths(self) -> dict[str, dict[str, Any]]:
         """Per language: rows that train, rows left out (x too long), answers cut, characters per token; and, where
@@ -54,10 +65,11 @@ class Prepared:
         }
 
 
-def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
+def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = None) -> Prepared:
     """Read rows (unless given), tokenizers and templates, and check that they fit together; nothing is written.
 
-    The recipe that is returned has its limits filled in. Raises `DudiError` with the first thing that is wrong.
+    kept: where an earlier start kept the rows' token ids. The recipe that is returned has its limits filled in.
+    Raises `DudiError` with the first thing that is wrong.
     """
     chat = load_chat(recipe)
     data = data or load_rows(recipe.data, recipe.seed)
@@ -68,7 +80,13 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
     for view in views(recipe.to_method().signals):
         verbalizer.check(view, languages)
-    train, held_out = (_encoded(recipe, chat, examples) for examples in (data.train, data.eval))
+    tokens = tuple(_tokens(recipe, chat, data, kept))
+    given = recipe.data.bad_rows  # a row that cannot be read is an error where a broken one is
+    strict = given == "error" or (given is None and recipe.data.format != "sea_instruct")
+    train, held_out = (
+        encode_rows(examples, chat, limits, strict, ids)
+        for examples, (_, _, ids) in zip((data.train, data.eval), tokens, strict=True)
+    )
     if not train.rows:
         raise DudiError(_none_left(train, len(data.train), limits))
     lines = kept_and_left_out(train, languages, limits, "training")
@@ -80,15 +98,23 @@ def prepare(recipe: Recipe, data: DataRows | None = None) -> Prepared:
             verbalizing = Verbalizing(chat, verbalizer, view, view in judged(signals))
             limits = verbalizing.limits(limits, [*train.rows, *held_out.rows])
             lines += verbalizing.lost(limits, train.rows)
-    recipe = recipe.model_copy(update={"limits": limits})
-    return Prepared(recipe, chat, data, train, held_out, languages, verbalizer, tuple(lines))
+    given = recipe
+    if limits != recipe.limits:
+        recipe = recipe.model_copy(update={"limits": limits})
+        for path, what, revision in _models(recipe):
+            check_positions(load_config(path, what, recipe.models, revision), recipe, what, what == "models.teacher")
+    return Prepared(recipe, given, chat, data, train, held_out, languages, verbalizer, tuple(lines), tokens)
 
 
-def _encoded(recipe: Recipe, chat: Chat, examples: Sequence[Example]) -> Rows:
-    """The rows as token ids; one that cannot be is an error where a broken row is one (`data.bad_rows`)."""
-    given = recipe.data.bad_rows
-    strict = given == "error" or (given is None and recipe.data.format != "sea_instruct")
-    return encode_rows(examples, chat, recipe.limits, strict, _reads_all_answers(recipe))
+def _tokens(
+    recipe: Recipe, chat: Chat, data: DataRows, kept: Path | None
+) -> Iterator[tuple[str, str | None, list[Encoding]]]:
+    """The training rows and the evaluation rows as token ids: (file, key, ids). kept: a folder of an earlier start."""
+    all_answers = _reads_all_answers(recipe)
+    for name, examples in (("train", data.train), ("eval", data.eval)):
+        file, key = f"tokens-{name}.npz", key_of(examples, chat, all_answers)
+        found = None if kept is None else read_encodings(kept / file, key)
+        yield file, key, encodings(examples, chat, all_answers) if found is None else found
 
 
 def _reads_all_answers(recipe: Recipe) -> bool:
@@ -121,21 +147,29 @@ def _check_weights(recipe: Recipe, data: DataRows) -> None:
 def load_chat(recipe: Recipe) -> Chat:
     """The student's tokenizer with the template that the recipe names; all models are known to exist and to fit."""
     models = recipe.models
-    checked = [(models.student, "models.student", models.student_revision)]
-    if models.teacher is not None:
-        checked.append((models.teacher, "models.teacher", models.teacher_revision))
-    tokenizers = [load_tokenizer(path, what, models, revision) for path, what, revision in checked]
+    checked = _models(recipe)
+    both = [one for one in checked if one[1].startswith("models.")]
+    tokenizers = [load_tokenizer(path, what, models, revision) for path, what, revision in both]
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
     special = Specials(student).ids
-    stops = {id for path, what, revision in checked for id in eos_ids(path, what, models, revision, special)}
+    stops = {id for path, what, revision in both for id in eos_ids(path, what, models, revision, special)}
     template = read_template(recipe.chat.template, student, teacher)
     chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
         chat.limit(check_same_tokenizer(student, teacher))
-    if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
-        checked.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
     for path, what, revision in checked:
         chat.limit(embeddings(path, what, models, revision))
         check_model(path, what, models, revision, chat.vocab)
         check_positions(load_config(path, what, models, revision), recipe, what, teaches=what == "models.teacher")
     return chat
+
+
+def _models(recipe: Recipe) -> list[tuple[str, str, str | None]]:
+    """(path, key, revision) of every model that the recipe names and reads."""
+    models = recipe.models
+    found = [(models.student, "models.student", models.student_revision)]
+    if models.teacher is not None:
+        found.append((models.teacher, "models.teacher", models.teacher_revision))
+    if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
+        found.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
+    return found

@@ -23,6 +23,7 @@ from dudi.rollouts import Engine, Request, Rollout
 from dudi.signals import LossOn, Signal, View, judged, views
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import Verbalizer
+from dudi.training.tokens import Encoding, encodings
 
 
 @dataclass(frozen=True)
@@ -54,38 +55,37 @@ class Rows:
 
 
 def encode_rows(
-    examples: Sequence[Example], chat: Chat, limits: Limits, strict: bool = False, all_answers: bool = False
+    examples: Sequence[Example],
+    chat: Chat,
+    limits: Limits,
+    strict: bool = False,
+    kept: Sequence[Encoding] | None = None,
 ) -> Rows:
-    """Tokenize x and y of every row. x too long: the row is left out; y too long: cut on the right, without its end.
-    A question is never cut.
+    """x and y of every row as token ids, within the limits. x too long: the row is left out; y too long: cut on the
+    right, without its end. A question is never cut.
 
     A row that the template or the tokenizer refuses is left out and counted, or, if `strict`, a `DudiError` that names
-    it. all_answers: earlier answers are trained on too.
+    it. kept: the rows' token ids, where they are known.
     """
     found = Rows((), Counter(), Counter(), Counter(), Counter())
     rows = []
-    for index, (example, encoded) in enumerate(zip(examples, chat.rows(examples), strict=True)):
+    encoded = encodings(examples, chat) if kept is None else kept
+    for index, (example, one) in enumerate(zip(examples, encoded, strict=True)):
         found.special[example.l] += chat.special_text(example) is not None
-        try:
-            if isinstance(encoded, DudiError):
-                raise encoded
-            x, y = encoded
-            ids, targets = chat.conversation(example.x, example.y) if all_answers else ([], [])
-        except DudiError as error:
+        if one.refused is not None:
             if strict:
-                raise DudiError(f'{example.id}: {error}; data.bad_rows = "skip" leaves such rows out') from None
+                raise DudiError(f'{example.id}: {one.refused}; data.bad_rows = "skip" leaves such rows out')
             found.refused[example.l] += 1
-            found.reasons.setdefault(example.l, Counter())[str(error)] += 1
+            found.reasons.setdefault(example.l, Counter())[one.refused] += 1
             continue
-        found.tokens[example.l] += len(y) - 1
+        found.tokens[example.l] += len(one.y) - 1
         found.characters[example.l] += len(example.y)
-        if len(x) > limits.of("prompt", example.l):
+        if len(one.x) > limits.of("prompt", example.l):
             found.left_out[example.l] += 1
             continue
-        room = max(limits.of("total", example.l) - len(x), 1)
-        found.cut[example.l] += len(y) > room
-        turns = (tuple(ids), tuple(targets)) if all_answers else None
-        rows.append(Row(index, example, tuple(x), tuple(y[:room]), len(y) > room, turns))
+        room = max(limits.of("total", example.l) - len(one.x), 1)
+        found.cut[example.l] += len(one.y) > room
+        rows.append(Row(index, example, one.x, one.y[:room], len(one.y) > room, one.turns))
     return replace(found, rows=tuple(rows))
 
 
