@@ -152,15 +152,6 @@ def test_what_cannot_be_written_into_the_template_is_refused() -> None:
         Chat(base(), asks, {"add_generation_prompt": True})
 
 
-def test_named_templates() -> None:
-    tok = base()
-    tok.chat_template = {"default": kit.CHATML, "rag": "{{ 'R' }}"}
-    assert Chat(tok, None, {}).template == kit.CHATML
-    tok.chat_template = {"tool_use": kit.CHATML, "rag": "{{ 'R' }}"}
-    with pytest.raises(DudiError, match=r"several chat templates \(rag, tool_use\), and none is named default"):
-        Chat(tok, None, {})
-
-
 # ── a system turn where the template has none ────────────────────────────────────────────────────────────────────────
 def test_a_system_turn_stands_at_the_head_of_the_first_user_turn(tmp_path: Path) -> None:
     with pytest.raises(DudiError, match="System role not supported"):

@@ -148,12 +148,12 @@ def _reader(
     from dudi.text.chat import Chat
     from dudi.text.rendering import read_template_file
     from dudi.text.special_tokens import Specials
-    from dudi.text.template import keywords, own_template
+    from dudi.text.template import keywords
     from dudi.text.trial import Trial
 
     tokenizer = load_tokenizer(name, "--tokenizer", Models(student=name))
     try:
-        text = own_template(tokenizer) if template is None else read_template_file(Path(template).expanduser())
+        text = tokenizer.chat_template if template is None else read_template_file(Path(template).expanduser())
     except (OSError, ValueError):
         raise DudiError(f"--template: expected a readable file, found {template!r}") from None
     if text is None:

@@ -22,7 +22,7 @@ from dudi.files import write_text
 from dudi.text.borders import Pieces
 from dudi.text.rendering import read_template_file, render
 from dudi.text.special_tokens import Specials
-from dudi.text.template import MERGE_SYSTEM, NO_DATE, own_template, with_values
+from dudi.text.template import MERGE_SYSTEM, NO_DATE, with_values
 
 KWARGS = "chat_kwargs.json"
 """Beside a saved tokenizer: the `chat.kwargs` that are written into its template."""
@@ -59,11 +59,11 @@ class Chat:
         merge_system: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
-        self.template = template or own_template(tokenizer)
+        self.template = template or tokenizer.chat_template
         self.kwargs = dict(kwargs)
         self.specials = Specials(tokenizer)
         self.pieces = Pieces(tokenizer, self.specials)
-        if self.template is None:
+        if not isinstance(self.template, str):
             raise DudiError(
                 'the tokenizer has no chat template (base models have none): set chat.template to "teacher" with a'
                 " models.teacher that has one, or to the path of a Jinja file"
@@ -72,10 +72,10 @@ class Chat:
             self.template = MERGE_SYSTEM + self.template
         self.vocab = max(tokenizer.get_vocab().values()) + 1
         prompt = self._render(_PROBE, True, trial=True)
+        self._check_template()
         full = self._render((*_PROBE, Message("assistant", "0")), False, trial=True)
         if not full.startswith(prompt) or "0" not in full[len(prompt) :]:
             raise DudiError("the chat template does not continue its own generation prompt: it cannot be trained with")
-        self._check_template()
         self._read_end(full[len(prompt) :].rpartition("0")[2])
         eos = self.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # an id may be 0
         self.stop_ids = tuple(sorted(id for id in {self.turn_end, eos, *stops} if 0 <= id < self.vocab))
@@ -253,10 +253,10 @@ class Chat:
 def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> str | None:
     """The template that `chat.template` names: "teacher", "student", or a file."""
     if choice == "student" or (choice == "teacher" and teacher is None):
-        return own_template(student)
+        return student.chat_template
     if choice == "teacher":
         assert teacher is not None
-        return own_template(teacher)
+        return teacher.chat_template
     try:
         return read_template_file(Path(choice))
     except (OSError, ValueError):

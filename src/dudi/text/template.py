@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dudi.errors import DudiError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MERGE_SYSTEM = (
     "{%- if messages | length > 1 and messages[0]['role'] == 'system' and messages[0]['content'] is string"
@@ -22,19 +19,6 @@ MERGE_SYSTEM = (
 lets the template begin on a line of its own, as it did before."""
 NO_DATE = "{%- set strftime_now = raise_exception %}\n"
 """Before a template: asking for today's date is an error."""
-
-
-def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The chat template of a tokenizer, the one named `default` where it has several; None without any."""
-    own = tokenizer.chat_template
-    if not isinstance(own, Mapping):
-        return own
-    if "default" not in own:
-        raise DudiError(
-            f"the tokenizer has several chat templates ({', '.join(sorted(own))}), and none is named default: set"
-            " chat.template to the path of a Jinja file"
-        )
-    return str(own["default"])
 
 
 def with_values(template: str, values: Mapping[str, Any], given: Collection[str]) -> str:
