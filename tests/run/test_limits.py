@@ -14,9 +14,10 @@ import torch
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.methods import build_method
-from dudi.recipe.read import parse_recipe
+from dudi.recipe.read import load_recipe, parse_recipe
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.run.pipeline import run
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.summary import markdown
 from dudi.signals import Mode, Response, View
@@ -274,7 +275,9 @@ def test_a_teacher_of_the_family_with_more_added_tokens(folder: Path, tmp_path: 
 def test_the_summary_says_what_was_refused() -> None:
     counts = {"read": 2, "duplicated": 0, "filtered": {}, "broken": {}, "zawgyi": 0, "undrawn": 0, "eval": 0, "kept": 2}
     lengths = {"rows": 1, "left_out": 0, "cut": 0, "characters_per_token": 1.0, "refused": {"no system turn": 1}}
-    text = markdown({"run": "r", "data": {"th": counts}, "lengths": {"th": lengths}, "stages": {}})
+    text = markdown(
+        {"run": "r", "data": {"th": counts}, "lengths": {"th": lengths}, "stages": {}, "answers": {}, "phases": {}}
+    )
     assert "- th: refused: no system turn 1" in text.splitlines()
 
 
@@ -288,3 +291,22 @@ def test_what_p_z_adds_counts_among_the_positions(tmp_path: Path) -> None:
     with pytest.raises(DudiError, match=r"420 positions, .*limits\.verbalizer"):
         prepare(recipe(tmp_path, {"name": "dudi"}, limits=limits))
     prepare(recipe(tmp_path, {"name": "dudi"}, limits={**limits, "prompt": 300}))
+
+
+def test_a_run_whose_limits_were_filled_in_is_resumed_with_the_recipe_as_given(folder: Path, tmp_path: Path) -> None:
+    given = recipe(
+        folder,
+        {"name": "dudi"},
+        chat={"template": "student"},
+        data={"rows_per_language": 1},
+        limits={"rollout": 4},
+        cold_start={"method": {"name": "none"}},
+        training={"max_steps": 1, "batch": 4},
+        output=str(tmp_path / "run"),
+    )
+    said: list[str] = []
+    run(given, say=said.append)
+    assert any("training rows: none left out" in line for line in said)
+    assert load_recipe(tmp_path / "run" / "recipe.toml") == given and given.limits.verbalizer is None
+    assert (tmp_path / "run" / "data" / "tokens-train.npz").is_file()
+    run(given, resume=True, say=said.append)

@@ -81,8 +81,8 @@ def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = No
     for view in views(recipe.to_method().signals):
         verbalizer.check(view, languages)
     tokens = tuple(_tokens(recipe, chat, data, kept))
-    given = recipe.data.bad_rows  # a row that cannot be read is an error where a broken one is
-    strict = given == "error" or (given is None and recipe.data.format != "sea_instruct")
+    bad_rows = recipe.data.bad_rows  # a row that cannot be read is an error where a broken one is
+    strict = bad_rows == "error" or (bad_rows is None and recipe.data.format != "sea_instruct")
     train, held_out = (
         encode_rows(examples, chat, limits, strict, ids)
         for examples, (_, _, ids) in zip((data.train, data.eval), tokens, strict=True)
