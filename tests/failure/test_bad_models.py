@@ -154,11 +154,10 @@ def test_a_model_that_cannot_be_used(dudi: Dudi, what: str, fault: str) -> None:
 
 
 def test_different_tokenizers(dudi: Dudi) -> None:
-    other = kit.tokenizer()
-    other.add_tokens(["zz9"])
+    other = kit.tokenizer(kit.VOCAB - 24)
     path = kit.save(dudi.folder / "other", kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), other)
     line = dudi.run_refused(f"models.teacher='{path}'")
-    assert f"different tokenizers ({kit.VOCAB} and {kit.VOCAB + 1} tokens; 'zz9' is None and {kit.VOCAB})" in line
+    assert f"different tokenizers ({kit.VOCAB} and {kit.VOCAB - 24} tokens; " in line
 
 
 def test_an_attention_that_is_not_installed(dudi: Dudi) -> None:

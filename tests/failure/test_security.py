@@ -40,8 +40,11 @@ def faults(tree: ast.Module) -> Iterator[str]:
         name = ast.unparse(node.func)
         keywords = {k.arg: k.value for k in node.keywords}
         true = {arg for arg, value in keywords.items() if isinstance(value, ast.Constant) and value.value is True}
-        if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "numpy.load", "np.load"):
+        if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
             yield f"{node.lineno}: {name}"
+        pickles = keywords.get("allow_pickle")
+        if name in ("numpy.load", "np.load") and not (isinstance(pickles, ast.Constant) and pickles.value is False):
+            yield f"{node.lineno}: {name} without allow_pickle=False"
         if name.endswith(("pickle.load", "pickle.loads", "yaml.load", "joblib.load")):
             yield f"{node.lineno}: {name}"
         if name == "torch.load" and "weights_only" not in true:

@@ -311,7 +311,7 @@ ENTRIES: dict[str, Entry] = {
     "data.template_folder": Entry("@templates", windows),
     "limits.prompt": Entry(60, loaded_rows),
     "limits.verbalizer": Entry(1, windows, {"limits.prompt": 80}),
-    "limits.total": Entry(150, windows),
+    "limits.total": Entry(150, windows, {"limits.prompt": 100}),
     "limits.rollout": Entry(3, windows),
     "limits.teacher_prompt": Entry(250, windows),
     "rollouts.engine": Entry("echo", windows_by_either_engine),
