@@ -126,7 +126,11 @@ def test_code_that_comes_with_a_model_is_not_run(dudi: Dudi, file: str) -> None:
     (path / file).write_text(json.dumps(table))
     status = dudi("run", str(dudi.file), "--set", f"models.student='{path}'")
     if file == "config.json":  # its tokenizer.json can be read without
-        assert status == 2 and "custom code which must be executed" in dudi.err and len(dudi.err.splitlines()) == 1
+        assert (
+            status == 2
+            and "comes with code of its own, which is not run unasked" in dudi.err
+            and len(dudi.err.splitlines()) == 1
+        )
     assert not victim.exists()
 
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class NotFinite(DudiError):
+    """A model's logits are NaN or infinite: no token may be taken from them."""
+
+    status = 3
+
+
 @dataclass(frozen=True)
 class Request:
     """One response to sample: the prompt's ids, the key of its random numbers, and its limit of new tokens."""

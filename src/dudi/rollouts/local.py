@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dudi.errors import DudiError
 from dudi.models.decoding import Decoder, positions_of
 from dudi.models.parts import head_of
 from dudi.models.probe import check_decoding
-from dudi.rollouts import Request, Rollout, Sampling, uniforms
+from dudi.rollouts import NotFinite, Request, Rollout, Sampling, uniforms
 
 
 class LocalEngine:
@@ -99,11 +98,11 @@ class LocalEngine:
         return ids, mask
 
 
-def _not_finite(requests: Sequence[Request], broken: Tensor, t: int) -> DudiError:
+def _not_finite(requests: Sequence[Request], broken: Tensor, t: int) -> NotFinite:
     """The line for logits that are NaN or infinite: no token may be taken from them."""
     row = int(broken.nonzero()[0])
     key = " ".join(str(part) for part in requests[row].key)
-    return DudiError(
+    return NotFinite(
         f"rollouts: the model's logits are not finite at new token {t + 1} of prompt {row + 1} of {len(requests)}"
         f" (key {key!r}), {int(broken.sum())} such prompts: its weights have broken down, or its attention has (try"
         ' models.attention = "eager", or models.precision = "float32")'

@@ -22,6 +22,7 @@ import torch
 from dudi import processes
 from dudi.errors import DudiError
 from dudi.loss.objective import Objective
+from dudi.rollouts import NotFinite
 from dudi.training import checkpoints
 from dudi.training.window import Window
 
@@ -122,6 +123,15 @@ def stop_at_fault(fault: Fault | None, step: int, folder: Path) -> None:
     signals = ", ".join(dict.fromkeys(name for found in faults for name in found.signals))
     rows = [row for found in faults for row in found.rows]
     raise Diverged(f"the loss is not finite at step {step} (signal {signals}; rows {_some(rows)}): {_advice(folder)}")
+
+
+@contextmanager
+def finite_rollouts(step: int, folder: Path) -> Iterator[None]:
+    """Raise `Diverged` where the student's weights are so broken that nothing can be sampled from them."""
+    try:
+        yield
+    except NotFinite as error:
+        raise Diverged(f"at step {step}: {error}: {_advice(folder)}") from error
 
 
 def stop_at_gradient(norm: float, rows: Sequence[str], step: int, folder: Path) -> None:

@@ -114,7 +114,8 @@ class DistillationTrainer(SavingTrainer):
         self.last_lr = self._get_learning_rate()
         signals = job.method.active(job.seed, step)
         epoch, rows, weight = self.window_rows(step)
-        with self._phase("rollout"):
+        rollouts = faults.finite_rollouts(step + 1, job.folder)
+        with self._phase("rollout"), processes.together(), rollouts:
             window = job.builder.build(self.decoder.refreshed(), signals, rows, weight, epoch)
         self._meter_rollouts(window)
         for line in self.samples.of(step, window):
