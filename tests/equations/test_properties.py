@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kit.recipes import GOOD, KEYS, good
 
-from dudi.data.conversation import RowError, messages_of, parse_conversations, to_example
+from dudi.data.conversation import RowError, is_blank, messages_of, parse_conversations, to_example
 from dudi.data.load import load_rows
 from dudi.data.rows import as_line
 from dudi.errors import DudiError
@@ -34,7 +34,7 @@ bounded = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-filled = text.filter(str.strip)
+filled = text.filter(lambda t: not is_blank(t))
 special = (
     st.lists(
         st.sampled_from(

@@ -73,7 +73,7 @@ def test_the_recipe_of_a_run_loads_back_equal(finished: Path) -> None:
 def test_environment(finished: Path) -> None:
     found = json.loads((finished / "run" / "environment.json").read_text(encoding="utf-8"))
     assert found["packages"]["torch"] == torch.__version__ and found["packages"]["dudi"] == __version__
-    assert found["argv"][-2:] == ["run", str(finished / "r.toml")]
+    assert found["argv"][-3:] == ["run", str(finished / "r.toml"), "--no-rehearsal"]
     assert (found["processes"], found["python"]) == (1, sys.version.split()[0])
 
 
@@ -203,7 +203,7 @@ def test_the_same_recipe_gives_the_same_run_also_after_a_stop(
         return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(train.DistillationTrainer, "training_step", stopping)
-    monkeypatch.setattr(sys, "argv", ["dudi", "run", file, "--output", str(out)])
+    monkeypatch.setattr(sys, "argv", ["dudi", "run", file, "--no-rehearsal", "--output", str(out)])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 130

@@ -44,7 +44,7 @@ def test_whatever_a_model_does_is_one_line(dudi: Dudi, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(DecodingCopy, "refreshed", fail)
     line = dudi.refused("run", str(dudi.file), "--rehearsal")
-    assert "rehearsal of stage 'dudi' (models " in line and line.endswith("IndexError: list index out of range")
+    assert "rehearsal of stage 'cold-start' (models " in line and line.endswith("IndexError: list index out of range")
     assert not dudi.out.exists()
 
 

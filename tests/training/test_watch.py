@@ -25,12 +25,6 @@ SHORT = {"prompt": 400, "verbalizer": 300, "total": 600, "rollout": 8}
 
 # ── a signal without tokens ──────────────────────────────────────────────────────────────────────────────────────────
 NOTHING = {
-    "z too long": (
-        {"name": "dudi"},
-        {**SHORT, "teacher_prompt": 10},
-        "on_policy",
-        r"no row has a y_tilde, since each of its prompts is too long: raise limits.teacher_prompt \(z\)",
-    ),
     "within what is skipped": (
         {"name": "sdft", "skip_tokens": 8},
         {**SHORT, "teacher_prompt": 2000},

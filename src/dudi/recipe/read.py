@@ -62,12 +62,17 @@ def dump_recipe(recipe: Recipe) -> str:
         name, table = tables.pop(0)
         lines += ["", f"[{name}]"] if name else []
         for key, value in table.items():
-            key = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+            key = key if _BARE_KEY.fullmatch(key) else _toml(key)
             if isinstance(value, dict):
                 tables.append((f"{name}.{key}".lstrip("."), value))
             else:
-                lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")  # JSON scalars and lists are TOML
+                lines.append(f"{key} = {_toml(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A scalar or a list: JSON's are TOML's, but for one control character that JSON leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def find_recipe(path: str | Path) -> Path:

@@ -42,7 +42,7 @@ from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic
 from dudi.run.notes import check_evaluation, notes
 from dudi.run.prepare import Prepared, prepare
-from dudi.run.rehearsal import rehearse
+from dudi.run.rehearsal import rehearse_first
 from dudi.run.resume import changed_on_resume
 from dudi.run.summary import write_summary
 from dudi.training import checkpoints, faults
@@ -103,9 +103,8 @@ def run(
         for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
-        if rehearsal and not any(folder.glob("[0-9]*-*")):
-            with phases.outside("rehearsal", "rehearsing every stage on a few rows (--no-rehearsal leaves it out)"):
-                rehearse(prepared, state, folder)
+        if rehearsal:
+            rehearse_first(prepared, state, folder, phases)
         for stage in pipeline.stages:
             if stop.due():
                 raise stop.preempted(f"before stage {stage.name}")

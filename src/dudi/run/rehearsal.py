@@ -100,6 +100,13 @@ def rehearse(prepared: Prepared, state: PartialState, beside: Path) -> None:
             check_room(prepared.recipe, plan(prepared.recipe), max(sizes), beside)
 
 
+def rehearse_first(prepared: Prepared, state: PartialState, folder: Path, phases: Phases) -> None:
+    """The rehearsal of a run that has not begun; one that is resumed in its stages has had it."""
+    if not any(folder.glob("[0-9]*-*")):
+        with phases.outside("rehearsal", "rehearsing every stage on a few rows (--no-rehearsal leaves it out)"):
+            rehearse(prepared, state, folder)
+
+
 def rehearse_recipe(recipe: Recipe) -> None:
     """The rehearsal alone: what the run would train on is read and tokenized, and nothing is kept."""
     transformers_logging.set_verbosity_error()
