@@ -37,6 +37,17 @@ def test_version() -> None:
     assert shown("--version").strip() == __version__
 
 
+def test_warnings_of_libraries_reach_no_screen() -> None:
+    code = (
+        "import warnings\nfrom dudi import cli\n"
+        "cli.main = lambda: warnings.warn('goes in the next release', FutureWarning)\ncli.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    told = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True)
+    assert "goes in the next release" in told.stderr, "unless they are asked for"
+
+
 def test_methods_prints_table_1() -> None:
     cells = [re.split(r"\s*[│|]\s*", line.strip(" │|")) for line in shown("methods").splitlines()]
     for row in table_1():

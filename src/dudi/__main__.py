@@ -1,5 +1,5 @@
 """`python -m dudi`, for launchers."""
 
-from dudi.cli import main
+from dudi.cli import entry
 
-main()
+entry()

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -314,5 +315,12 @@ def main() -> None:
         raise
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """`dudi`, as a user calls it: what libraries warn of is for developers, whose tests make errors of it."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     main()
+
+
+if __name__ == "__main__":
+    entry()

@@ -26,10 +26,15 @@ class Models(Section):
     """Folders or hub names of the checkpoints."""
 
     student: Text
+    """The checkpoint that is trained."""
     teacher: Text | None = None
+    """The checkpoint that teaches; none for methods without one."""
     student_revision: str | None = None
+    """On the hub: a branch, tag or commit."""
     teacher_revision: str | None = None
+    """The same of the teacher."""
     trust_remote_code: bool = False
+    """Run the code that comes with a checkpoint. Read it first."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic. `auto` is bfloat16 autocast on a GPU and float32 elsewhere; the student's own weights are float32
     (float64 under `float64`) in every case, since bfloat16 rounds most updates of a small learning rate away."""
@@ -68,7 +73,9 @@ class Data(Section):
     """Parts of a row that are knowingly not read, such as `["reasoning_content", "name", "tools"]`; a row that has
     them is broken otherwise."""
     revision: str | None = None
+    """On the hub: a branch, tag or commit of the data set."""
     split: str = "train"
+    """Which split, where the files name splits."""
     languages: tuple[str, ...] = ()
     """Languages to train on; empty: those of the data. The verbalizer chooses among these (and English)."""
     language: str | None = None
@@ -149,31 +156,41 @@ class Rollouts(Section):
     """What samples: `local` is the trainer's own process, on its own weights."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.9
+    """Of the softmax that responses are drawn from."""
 
 
 class Training(Section):
     """The optimizer step (paper, appendix B, and the defaults of the trainer it used)."""
 
     lr: Annotated[float, Field(ge=0)] = 2e-5
+    """The peak learning rate of AdamW."""
     batch: PositiveInt = 32
     """Rows of one optimizer step, over all ranks."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the rows, where `max_steps` is not given."""
     max_steps: PositiveInt | None = None
+    """Optimizer steps, in place of `epochs`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """A constant one lets a finished run be extended: `--resume --set training.max_steps=...`."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """A longer gradient is scaled down to this norm."""
     micro_batch: PositiveInt = 8
-    """At most so many rows of one rank at a time; changes memory, never the result."""
+    """At most so many rows of one rank at a time. It changes memory; the loss and gradient of a step stay the same up
+    to rounding."""
     micro_batch_tokens: PositiveInt = 16_384
     """At most so many padded student tokens at a time (one row always fits)."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     dropout: bool = False
     """Dropout stays as the model's config has it; for SFT and DFT only. What is distilled or compared has none."""
     head_chunk: PositiveInt = 256
     """Response positions projected to the vocabulary at a time."""
     log_every: PositiveInt = 10
+    """Steps of a logging interval."""
     overlap_every: Annotated[int, Field(ge=0)] = 50
     """Steps between measurements of overlap@16 and entropies; 0: never."""
     eval_every: Annotated[int, Field(ge=0)] = 0
@@ -202,17 +219,24 @@ class Generation(Section):
     """What `generation_config.json` of the result says; evaluators read their sampling from there."""
 
     do_sample: bool = False
+    """Sample, or take the likeliest token."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Where it samples."""
     top_p: Probability = 1.0
+    """Where it samples: the share of the likeliest tokens kept."""
     max_new_tokens: PositiveInt = 512
+    """The length at which an answer is cut."""
 
 
 class Paper(Section):
     """What the paper reports for this row (SEA-HELM averages, 0-100), shown beside our results."""
 
     table: str
+    """Its number in the paper."""
     average: float
+    """Over the languages."""
     languages: dict[str, float] = {}
+    """By language."""
 
 
 class Recipe(Section):
@@ -221,8 +245,11 @@ class Recipe(Section):
     name: Text
     """A file may leave it out: see `dudi.recipe.read.name_of`."""
     description: str = ""
+    """A line for people."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of data order, samples, l_z and rollouts."""
     output: Text = "runs/{name}"
+    """The run's folder."""
     method: dict[str, Any]
     cold_start: ColdStart = ColdStart()
     models: Models
