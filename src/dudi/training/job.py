@@ -70,9 +70,8 @@ def arguments(job: Job) -> TrainingArguments:
         save_strategy="steps",
         save_steps=t.save_every,
         save_total_limit=None,  # rotation is ours, by step
-        save_only_model=is_sharded(
-            job.student
-        ),  # the optimizer state of sharded weights is saved by `dudi.training.resumable`
+        # the optimizer state of sharded weights is saved by `dudi.training.resumable`
+        save_only_model=is_sharded(job.student),
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
