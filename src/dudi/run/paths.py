@@ -12,13 +12,14 @@ from dudi.recipe.stages import TEACHER, Generate, plan
 WEIGHTS = (".safetensors", ".bin")
 
 
-def named(recipe: Recipe) -> dict[str, str]:
-    """The models that a run reads, by the key that names them."""
-    found = {"models.student": recipe.models.student}
-    if recipe.models.teacher is not None:
-        found["models.teacher"] = recipe.models.teacher
+def named(recipe: Recipe) -> dict[str, tuple[str, str | None]]:
+    """(path, revision) of every model that a run reads, by the key that names it."""
+    models = recipe.models
+    found = {"models.student": (models.student, models.student_revision)}
+    if models.teacher is not None:
+        found["models.teacher"] = (models.teacher, models.teacher_revision)
     if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
-        found["cold_start.checkpoint"] = recipe.cold_start.checkpoint
+        found["cold_start.checkpoint"] = (recipe.cold_start.checkpoint, None)
     return found
 
 
@@ -27,7 +28,7 @@ def on_the_hub(recipe: Recipe) -> list[str]:
 
     Raises `DudiError` for a path to nothing, and for a folder that is no model's.
     """
-    return [path for key, path in named(recipe).items() if not _local(key, path)]
+    return [path for key, (path, _) in named(recipe).items() if not _local(key, path)]
 
 
 def _local(key: str, path: str) -> bool:

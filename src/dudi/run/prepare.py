@@ -15,6 +15,7 @@ from dudi.models.load import check_model, embeddings, eos_ids, load_config, load
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.run.paths import named
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.special_tokens import Specials
@@ -101,7 +102,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = No
     given = recipe
     if limits != recipe.limits:
         recipe = recipe.model_copy(update={"limits": limits})
-        for path, what, revision in _models(recipe):
+        for what, (path, revision) in named(recipe).items():
             check_positions(load_config(path, what, recipe.models, revision), recipe, what, what == "models.teacher")
     return Prepared(recipe, given, chat, data, train, held_out, languages, verbalizer, tuple(lines), tokens)
 
@@ -147,29 +148,18 @@ def _check_weights(recipe: Recipe, data: DataRows) -> None:
 def load_chat(recipe: Recipe) -> Chat:
     """The student's tokenizer with the template that the recipe names; all models are known to exist and to fit."""
     models = recipe.models
-    checked = _models(recipe)
-    both = [one for one in checked if one[1].startswith("models.")]
-    tokenizers = [load_tokenizer(path, what, models, revision) for path, what, revision in both]
+    checked = named(recipe)
+    both = {what: one for what, one in checked.items() if what.startswith("models.")}
+    tokenizers = [load_tokenizer(path, what, models, revision) for what, (path, revision) in both.items()]
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
     special = Specials(student).ids
-    stops = {id for path, what, revision in both for id in eos_ids(path, what, models, revision, special)}
+    stops = {id for what, (path, revision) in both.items() for id in eos_ids(path, what, models, revision, special)}
     template = read_template(recipe.chat.template, student, teacher)
     chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
         chat.limit(check_same_tokenizer(student, teacher))
-    for path, what, revision in checked:
+    for what, (path, revision) in checked.items():
         chat.limit(embeddings(path, what, models, revision))
         check_model(path, what, models, revision, chat.vocab)
         check_positions(load_config(path, what, models, revision), recipe, what, teaches=what == "models.teacher")
     return chat
-
-
-def _models(recipe: Recipe) -> list[tuple[str, str, str | None]]:
-    """(path, key, revision) of every model that the recipe names and reads."""
-    models = recipe.models
-    found = [(models.student, "models.student", models.student_revision)]
-    if models.teacher is not None:
-        found.append((models.teacher, "models.teacher", models.teacher_revision))
-    if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
-        found.append((recipe.cold_start.checkpoint, "cold_start.checkpoint", None))
-    return found
