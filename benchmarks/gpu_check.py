@@ -28,7 +28,7 @@ from transformers import logging as transformers_logging
 from dudi.example import Example, Message
 from dudi.loss.head import Head
 from dudi.loss.objective import objective
-from dudi.loss.scores import Scores, sequence_log_probs
+from dudi.loss.scores import Scores, response_log_probs
 from dudi.methods import dudi
 from dudi.models.reader import Reader
 from dudi.recipe.schema import Limits, Training
@@ -95,7 +95,7 @@ def loss_and_gradients(
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         theirs = readers["teacher"].hidden({v: b.teacher for v, b in blocks.items() if b.teacher}, len(blocks))
         of_r, head = readers["reference"].hidden(read, len(blocks)), readers["reference"].head()
-        log_r = {view: sequence_log_probs(hidden, head, blocks[view], 256) for view, hidden in of_r.items()}
+        log_r = response_log_probs(of_r, head, blocks, 256)
 
         def then(ours: dict[View, Tensor], head: Head, zero: Tensor) -> Tensor:
             scores = Scores(blocks, ours, head, theirs, readers["teacher"].head(), log_r)

@@ -6,13 +6,20 @@
 
 Shapes are those of Qwen2.5: V = 151,936, student hidden size 896, teacher 2,048. Each case runs in a process of its
 own, the cases take turns, and `peak` is the kernel's high-water mark above the inputs (hidden states and both heads).
-`naive` projects all positions at once and lets autograd do the rest. `dudi` is all three signals in one pass: two rows,
-each with y, y' and y~. bfloat16 is autocast with float32 student weights and a bfloat16 teacher, as on a GPU.
+`dudi` is all three signals in one pass: two rows, each with y, y' and y~. bfloat16 is autocast with float32 student
+weights and a bfloat16 teacher, as on a GPU. Implementations:
+
+    chunked   this package
+    bare      the matrix products that no implementation can do without, in the same chunks, and nothing else:
+              student and teacher logits, both gradients; in bfloat16 also its sums
+    naive     all positions projected at once, the rest left to autograd
+    trl       TRL's chunked divergence, and its selective log-softmax for SPIN's pairs (extra `peer`)
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -26,8 +33,13 @@ from typing import Any
 
 VOCAB, STUDENT, TEACHER = 151_936, 896, 2048
 LOSSES = ("reverse_kl", "forward_kl", "jsd", "dudi")
+HOW = ("chunked", "bare", "naive", "trl")
 CASES = tuple(
-    f"{how}/{loss}/{dtype}" for dtype in ("float32", "bfloat16") for loss in LOSSES for how in ("chunked", "naive")
+    f"{how}/{loss}/{dtype}"
+    for dtype in ("float32", "bfloat16")
+    for loss in LOSSES
+    for how in HOW
+    if how != "trl" or loss in ("reverse_kl", "dudi")
 )
 DUDI_ROWS = 2
 
@@ -58,8 +70,10 @@ def measure(case: str, tokens: int, threads: int, chunk: int, vocab: int = VOCAB
         "inputs_mb": round(sum(t.numel() * t.element_size() for t in inputs[:4]) / 1e6),
         "high_water_reset": reset,
         "loss": value,
-        "grad_hidden": float(hidden.grad.float().norm()),
-        "grad_weight": float(weight.grad.float().norm()),
+        **{
+            name: None if t.grad is None else float(t.grad.float().norm())
+            for name, t in (("grad_hidden", hidden), ("grad_weight", weight))
+        },
     }
 
 
@@ -94,11 +108,65 @@ def run(
     """Forward and backward."""
     import torch
 
-    function: Callable[..., Any] = {"chunked": _chunked, "naive": _naive}[how]
+    if how == "bare":
+        return _bare(loss, hidden, weight, teacher, teacher_weight, chunk)
+    function: Callable[..., Any] = {"chunked": _chunked, "naive": _naive, "trl": _trl}[how]
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
         total = function(loss, hidden, weight, teacher, teacher_weight, labels, chunk)
     total.backward()
     return float(total.detach())
+
+
+def _bare(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, chunk: int) -> float:
+    import torch
+
+    judged = len(hidden) if loss != "dudi" else 2 * len(hidden) // 3  # y and y~, not y'
+    with torch.no_grad():
+        narrow = weight.to(teacher_weight.dtype)
+        d_weight, d_hidden = torch.zeros_like(narrow), torch.empty_like(hidden)
+        for start in range(0, len(hidden), chunk):
+            states = hidden[start : start + chunk].to(narrow.dtype)
+            logits = states @ narrow.T
+            if start < judged:
+                theirs = teacher[start : min(start + chunk, judged)] @ teacher_weight.T
+                del theirs
+            d_hidden[start : start + chunk] = logits @ narrow
+            d_weight.addmm_(logits.T, states)
+    return 0.0
+
+
+def _trl(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> Any:
+    import torch.nn.functional as F
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+    from trl.trainer.utils import selective_log_softmax
+
+    def divergence(at: slice) -> Any:
+        mine, theirs = hidden[at].to(teacher.dtype), teacher[at]
+        found, _ = ChunkedDivergenceFunction.apply(
+            mine, weight.to(teacher.dtype), None, theirs, teacher_weight, None, 1.0, 1.0
+        )
+        return found.sum() / len(mine)
+
+    if loss != "dudi":
+        return divergence(slice(0, len(hidden)))
+    from dudi.methods import dudi
+    from dudi.signals import views
+
+    signals, size = dudi().signals, len(labels) // 3
+    parts = {view: slice(k * size, (k + 1) * size) for k, view in enumerate(views(signals))}
+    total = hidden.new_zeros(())
+    for s in signals:
+        if s.compared:
+            of = [
+                selective_log_softmax((hidden[parts[v]] @ weight.T).float(), labels[parts[v]])
+                .view(DUDI_ROWS, -1)
+                .sum(-1)
+                for v in s.views
+            ]
+            total = total + s.weight * F.softplus(-s.beta * (of[0] - of[1])).mean()
+        else:
+            total = total + s.weight * divergence(parts[s.views[0]])
+    return total
 
 
 def _chunked(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: Any, labels: Any, chunk: int) -> Any:
@@ -212,8 +280,10 @@ def fresh(case: str, tokens: int, threads: int = 1, chunk: int = 256) -> dict[st
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Medians as Markdown, with the ratio to the naive implementation of the same run."""
-    columns = "loss, precision, tokens, implementation, CPU s, wall s, peak MB, CPU / naive, peak / naive, loss value"
+    """Medians as Markdown, with the ratios to the bare products and to the naive implementation of the same run."""
+    columns = (
+        "loss, precision, tokens, implementation, CPU s, wall s, peak MB, CPU / bare, CPU / naive, peak / naive, loss"
+    )
     lines = ["| " + columns.replace(", ", " | ") + " |", "|" + "---|" * len(columns.split(", "))]
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for r in results:
@@ -228,10 +298,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             f"{median((case, tokens), what):,.{digits}f}"
             for what, digits in (("cpu_s", 1), ("wall_s", 1), ("peak_mb", 0))
         ]
-        naive = (f"naive/{loss}/{dtype}", tokens)
         ratios = [
-            f"{median((case, tokens), w) / median(naive, w):.2f}" if naive in groups else "-"
-            for w in ("cpu_s", "peak_mb")
+            f"{median((case, tokens), what) / median(other, what):.2f}" if other in groups else "-"
+            for how_else, what in (("bare", "cpu_s"), ("naive", "cpu_s"), ("naive", "peak_mb"))
+            if (other := (f"{how_else}/{loss}/{dtype}", tokens))
         ]
         value = f"{median((case, tokens), 'loss'):.6f}"
         lines.append("| " + " | ".join([loss, dtype, f"{tokens:,}", how, *cells, *ratios, value]) + " |")
@@ -245,18 +315,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="medians of so many runs of each case")
     parser.add_argument("--chunk", type=int, default=256, help="response positions at a time (training.head_chunk)")
     parser.add_argument("--only", default="", help="cases whose name contains this, such as reverse_kl/float32")
+    parser.add_argument("--how", nargs="+", choices=HOW, default=list(HOW), help="implementations")
     parser.add_argument("--case", help="one case in this process, as a line of JSON")
     args = parser.parse_args()
     if args.case:
         print(json.dumps(measure(args.case, args.tokens[0], args.threads, args.chunk)))
         return
+    peer = importlib.util.find_spec("trl") is not None
+    if "trl" in args.how and not peer:
+        print("TRL is not installed here (extra `peer`): left out\n")
+    cases = [
+        case
+        for case in CASES
+        if args.only in case and (how := case.split("/")[0]) in args.how and (how != "trl" or peer)
+    ]
     results = []
     for _ in range(args.repeats):
         for tokens in args.tokens:
-            for case in CASES:
-                if args.only in case:
-                    results.append(fresh(case, tokens, args.threads, args.chunk))
-                    print(".", end="", file=sys.stderr, flush=True)
+            for case in cases:
+                results.append(fresh(case, tokens, args.threads, args.chunk))
+                print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     print(f"V = {VOCAB:,}, hidden {STUDENT} and {TEACHER}, {args.threads} thread(s), chunk {args.chunk}\n")
     print(table(results))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dudi.loss.chunked
-from dudi.loss.chunked import Positions, Term, label_log_probs, score
+from dudi.loss.chunked import Positions, Term, Whole, score
 from dudi.loss.head import Head
 from dudi.loss.losses import nll, reverse_kl
 
@@ -31,9 +31,10 @@ def test_a_real_vocabulary() -> None:
     assert dudi.loss.chunked._block(torch.empty(chunk, QWEN, device="meta")) < min(chunk, *sizes)
     views = [
         Positions(labels[0], (Term(nll, weights[0]), Term(reverse_kl, weights[0])), teacher),
-        Positions(labels[1], (Term(nll, weights[1]),), None, weights[2]),
+        Positions(labels[1], (Term(nll, weights[1]),), None, torch.arange(sizes[1])),  # each token a response
     ]
-    found = score(hidden, head, teacher_head, views, chunk, measure=True)
+    whole = Whole((1,), sizes[1], lambda log_p: {1: weights[2]})
+    found = score(hidden, head, teacher_head, views, chunk, measure=True, whole=whole)
     found.loss.backward()
     got = hidden.grad.clone(), weight.grad.clone()  # type: ignore[union-attr]
     hidden.grad = weight.grad = None
@@ -49,7 +50,7 @@ def test_a_real_vocabulary() -> None:
     assert found.loss.item() == pytest.approx(loss.item(), rel=1e-12)
     torch.testing.assert_close(found.values[0], torch.stack((-first, kl)).detach(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found.values[1], -second[None].detach(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(label_log_probs(hidden, head, every, chunk), at.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.log_p[1], second.detach(), rtol=1e-10, atol=1e-12)
     for mine, theirs in zip(got, (hidden.grad, weight.grad), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
     entropy = -(log_p.exp() * log_p).sum(-1)[: sizes[0]]

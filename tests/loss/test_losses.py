@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from kit.oracle import cross_entropy, divergence
 from torch import Tensor
 
-from dudi.loss.chunked import Positions, Scored, Term, label_log_probs, score
+from dudi.loss.chunked import Positions, Scored, Term, Whole, response_log_probs, score
 from dudi.loss.head import Head
 from dudi.loss.losses import TokenLoss, by_autograd, dft, forward_kl, jsd, nll, reverse_kl, spin, token_loss
 from dudi.methods import Loss, Response, TokenSignal, View
@@ -139,7 +139,7 @@ def test_a_signal_gets_the_loss_it_names(name: Loss) -> None:
 
 
 # ── the chunked head ─────────────────────────────────────────────────────────────────────────────────────────────────
-N, H, HT, V = (23, 11, 0), 12, 20, 301
+N, H, HT, V, ROWS = (23, 11, 0), 12, 20, 301, 6
 """Positions of three views, one of them empty; hidden sizes of student and teacher; vocabulary."""
 HEADS = {
     "plain": {},
@@ -169,17 +169,25 @@ class Case:
         self.labels = [torch.randint(0, V, (n,), generator=g) for n in N]
         self.weights = [torch.rand(N[0], generator=g, dtype=torch.float64) for _ in range(3)]
         self.weights[1][:9] = 0.0  # masked
-        self.slopes = [normal(n).double() for n in N[:2]]
+        # responses of 0 to many tokens, and a row that has none in either view
+        self.rows = [torch.randint(0, ROWS - 1, (n,), generator=g).sort().values for n in N[:2]]
+        self.whole: Whole | None = Whole((0, 1), ROWS, self.slopes)
         self.names = ("reverse_kl", "jsd-0.1", "dft")
         terms = tuple(Term(LOSSES[name][0], w) for name, w in zip(self.names, self.weights, strict=True))
         self.views = [
-            Positions(self.labels[0], terms, self.teacher, self.slopes[0]),
-            Positions(self.labels[1], (), None, self.slopes[1]),
+            Positions(self.labels[0], terms, self.teacher, self.rows[0]),
+            Positions(self.labels[1], (), None, self.rows[1]),
             Positions(self.labels[2], (Term(nll, torch.zeros(0)),)),
         ]
 
     def score(self, chunk: int = 256, measure: bool = False) -> Scored:
-        return score(self.hidden, self.head, self.teacher_head, self.views, chunk, measure)
+        return score(self.hidden, self.head, self.teacher_head, self.views, chunk, measure, self.whole)
+
+    @staticmethod
+    def slopes(log_p: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Of the sum over rows of 2 softplus(-margin / 4), margin = log p of the first response - of the second."""
+        slope = -torch.sigmoid(-(log_p[0] - log_p[1]) / 4) / 2
+        return {0: slope, 1: -slope}
 
     def log_p(self) -> Tensor:
         """Logits of all positions, padding sliced off, as a model with such a head has them."""
@@ -194,14 +202,19 @@ class Case:
     def log_q(self) -> Tensor:
         return torch.log_softmax((self.teacher @ self.teacher_weight.T)[:, :V], -1)
 
+    def responses(self) -> list[Tensor]:
+        """log p(response) by view, [ROWS]."""
+        at = self.log_p()[: sum(N[:2])].gather(1, torch.cat(self.labels[:2])[:, None])[:, 0].double()
+        both = zip(self.rows, at.split(N[:2]), strict=True)
+        return [at.new_zeros(ROWS).index_add(0, row, found) for row, found in both]
+
     def plain(self) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(loss, sum of slope x log p(label), values of the first view's terms)."""
+        """(loss, that of whole responses, values of the first view's terms)."""
         log_p, log_q = self.log_p(), self.log_q()
         values = [LOSSES[name][1](log_p[: N[0]], log_q, self.labels[0]) for name in self.names]
         loss = sum((w * v).sum() for w, v in zip(self.weights, values, strict=True))
-        labels = torch.cat(self.labels[:2])
-        sloped = (torch.cat(self.slopes) * log_p.gather(1, labels[:, None])[:, 0]).sum()
-        return loss, sloped, values
+        first, second = self.responses()
+        return loss, 2 * torch.nn.functional.softplus(-(first - second) / 4).sum(), values
 
     def leaves(self) -> list[Tensor]:
         return [self.hidden, self.weight] + ([self.bias] if self.bias is not None else [])
@@ -210,14 +223,17 @@ class Case:
 @pytest.mark.parametrize("chunk", [1, 3, 16, 17, 1000])
 @pytest.mark.parametrize("kind", HEADS)
 def test_score_is_plain_autograd_at_any_chunk(kind: str, chunk: int) -> None:
-    """Values, loss, and gradients of hidden states, weight and bias; slopes change the gradient and not the loss."""
+    """Values, loss, log p of whole responses, and gradients of hidden states, weight and bias, to which whole responses
+    add although their loss is not in the loss."""
     case = Case(kind)
-    loss, sloped, values = case.plain()
-    wanted = torch.autograd.grad(3.0 * (loss + sloped), case.leaves())
+    loss, whole, values = case.plain()
+    wanted = torch.autograd.grad(3.0 * (loss + whole), case.leaves())
     scored = case.score(chunk)
     found = torch.autograd.grad(3.0 * scored.loss, case.leaves())
     assert scored.loss.item() == pytest.approx(loss.item(), rel=1e-12)
     assert [len(v) for v in scored.values] == [3, 0, 1] and len(scored.values[2][0]) == 0
+    for place, response in enumerate(case.responses()):
+        torch.testing.assert_close(scored.log_p[place], response.detach(), rtol=1e-11, atol=1e-12)
     for a, b in zip(scored.values[0], values, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-11, atol=1e-13)
         assert not a.requires_grad
@@ -226,11 +242,11 @@ def test_score_is_plain_autograd_at_any_chunk(kind: str, chunk: int) -> None:
     assert float(found[1][V:].abs().max()) == 0.0, "padding has a gradient"
 
 
-def test_slopes_are_the_gradient_of_a_sum_of_log_probabilities() -> None:
+def test_whole_responses_alone() -> None:
     case = Case()
     case.views = [replace(view, terms=(), teacher=None) for view in case.views]
-    _, sloped, _ = case.plain()
-    wanted = torch.autograd.grad(sloped, case.leaves())
+    _, whole, _ = case.plain()
+    wanted = torch.autograd.grad(whole, case.leaves())
     scored = case.score(5)
     assert scored.loss.item() == 0.0
     for a, b in zip(torch.autograd.grad(scored.loss, case.leaves()), wanted, strict=True):
@@ -266,26 +282,28 @@ def test_score_in_float32_is_close_to_float64() -> None:
             mine.copy_(theirs)
         exact.teacher_weight.copy_(case.teacher_weight)
         exact.teacher.copy_(case.teacher)
-    loss, sloped, _ = exact.plain()
+    loss, whole, _ = exact.plain()
     scored = case.score(5)
     assert scored.loss.dtype is torch.float32
     assert scored.loss.item() == pytest.approx(loss.item(), rel=1e-5)
-    wanted = torch.autograd.grad(loss + sloped, exact.leaves())
+    wanted = torch.autograd.grad(loss + whole, exact.leaves())
     for a, b in zip(torch.autograd.grad(scored.loss, case.leaves()), wanted, strict=True):
         assert a.dtype is torch.float32
         assert float((a.double() - b).norm()) < 1e-5 * float(b.norm())
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_label_log_probs(kind: str) -> None:
+def test_response_log_probs(kind: str) -> None:
+    """And bit for bit those of the pass, whatever a chunk holds."""
     case = Case(kind)
-    labels = torch.cat(case.labels)
-    wanted = case.log_p().gather(1, labels[:, None])[:, 0].detach()
+    hidden = list(case.hidden.split(N))[:2]
     for chunk in (1, 7, 1000):
-        torch.testing.assert_close(
-            label_log_probs(case.hidden, case.head, labels, chunk), wanted, rtol=1e-11, atol=1e-12
-        )
-    assert len(label_log_probs(case.hidden[:0], case.head, labels[:0])) == 0
+        found = response_log_probs(hidden, case.head, case.views[:2], ROWS, chunk)
+        scored = case.score(chunk)
+        for place, (got, wanted) in enumerate(zip(found, case.responses(), strict=True)):
+            torch.testing.assert_close(got, wanted.detach(), rtol=1e-11, atol=1e-12)
+            assert torch.equal(got, scored.log_p[place])
+    assert response_log_probs([], case.head, [], 0) == []
 
 
 def test_measures_by_brute_force() -> None:
@@ -310,7 +328,7 @@ def test_a_teacher_like_the_student_overlaps_entirely() -> None:
     case = Case()
     case.views = [Positions(case.labels[0], (), case.hidden.detach()[: N[0]])]
     case.hidden = case.hidden[: N[0]]
-    case.teacher_head = case.head
+    case.teacher_head, case.whole = case.head, None
     measure = case.score(measure=True).measures[0]
     assert measure["overlap"].tolist() == [1.0] * N[0]
     torch.testing.assert_close(measure["entropy_student"], measure["entropy_teacher"])

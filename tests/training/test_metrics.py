@@ -140,16 +140,17 @@ def test_a_key_outside_the_grid_is_an_error(meter: Meter) -> None:
 
 
 @pytest.mark.parametrize("margin, saturated", [(0.0, 0), (2.94, 0), (2.95, 1), (-50.0, 0), (50.0, 1)])
-def test_saturation_is_a_small_gradient(margin: float, saturated: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saturation_is_a_small_gradient(margin: float, saturated: int) -> None:
     """1 / (1 + e^2.9444) = 0.05."""
     signal = next(s for s in DUDI.signals if isinstance(s, SequenceSignal))
-    monkeypatch.setattr(signals, "sequence_log_probs", lambda hidden, *_: hidden)
     blocks = {view: block(view, [0], 1) for view in signal.views}
-    student = {signal.winner: tensor(margin / signal.beta), signal.loser: tensor(0.0)}
+    log_s = {signal.winner: tensor(margin / signal.beta), signal.loser: tensor(0.0)}
     reference = {view: tensor(0.0) for view in signal.views}
     head = Head(torch.zeros(1, 1), None, 1)
-    outcome = signals.share(signal, Scores(blocks, student, head, {}, None, reference), 1.0, 1).outcome
-    assert outcome is not None and float(outcome.extra["margin"]) == pytest.approx(margin)
+    whole = signals.share(signal, Scores(blocks, {}, head, {}, None, reference), 1.0).whole
+    assert whole is not None
+    outcome = whole(log_s).outcome
+    assert float(outcome.extra["margin"]) == pytest.approx(margin)
     assert float(outcome.extra["saturated"]) == saturated
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dudi.loss.chunked import Positions, score
+from dudi.loss.chunked import Positions, Whole, score
 from dudi.loss.scores import Block, Scores
 from dudi.loss.signals import Outcome, Share, share
 from dudi.signals import Signal, View, views
@@ -59,27 +59,29 @@ def objective(
     """
     read = [view for view in views(signals) if view in scores.blocks]
     here = [s for s in signals if all(view in scores.blocks for view in s.views)]
-    shares = {s.name: share(s, scores, counts[s.name], chunk) for s in here}
+    shares = {s.name: share(s, scores, counts[s.name]) for s in here}
     # one pass over the vocabulary for all views and terms: hidden_NH is projected once
     hidden_NH = torch.cat([scores.student[view] for view in read])
     positions = [_positions(view, scores, shares) for view in read]
-    scored = score(hidden_NH, scores.head, scores.teacher_head, positions, chunk, measure)
+    whole = _whole(read, here, shares, scores)
+    scored = score(hidden_NH, scores.head, scores.teacher_head, positions, chunk, measure, whole)
     values = {
         (name, view): value
         for view, found in zip(read, scored.values, strict=True)
         for name, value in zip(_names(view, shares), found, strict=True)
     }
-    outcomes = {
-        s.name: shares[s.name].measured(
-            scores.blocks[s.views[0]], [values[s.name, view] for view in shares[s.name].terms]
-        )
-        for s in here
-    }
-    known = torch.zeros((), dtype=torch.float64, device=scores.head.weight.device)
-    for one in shares.values():
-        known = known if one.value is None else known + one.value
+    log_s = {read[place]: log_p for place, log_p in scored.log_p.items()}
+    loss, outcomes = scored.loss.double(), {}
+    for signal in here:
+        one = shares[signal.name]
+        if one.whole is None:
+            found = [values[signal.name, view] for view in one.terms]
+            outcomes[signal.name] = one.measured(scores.blocks[signal.views[0]], found)
+        else:
+            settled = one.whole(log_s)
+            loss, outcomes[signal.name] = loss + settled.value, settled.outcome
     measures = {view: (scores.blocks[view], m) for view, m in zip(read, scored.measures, strict=True) if m}
-    return Objective(scored.loss + known.to(scored.loss.dtype), outcomes, measures)
+    return Objective(loss.to(scored.loss.dtype), outcomes, measures)
 
 
 def _names(view: View, shares: Mapping[str, Share]) -> list[str]:
@@ -88,8 +90,22 @@ def _names(view: View, shares: Mapping[str, Share]) -> list[str]:
 
 
 def _positions(view: View, scores: Scores, shares: Mapping[str, Share]) -> Positions:
-    """One view's tokens with all that the signals ask of them: terms, and the sum of slopes."""
+    """One view's tokens with all that the signals ask of them."""
     terms = tuple(shares[name].terms[view] for name in _names(view, shares))
-    slopes = [one.slopes[view] for one in shares.values() if view in one.slopes]
-    slope = sum(slopes[1:], slopes[0]) if slopes else None
-    return Positions(scores.blocks[view].labels, terms, scores.teacher.get(view), slope)
+    return Positions(scores.blocks[view].labels, terms, scores.teacher.get(view), scores.blocks[view].row)
+
+
+def _whole(read: Sequence[View], here: Sequence[Signal], shares: Mapping[str, Share], scores: Scores) -> Whole | None:
+    """The losses of whole responses, as one: their slopes on a view add up."""
+    losses = [whole for s in here if (whole := shares[s.name].whole) is not None]
+    places = {view: read.index(view) for s in here if shares[s.name].whole is not None for view in s.views}
+
+    def slopes(log_p: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        log_s = {view: log_p[place] for view, place in places.items()}
+        total = {place: torch.zeros_like(of) for place, of in log_p.items()}
+        for whole in losses:
+            for view, slope in whole(log_s).slopes.items():
+                total[places[view]] += slope
+        return total
+
+    return Whole(tuple(places.values()), scores.blocks[read[0]].rows, slopes) if losses else None

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-from dudi.loss.chunked import Head, label_log_probs
+from dudi.loss import chunked
+from dudi.loss.chunked import Head, Positions
 from dudi.signals import View
 
 
@@ -76,7 +76,11 @@ def hidden_states(backbone: nn.Module, reading: Reading) -> Tensor:
     return out.flatten(0, 1).index_select(0, reading.predicts)
 
 
-@torch.no_grad()
-def sequence_log_probs(hidden: Tensor, head: Head, block: Block, chunk: int) -> Tensor:
-    """log p(response | prompt) by row, [rows], in float64."""
-    return block.per_row(label_log_probs(hidden, head, block.labels, chunk).double())
+def response_log_probs(
+    hidden: Mapping[View, Tensor], head: Head, blocks: Mapping[View, Block], chunk: int
+) -> dict[View, Tensor]:
+    """log p(response | prompt) by view, each [rows], in float64; no gradient. hidden: by view, [N, H]."""
+    positions = [Positions(blocks[view].labels, row=blocks[view].row) for view in hidden]
+    rows = next((blocks[view].rows for view in hidden), 0)
+    found = chunked.response_log_probs(list(hidden.values()), head, positions, rows, chunk)
+    return dict(zip(hidden, found, strict=True))

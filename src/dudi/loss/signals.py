@@ -6,12 +6,12 @@ optimizer step, so its share divides by the step's count, not by this micro-batc
 A kind of your own is a class derived from `dudi.signals.Signal` and a function registered here:
 
     @share.register
-    def _(signal: Mine, scores: Scores, count: float, chunk: int) -> Share: ...
+    def _(signal: Mine, scores: Scores, count: float) -> Share: ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dudi.loss.chunked import Term
 from dudi.loss.losses import spin, token_loss
-from dudi.loss.scores import Block, Scores, sequence_log_probs
+from dudi.loss.scores import Block, Scores
 from dudi.signals import SequenceSignal, Signal, TokenSignal, View
 
 SATURATED = 0.05
@@ -45,38 +45,49 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What a loss of whole responses is, once log S of each is known.
+
+    slopes: by view [rows], d share / d log S(response); value: the share itself; outcome: what is measured of it.
+    """
+
+    slopes: Mapping[View, Tensor]
+    value: Tensor
+    outcome: Outcome
+
+
+Whole = Callable[[Mapping[View, Tensor]], Settled]
+"""log S(response | prompt) by view, each [rows] in float64 -> what follows. It is also called while only some rows are
+known (the others are 0): a row's slope depends on that row alone."""
+
+
+@dataclass(frozen=True)
 class Share:
     """What a signal adds to the loss of a micro-batch.
 
     terms: by view, a loss of tokens, evaluated in the pass over the vocabulary; mask: of its tokens;
-    slopes: by view [n], d share / d log p(label), of a loss of whole responses, whose value is known before the pass;
-    value, outcome: that value, and what is measured of it.
+    whole: a loss of the responses of the signal's views, each as a whole.
     """
 
     terms: Mapping[View, Term] = field(default_factory=dict)
     mask: Tensor | None = None
-    slopes: Mapping[View, Tensor] = field(default_factory=dict)
-    value: Tensor | None = None
-    outcome: Outcome | None = None
+    whole: Whole | None = None
 
     def measured(self, block: Block, values: Sequence[Tensor]) -> Outcome:
-        """The outcome, once the pass has given the values of its terms."""
-        if self.outcome is not None:
-            return self.outcome
+        """The outcome of a loss of tokens, once the pass has given the values of its terms."""
         assert self.mask is not None
         (value,) = values
         return Outcome(value, self.mask, block.row, block.rows)
 
 
 @singledispatch
-def share(signal: Signal, scores: Scores, count: float, chunk: int) -> Share:
-    """A signal's share. scores hold all of its views; count: what the whole step counts for it; chunk: positions that
-    are projected to the vocabulary at a time."""
+def share(signal: Signal, scores: Scores, count: float) -> Share:
+    """A signal's share. scores hold all of its views; count: what the whole step counts for it."""
     raise AssertionError(f"nobody has said what a {type(signal).__name__} is worth: register a function of it")
 
 
 @share.register
-def _tokens(signal: TokenSignal, scores: Scores, count: float, chunk: int) -> Share:
+def _tokens(signal: TokenSignal, scores: Scores, count: float) -> Share:
     """weight * sum over tokens of mask * loss / count."""
     block = scores.blocks[signal.view]
     mask = token_mask(signal, block)
@@ -84,26 +95,23 @@ def _tokens(signal: TokenSignal, scores: Scores, count: float, chunk: int) -> Sh
 
 
 @share.register
-def _sequences(signal: SequenceSignal, scores: Scores, count: float, chunk: int) -> Share:
-    """weight * sum over rows of loss(margin) / count. Its gradient reaches the student through log p of each token:
-    d log S(y|x) is the sum of d log p(y_t), so every token of y has the row's slope, and of y' its negative."""
+def _sequences(signal: SequenceSignal, scores: Scores, count: float) -> Share:
+    """weight * sum over rows of loss(margin) / count. Its gradient reaches the student through log S(y|x) and
+    log S(y'|x), with opposite signs."""
     winner, loser = (scores.blocks[view] for view in signal.views)
-    log_s = [
-        sequence_log_probs(scores.student[view].detach(), scores.head, scores.blocks[view], chunk)
-        for view in signal.views
-    ]
     log_r = [scores.reference[view] for view in signal.views]
-    margin = signal.beta * ((log_s[0] - log_s[1]) - (log_r[0] - log_r[1]))
-    value, derivative = (signal.loss or spin)(margin)
     mask = (winner.present() * loser.present()).double()
     by_row = signal.weight * mask / max(count, 1)
-    slope = by_row * (signal.beta * derivative)
-    extra = {"margin": margin, "saturated": (torch.sigmoid(-margin) < SATURATED).to(value.dtype)}
-    return Share(
-        slopes={signal.winner: slope[winner.row], signal.loser: -slope[loser.row]},
-        value=(by_row * value).sum(),
-        outcome=Outcome(value, mask, torch.arange(len(value), device=value.device), len(value), extra),
-    )
+
+    def whole(log_s: Mapping[View, Tensor]) -> Settled:
+        margin = signal.beta * ((log_s[signal.winner] - log_s[signal.loser]) - (log_r[0] - log_r[1]))
+        value, derivative = (signal.loss or spin)(margin)
+        slope = by_row * (signal.beta * derivative)
+        extra = {"margin": margin, "saturated": (torch.sigmoid(-margin) < SATURATED).to(value.dtype)}
+        outcome = Outcome(value, mask, torch.arange(len(value), device=value.device), len(value), extra)
+        return Settled({signal.winner: slope, signal.loser: -slope}, (by_row * value).sum(), outcome)
+
+    return Share(whole=whole)
 
 
 def token_mask(signal: TokenSignal, block: Block) -> Tensor:

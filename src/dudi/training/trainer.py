@@ -26,7 +26,7 @@ from dudi import processes
 from dudi.draws import draw
 from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
-from dudi.loss.scores import Block, Scores, sequence_log_probs
+from dudi.loss.scores import Block, Scores, response_log_probs
 from dudi.models.dropout import dropout_off
 from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
@@ -193,8 +193,7 @@ class DistillationTrainer(SavingTrainer):
         if self.reference is None:
             return {}
         hidden = self.reference.hidden({v: blocks[v].student for v in compared if v in blocks}, len(compared))
-        head, chunk = self.reference.head(), self.job.training.head_chunk
-        return {view: sequence_log_probs(h, head, blocks[view], chunk) for view, h in hidden.items()}
+        return response_log_probs(hidden, self.reference.head(), blocks, self.job.training.head_chunk)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -1,12 +1,13 @@
 """A kind of signal of its own: the mean log-probability that the student gives to its own y', to be lowered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from dudi.loss.scores import Scores, sequence_log_probs
-from dudi.loss.signals import Outcome, Share, share
+from dudi.loss.scores import Scores
+from dudi.loss.signals import Outcome, Settled, Share, share
 from dudi.methods import Method
 from dudi.signals import Items, Response, Signal, View
 
@@ -33,13 +34,17 @@ class Unlikely(Signal):
 
 
 @share.register
-def _share(signal: Unlikely, scores: Scores, count: float, chunk: int) -> Share:
+def _share(signal: Unlikely, scores: Scores, count: float) -> Share:
     block = scores.blocks[Y_PRIME]
-    log_s = sequence_log_probs(scores.student[Y_PRIME].detach(), scores.head, block, chunk)
-    by_row = signal.weight * block.present().double() / max(count, 1)
-    rows = torch.arange(block.rows, device=log_s.device)
-    outcome = Outcome(log_s, block.present().double(), rows, block.rows)
-    return Share(slopes={Y_PRIME: by_row[block.row]}, value=(by_row * log_s).sum(), outcome=outcome)
+    present = block.present().double()
+    by_row = signal.weight * present / max(count, 1)
+
+    def whole(log_s: Mapping[View, Tensor]) -> Settled:
+        value = log_s[Y_PRIME]
+        outcome = Outcome(value, present, torch.arange(block.rows, device=value.device), block.rows)
+        return Settled({Y_PRIME: by_row}, (by_row * value).sum(), outcome)
+
+    return Share(whole=whole)
 
 
 def unlikely() -> Method:
