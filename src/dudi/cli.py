@@ -123,6 +123,7 @@ def run(
     rehearsal: Annotated[bool, typer.Option(help="Every stage on a few rows first: what fails, fails at once.")] = True,
     launch: Annotated[Launch | None, typer.Option(help="Start several processes on this machine.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="With --launch: how many; by default one a GPU.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Write a Chrome trace of five steps to this file.")] = None,
 ) -> None:
     """Run a recipe: cold start, generation where needed, the method. The folder holds all it takes to repeat it."""
     from dudi.recipe.read import load_recipe
@@ -132,14 +133,16 @@ def run(
         overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # a JSON text is a TOML text
     loaded = load_recipe(recipe, overrides)
     if launch is not None:
-        raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume, rehearsal))
+        raise typer.Exit(launch_run(launch, nproc, recipe, loaded, overrides, resume, rehearsal, profile))
     if nproc is not None:
         raise DudiError("--nproc says how many processes --launch starts: give --launch ddp or fsdp2 too")
     end_with_launcher()
     from dudi.run.pipeline import run as run_recipe
     from dudi.run.progress import Watcher
+    from dudi.training.profile import Profile
 
-    folder = run_recipe(loaded, resume, [Watcher(out)], say=out.print, rehearsal=rehearsal)
+    tracing = [Profile(profile)] if profile is not None else []
+    folder = run_recipe(loaded, resume, [Watcher(out)], tracing, say=out.print, rehearsal=rehearsal)
     summary = folder / "summary.md"
     if summary.exists() and os.environ.get("RANK", "0") == "0":  # only the first process of a distributed run talks
         _page(summary.read_text(encoding="utf-8"))

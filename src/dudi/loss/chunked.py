@@ -31,7 +31,7 @@ from dudi.loss.head import Head
 from dudi.loss.losses import TokenLoss
 
 OVERLAP_K = 16  # Li et al. 2026
-_CPU_BLOCK, _GPU_BLOCK = 2**20, 2**24
+_CPU_BLOCK, _GPU_BLOCK = 2**18, 2**24
 """Entries of a block of logits: on a CPU a handful of such blocks stays in cache, on a GPU one is enough work."""
 _SUM_ROWS = 2**14
 """Rows of d weight that a product in bfloat16 is added to at a time."""

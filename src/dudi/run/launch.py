@@ -221,6 +221,7 @@ def launch_run(
     overrides: Sequence[str],
     resume: bool,
     rehearsal: bool = True,
+    profile: Path | None = None,
 ) -> int:
     """`dudi run NAME` with these overrides, in several processes; returns the exit status.
 
@@ -234,4 +235,5 @@ def launch_run(
     check_launch(recipe, processes)
     settings = [argument for item in overrides for argument in ("--set", item)]
     flags = [*(["--resume"] if resume else []), *([] if rehearsal else ["--no-rehearsal"])]
+    flags += [] if profile is None else ["--profile", str(profile)]
     return launch(mode, processes, ["run", name, *settings, *flags])

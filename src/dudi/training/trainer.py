@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
@@ -197,8 +198,8 @@ class DistillationTrainer(SavingTrainer):
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """A phase of the step: its time is taken, and it is named where memory ends."""
-        with faults.memory(name), self.phases(name):
+        """A phase of the step: its time is taken, and it is named where memory ends and in traces."""
+        with faults.memory(name), self.phases(name), record_function(name):
             yield
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
