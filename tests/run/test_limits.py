@@ -14,6 +14,7 @@ import torch
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.methods import build_method
+from dudi.models.load import load_config
 from dudi.recipe.read import load_recipe, parse_recipe
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
@@ -235,6 +236,20 @@ def test_limits_are_filled_in_and_what_they_do_is_said(folder: Path) -> None:
         made(teacher_prompt=10)
     with pytest.raises(DudiError, match=r"limits\.total = 300 for \w+: expected more than limits\.prompt = 400"):
         made(total=300)
+
+
+def test_the_config_of_a_model_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where limits that were filled in are compared with the positions afterwards."""
+    read: list[str] = []
+    real = load_config
+    monkeypatch.setattr(
+        "dudi.run.prepare.load_config", lambda path, what, *rest: read.append(what) or real(path, what, *rest)
+    )
+    monkeypatch.setattr("dudi.models.load.load_config", lambda *_: pytest.fail("read again"))
+    given = {"cold_start": {"checkpoint": str(folder / "student")}, "chat": {"template": "student"}}
+    found = prepare(recipe(folder, {"name": "dudi"}, limits={"prompt": 400, "total": 800}, **given))
+    assert found.recipe.limits != found.given.limits
+    assert read == ["models.student", "models.teacher", "cold_start.checkpoint"]
 
 
 def test_stops_of_student_and_teacher_are_one(folder: Path, tmp_path: Path) -> None:

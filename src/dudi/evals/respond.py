@@ -17,7 +17,7 @@ from dudi.errors import DudiError
 from dudi.evals.answers import Answer
 from dudi.evals.bench import Benchmark
 from dudi.files import sha256_of
-from dudi.models.load import arithmetic, check_model, load_model, load_tokenizer
+from dudi.models.load import arithmetic, check_model, load_config, load_model, load_tokenizer
 from dudi.models.reader import check_head
 from dudi.recipe.schema import Models, TemplateValue
 from dudi.records import CHAT_KWARGS, Item
@@ -121,7 +121,7 @@ def load_responder(
             " with as --template FILE"
         )
     chat = Chat(tokenizer, template, used_chat_kwargs(Path(path).expanduser(), chat_kwargs or {}))
-    check_model(path, WHAT, models, None, chat.vocab)
+    check_model(load_config(path, WHAT, models), path, WHAT, models, None, chat.vocab)
     try:
         model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
     except DudiError as error:

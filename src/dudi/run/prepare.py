@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = No
     kept: where an earlier start kept the rows' token ids. The recipe that is returned has its limits filled in.
     Raises `DudiError` with the first thing that is wrong.
     """
-    chat = load_chat(recipe)
+    chat, configs = load_chat(recipe)
     data = data or load_rows(recipe.data, recipe.seed)
     _check_weights(recipe, data)
     languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
@@ -102,8 +102,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = No
     given = recipe
     if limits != recipe.limits:
         recipe = recipe.model_copy(update={"limits": limits})
-        for what, (path, revision) in named(recipe).items():
-            check_positions(load_config(path, what, recipe.models, revision), recipe, what, what == "models.teacher")
+        _check_positions(recipe, configs)
     return Prepared(recipe, given, chat, data, train, held_out, languages, verbalizer, tuple(lines), tokens)
 
 
@@ -145,21 +144,27 @@ def _check_weights(recipe: Recipe, data: DataRows) -> None:
         )
 
 
-def load_chat(recipe: Recipe) -> Chat:
-    """The student's tokenizer with the template that the recipe names; all models are known to exist and to fit."""
-    models = recipe.models
-    checked = named(recipe)
+def load_chat(recipe: Recipe) -> tuple[Chat, dict[str, Any]]:
+    """The student's tokenizer with the template that the recipe names, and the models' configs by their keys; all
+    models are known to exist and to fit."""
+    models, checked = recipe.models, named(recipe)
     both = {what: one for what, one in checked.items() if what.startswith("models.")}
     tokenizers = [load_tokenizer(path, what, models, revision) for what, (path, revision) in both.items()]
+    configs = {what: load_config(path, what, models, revision) for what, (path, revision) in checked.items()}
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
     special = Specials(student).ids
-    stops = {id for what, (path, revision) in both.items() for id in eos_ids(path, what, models, revision, special)}
+    stops = {id for what, (path, rev) in both.items() for id in eos_ids(configs[what], path, what, rev, special)}
     template = read_template(recipe.chat.template, student, teacher)
     chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
         chat.limit(check_same_tokenizer(student, teacher))
     for what, (path, revision) in checked.items():
-        chat.limit(embeddings(path, what, models, revision))
-        check_model(path, what, models, revision, chat.vocab)
-        check_positions(load_config(path, what, models, revision), recipe, what, teaches=what == "models.teacher")
-    return chat
+        chat.limit(embeddings(configs[what], path, what))
+        check_model(configs[what], path, what, models, revision, chat.vocab)
+    _check_positions(recipe, configs)
+    return chat, configs
+
+
+def _check_positions(recipe: Recipe, configs: Mapping[str, Any]) -> None:
+    for what, config in configs.items():
+        check_positions(config, recipe, what, teaches=what == "models.teacher")
