@@ -20,6 +20,7 @@ from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.special_tokens import Specials
 from dudi.text.verbalizer import Verbalizer
+from dudi.training.phases import Phases
 from dudi.training.tokens import Encoding, encodings, key_of, read_encodings, write_encodings
 from dudi.training.window import Rows, encode_rows
 
@@ -66,21 +67,44 @@ class Prepared:
         }
 
 
-def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, data: DataRows | None = None, kept: Path | None = None, phases: Phases | None = None
+) -> Prepared:
     """Read rows (unless given), tokenizers and templates, and check that they fit together; nothing is written.
 
-    kept: where an earlier start kept the rows' token ids. The recipe that is returned has its limits filled in.
-    Raises `DudiError` with the first thing that is wrong.
+    kept: where an earlier start kept the rows' token ids. phases: told of the time. The recipe that is returned has
+    its limits filled in. Raises `DudiError` with the first thing that is wrong.
     """
-    chat, configs = load_chat(recipe)
-    data = data or load_rows(recipe.data, recipe.seed)
+    phases = phases or Phases()
+    with phases.outside("reading", "reading the rows"):
+        chat, configs = load_chat(recipe)
+        data = data or load_rows(recipe.data, recipe.seed)
+        verbalizer = _checked(recipe, data)
+    with phases.outside("tokenizing", "tokenizing the rows"):
+        return _tokenized(recipe, chat, configs, data, verbalizer, kept)
+
+
+def _checked(recipe: Recipe, data: DataRows) -> Verbalizer:
+    """The verbalizer of these rows, with everything that can be known of them as text checked."""
     _check_weights(recipe, data)
     languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
-    limits = recipe.limits
-    check_limits(limits, languages)
+    check_limits(recipe.limits, languages)
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
     for view in views(recipe.to_method().signals):
         verbalizer.check(view, languages)
+    return verbalizer
+
+
+def _tokenized(
+    recipe: Recipe,
+    chat: Chat,
+    configs: Mapping[str, Any],
+    data: DataRows,
+    verbalizer: Verbalizer,
+    kept: Path | None,
+) -> Prepared:
+    """The rows as token ids, and what the limits do to them."""
+    limits, languages = recipe.limits, recipe.data.languages or verbalizer.languages
     tokens = tuple(_tokens(recipe, chat, data, kept))
     bad_rows = recipe.data.bad_rows  # a row that cannot be read is an error where a broken one is
     strict = bad_rows == "error" or (bad_rows is None and recipe.data.format != "sea_instruct")
