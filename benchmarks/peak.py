@@ -103,7 +103,7 @@ def main() -> None:
             memory[phase] = max(peak, memory.get(phase, 0))
     frozen = 0.5 if given.precision == "bfloat16" else 1.0
     needed = 16 * student + frozen * ((teacher + 4 * student) if given.method == "dudi" else 0)
-    libraries = memory["preparing"]
+    libraries = memory["reading"]
     print(f"student {student / 1e6:.1f} M parameters; needed {needed / 1e6:.0f} MB, libraries {libraries / 1e6:.0f} MB")
     for phase, peak in memory.items():
         print(f"{phase:12s} {peak / 1e6:7.0f} MB, {(peak - libraries) / needed:.2f} of what is needed")

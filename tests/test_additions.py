@@ -7,6 +7,7 @@ from pathlib import Path
 import kit
 import pytest
 import torch
+from kit import reports
 from kit.additions.brier import brier
 from kit.additions.echo import Echo
 from kit.additions.ipo import ipo
@@ -87,6 +88,20 @@ def test_an_engine(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dudi("run", str(dudi.file), "--set", "rollouts.engine=echo", "--output", f"{dudi.out}-dudi") == 0, dudi.err
     (line,) = [line for line in read_lines(Path(f"{dudi.out}-dudi/2-dudi/metrics.jsonl")) if line["step"] == 1]
     assert {v["length"] for v in line["rollout"].values()} == {8.0}
+
+
+def test_an_engine_that_evaluates(dudi: Dudi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(ENGINES, "echo", Echo)
+    bench, model, out = reports.benchmark(tmp_path / "bench", ("id",)), dudi.models / "student", tmp_path / "out"
+
+    def evaluated(*more: str) -> int:
+        return dudi("eval", str(model), "--benchmark", str(bench), "--output", str(out), *more)
+
+    assert evaluated("--engine", "echo") == 0, dudi.err
+    answers = read_lines(out / "responses-0.jsonl")
+    assert answers and all(a["finished"] and a["response"].endswith("sistant\n") for a in answers)
+    assert evaluated() == 2 and "decoding.engine is 'echo' there, and 'local' here" in dudi.err
+    assert evaluated("--engine", "eco") == 2 and "engine: unknown engine: 'eco'; did you mean 'echo'?" in dudi.err
 
 
 def test_an_engine_that_nobody_made(dudi: Dudi) -> None:

@@ -214,6 +214,7 @@ def evaluate(
     attention: Annotated[
         str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="What decodes, as rollouts.engine of a recipe.")] = "local",
 ) -> None:
     """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
     from dudi.evals.bench import read_benchmark
@@ -240,6 +241,7 @@ def evaluate(
             template=None if template is None else Path(template),
             chat_kwargs=keywords(chat or ()),
             attention=attention,
+            engine=engine,
         )
     _page(summary(table, bench))
     out.print(f"evaluation folder: {target}", soft_wrap=True)

@@ -177,6 +177,7 @@ class Decoding:
     attention: str | None
     template_sha256: str | None
     chat_kwargs: dict[str, str | bool | int]
+    engine: str = "local"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dudi.example import Example, Message
+from dudi.files import read_lines
 from dudi.models.reader import head_of
 from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout, Sampling, uniforms
@@ -182,6 +183,39 @@ def test_two_epochs_end_alike_whatever_the_micro_batch(method: str, tmp_path: Pa
     assert len(ends[0][1]) == len(ends[1][1]) == 4, "two steps an epoch, the second ragged"
     for one, other in zip(ends[0][0].parameters(), ends[1][0].parameters(), strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-6)
+
+
+class EachStep(Recorder):
+    """Keeps what it returned at each step."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.steps: list[list[Rollout]] = []
+
+    def __call__(self, model: Any, requests: Any) -> list[Rollout]:
+        self.steps.append(super().__call__(model, requests))
+        return self.steps[-1]
+
+
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 1e-3)], ids=["float32", "bfloat16"])
+def test_sampled_steps_agree_until_rounding_tips_a_token(autocast: bool, tolerance: float, tmp_path: Path) -> None:
+    """The first rollouts are of the same weights: the same tokens. After that the weights differ in their last bits,
+    and losses agree up to rounding for as long as all tokens do, which may end at any step."""
+    runs: list[tuple[list[list[Rollout]], list[float]]] = []
+    for size in (5, 2):
+        student, folder = kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), tmp_path / str(size)
+        t = made(
+            folder, "dudi", student=student, autocast=autocast, batch=5, micro_batch=size, epochs=2.0, forced=False
+        )
+        recorder = EachStep(t.job.builder.engine)
+        object.__setattr__(t.job.builder, "engine", recorder)
+        t.train()
+        runs.append((recorder.steps, [line["loss"] for line in read_lines(folder / "metrics.jsonl")]))
+    (tokens, losses), (others, other_losses) = runs
+    assert len(tokens) == len(others) == len(losses) == len(other_losses) == 4
+    same = next((k for k, (a, b) in enumerate(zip(tokens, others, strict=True)) if a != b), 4)
+    assert same >= 1 and losses[:same] == pytest.approx(other_losses[:same], rel=tolerance)
+    assert losses[0] != pytest.approx(losses[1], rel=10 * tolerance), "steps differ by more than what is allowed"
 
 
 @pytest.mark.parametrize("method", SAMPLED)

@@ -66,7 +66,7 @@ def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     assert record["benchmark"] == {"path": str(bench), "name": "small", "version": 1, "sha256": sha256}
     assert record["decoding"] == {
         "temperature": 0, "seeds": [0], "batch": 5, "limit": None, "dtype": "float32", "attention": None,
-        "template_sha256": None, "chat_kwargs": {},
+        "template_sha256": None, "chat_kwargs": {}, "engine": "local",
     }  # fmt: skip
     assert set(record["versions"]) == {"dudi", "torch", "transformers", "sacrebleu", "py3langid"}
     assert record["model"]["generation_config"]["eos_token_id"] == 2
@@ -312,7 +312,7 @@ def test_the_options_reach_the_evaluation(dudi: Any, model: str, bench: Path, tm
     assert decoding.pop("template_sha256") and decoding == {
         "temperature": 0.7, "seeds": [4, 5], "batch": 3, "limit": 2, "dtype": "float32",
         "attention": "eager",
-        "chat_kwargs": {"enable_thinking": False},
+        "chat_kwargs": {"enable_thinking": False}, "engine": "local",
     }  # fmt: skip
     assert dudi("eval", model, "--benchmark", str(bench), "--output", str(out))[0] == 2
     assert dudi("eval", model, "--benchmark", str(bench), "--output", str(out), "--overwrite")[0] == 0

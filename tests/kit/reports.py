@@ -258,6 +258,11 @@ def run(
     lines.append({"step": 10 * len(losses), "eval": held})
     _lines(stage / "metrics.jsonl", lines)
     _lines(stage / "times.jsonl", [{"step": n, "rollout": 0.5, "student": 1.5} for n in (1, 2)])
+    outside = {"reading": 2.0, "loading": 0.5, "saving": 1.0}
+    peaks = {"reading": 2**30, "student": 3 * 2**29, "saving": 2**29}
+    (stage / "phases.json").write_text(json.dumps({"seconds": outside, "memory": peaks}), encoding="utf-8")
+    steps = [10 * n for n in range(1, len(losses) + 1)]
+    _lines(stage / "rollouts.jsonl", [line for step in steps for line in texts(step, languages)])
     recipe = {
         "name": name,
         "seed": seed,
@@ -281,6 +286,18 @@ def run(
     ):
         (folder / file).write_text(json.dumps(value), encoding="utf-8")
     return folder
+
+
+def texts(step: int, languages: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines of rollouts.jsonl: of each language y' to x, and y~ to p_z; those of the later steps end by themselves."""
+    lines = []
+    for language in languages:
+        for view, l_z in (("y_prime", None), ("y_tilde", "vi")):
+            prompt = f"{WORDS[language]['ask']} " * 20 + "<|im_start|>assistant\n"
+            text = f"{view} {step} {WORDS[l_z or language]['sentences'][0]}"
+            about = {"step": step, "view": view, "language": language, "l_z": l_z, "row": step + 3}
+            lines.append({**about, "prompt": prompt[-300:], "text": text, "finished": step > 20})
+    return lines
 
 
 def _lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

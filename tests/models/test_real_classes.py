@@ -148,7 +148,7 @@ def recipe(folder: Path, family: str, method: Mapping[str, Any], output: Path, *
 
 def the_chat(folders: Mapping[str, Path], family: str, **kwargs: Any) -> Chat:
     r = recipe(folders[family], family, {"name": "dudi"}, Path("unused"), **kwargs)
-    return load_chat(r)
+    return load_chat(r)[0]
 
 
 # ── one step of every method ─────────────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +217,7 @@ def test_one_step_of_every_method(family: str, method: str, folders: dict[str, P
     assert type(model).__name__ == CLASSES[family] and model.dtype is torch.float32
     assert runs.moved(model, end) == 0
     assert tok.chat_template.endswith(f.template), "the base student went out with another template"
-    chat = load_chat(recipe(folder, family, METHODS[method], tmp_path))
+    chat, _ = load_chat(recipe(folder, family, METHODS[method], tmp_path))
     config = json.loads((result / "generation_config.json").read_text())
     assert config["eos_token_id"] == list(chat.stop_ids) and len(chat.stop_ids) == 2
     assert config["pad_token_id"] == chat.pad and config["max_new_tokens"] == 512

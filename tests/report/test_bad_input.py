@@ -60,6 +60,16 @@ RUNS: dict[str, tuple[str, Callable[[str], str] | None, str]] = {
         first_line(rollout=-1),
         "times.jsonl: line 1: rollout: expected a number of at least 0, found -1",
     ),
+    "memory as text": (
+        "1-dudi/phases.json",
+        lambda text: text.replace(str(2**30), '"1 GiB"'),
+        "phases.json: memory.reading: expected a whole number, found '1 GiB'",
+    ),
+    "a rollout without its text": (
+        "1-dudi/rollouts.jsonl",
+        first_line(text=None),
+        "rollouts.jsonl: line 1: text: expected a text, found None",
+    ),
 }
 EVALS: dict[str, tuple[str, Callable[[str], str] | None, str]] = {
     "no table": ("table.json", None, "is no finished evaluation: table.json is missing"),

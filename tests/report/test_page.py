@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,66 @@ def test_training_numbers_of_a_hand_made_run(both: Path) -> None:
         "stage": "dudi", "view": "y_tilde", "language": "all", "rows": 8.0, "length": 15.0, "share_cut": 0.25,
         "eos_rate": 0.75,
     }  # fmt: skip
-    assert run["seconds"] == {"dudi": {"rollout": 1.0, "student": 3.0}}
+    assert run["seconds"] == {"dudi": {"reading": 2.0, "loading": 0.5, "saving": 1.0, "rollout": 1.0, "student": 3.0}}
+    assert run["memory"]["dudi"]["student"] == 3 * 2**29
     markdown = text(both, "report.md")
     assert "| dudi: off_policy | 0.5 | 4.0000 | 0.5000 | 0.7500 |" in markdown
-    assert "| dudi | 2 | 1.0 | 3.0 | 4.0 | 2.00 |" in markdown
+    assert "| stage | steps | reading | loading | saving | rollout | student | total | a step |" in markdown
+    seconds = "2.0 (1.00 GiB) | 0.5 | 1.0 (0.50 GiB) | 1.0 | 3.0 (1.50 GiB) | 7.5 (1.50 GiB) | 2.00"
+    assert f"| dudi | 2 | {seconds} |" in markdown
     assert "| Thai (th) | 20 | 4 | 0 | 4 | 12 | 1 | 2 | 1.25 |" in markdown
     assert "| all languages | 40 | 8 | 0 | 8 | 24 | 2 | 4 |  |" in markdown
+
+
+def test_time_and_memory_of_every_stage(tmp_path: Path) -> None:
+    """The writing of answers is a stage without steps; a training may not have come to its first checkpoint."""
+    folder = reports.run(tmp_path / "r")
+    (folder / "1-dudi").rename(folder / "2-dudi")
+    (folder / "2-dudi" / "phases.json").unlink()
+    (folder / "1-seqkd-responses").mkdir()
+    phases = {"seconds": {"loading": 1.0, "generation": 5.0}, "memory": {"generation": 2**30}}
+    (folder / "1-seqkd-responses" / "phases.json").write_text(json.dumps(phases))
+    page = write_report([folder])
+    rows = [line for line in text(page, "report.md").split("## Time")[1].splitlines() if line.startswith("| ")]
+    assert rows[-2:] == [
+        "| seqkd-responses |  | 1.0 | 5.0 (1.00 GiB) |  |  | 6.0 (1.00 GiB) |  |",
+        "| dudi | 2 |  |  | 1.0 | 3.0 | 4.0 | 2.00 |",
+    ]
+    assert "Loading, evaluation and saving are not in it yet: dudi." in text(page)
+
+
+def test_the_first_and_last_rollouts_are_there_as_text(run: Path, both: Path) -> None:
+    """Two from either end of each view and language, with the languages that make fonts and direction right."""
+    html = text(both)
+    section = html[html.index('<section id="samples">') :]
+    section = section[: section.index("</section>")]
+    assert re.findall(r"<summary>(.*?)</summary>", section) == ["Thai (th): 8 responses", "Burmese (my): 8 responses"]
+    lines = [json.loads(line) for line in (run / "1-dudi" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        there = f'<dd lang="{line["l_z"] or line["language"]}" dir="auto">{line["text"]}</dd>' in section
+        assert there == (line["step"] != 30), "the middle one of five is left out"
+    for code in ("th", "my"):
+        prompts = re.findall(rf'<p class="prompt" lang="{code}" dir="auto">(.*?)</p>', section, re.S)
+        assert len(prompts) == 8
+        assert all(p.startswith("… ") and p.endswith("assistant") and len(unescape(p)) <= 165 for p in prompts)
+    assert section.count("asked for in Vietnamese (vi)") == 8
+    assert section.count("cut at the limit") == section.count("ended by itself") == 8
+    assert "y_tilde 10" not in text(both, "report.md") and "## Sampled responses as text" in text(both, "report.md")
+
+
+def test_runs_share_the_fold_of_a_language(tmp_path: Path) -> None:
+    runs = [reports.run(tmp_path / name, languages=of) for name, of in (("a", ("th",)), ("b", ("th", "my")))]
+    html = text(write_report(runs, output=tmp_path / "out"))
+    assert (
+        "<summary>Thai (th): 16 responses</summary>" in html and "<summary>Burmese (my): 8 responses</summary>" in html
+    )
+    assert "<h3>a, dudi</h3>" in html and "<h3>b, dudi</h3>" in html
+
+
+def test_a_method_that_samples_nothing_has_no_rollouts_on_the_page(tmp_path: Path) -> None:
+    folder = reports.run(tmp_path / "r")
+    (folder / "1-dudi" / "rollouts.jsonl").unlink()
+    assert 'id="samples"' not in text(write_report([folder]))
 
 
 def test_the_mean_of_a_fifth_is_weighted(tmp_path: Path) -> None:
@@ -143,6 +198,9 @@ def test_everything_is_escaped(run: Path, evals: Path, bench: Path, tmp_path: Pa
     reports.evaluation(tmp_path / "e", bench, {0: answers})
     evil = tmp_path / "<b>run"
     shutil.copytree(run, evil)
+    with (evil / "1-dudi" / "rollouts.jsonl").open("a", encoding="utf-8") as file:
+        line = {**reports.texts(60, ("th",))[0], "prompt": f"{EVIL}\u202e", "text": f"{EVIL}\x00", "view": "<b>"}
+        file.write(json.dumps(line) + "\n")
     page = write_report(
         [evil],
         [f"<script>x</script>={tmp_path / 'e'}", f"b={evals / 'base'}"],

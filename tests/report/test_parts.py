@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dudi.report.blocks import number, percent, signed
 from dudi.report.figures import smoothed
 from dudi.report.results import training_seeds
 from dudi.report.runs import read_runs
+from dudi.report.samples import PROMPT, end_of
 from dudi.report.side_by_side import shown
 from dudi.report.training import run_warnings
 from dudi.report.write import make_report, write_report
@@ -54,6 +56,15 @@ def test_a_run_that_goes_on_can_be_looked_at(tmp_path: Path) -> None:
     ]
     shutil.rmtree(folder / "1-dudi")
     assert "no training step" in write_report([folder]).read_text(encoding="utf-8")
+
+
+def test_the_end_of_a_prompt_begins_with_a_letter() -> None:
+    """Not with the vowel sign or tone mark of one that is left out."""
+    assert end_of("short") == "short"
+    for word in ("ကျေးဇူးပြု၍", "தமிழ்நாட்டின்", "กรุณาตอบเป็นภาษาไทยนี้"):
+        for length in range(PROMPT, PROMPT + len(word)):
+            found = end_of((word * PROMPT)[: length + 1]).removeprefix("… ")
+            assert not unicodedata.category(found[0]).startswith("M") and PROMPT - 8 < len(found) <= PROMPT
 
 
 def test_nothing_worries_in_a_sound_run(run: Path) -> None:

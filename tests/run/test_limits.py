@@ -14,6 +14,7 @@ import torch
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.methods import build_method
+from dudi.models.load import load_config
 from dudi.recipe.read import load_recipe, parse_recipe
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
@@ -22,10 +23,11 @@ from dudi.run.prepare import Prepared, prepare
 from dudi.run.summary import markdown
 from dudi.signals import Mode, Response, View
 from dudi.text.chat import Chat
-from dudi.text.verbalizer import Verbalizer
+from dudi.text.verbalizer import TEMPLATES, Verbalizer
 from dudi.training.window import Row, WindowBuilder, encode_rows
 
 VIEW = View(Response.Y_TILDE, Mode.CROSSLINGUAL)
+MULTILINGUAL = View(Response.Y_TILDE, Mode.MULTILINGUAL)
 WIDE = Limits(prompt=4000, total=8000, teacher_prompt=100_000)
 
 
@@ -92,6 +94,25 @@ def test_rows_that_lose_their_term_are_counted_as_they_are(verbalizing: Verbaliz
             of_l = sum(row.example.l == l for row in kept)
             assert f"{l}: {len(wanted[l])} of {of_l} rows lose their y_tilde term" in line
             assert f"the longest has {max(wanted[l])} tokens" in line
+
+
+def test_the_other_half_of_a_mix_counts_too(rows: Sequence[Row], tmp_path: Path) -> None:
+    """Its z names the row's own language, here with the longest name."""
+    text = (TEMPLATES / "id.toml").read_text(encoding="utf-8").splitlines()
+    names = ['id = "' + "bahasa " * 60 + '"' if line.startswith("id = ") else line for line in text]
+    (tmp_path / "id.toml").write_text("\n".join(names), encoding="utf-8")
+    chat, verbalizer = Chat(kit.tokenizer(), None, {}), Verbalizer(kit.LANGUAGES, folder=tmp_path)
+    of_id = [row for row in rows if row.example.l == "id"]
+    room = max(n for row in of_id for n in lengths(chat, verbalizer, VIEW, row.example, True))
+    limits = Limits(prompt=4000, verbalizer=4000, total=8000, teacher_prompt=room + 10)
+    mixed = [
+        Verbalizing(chat, verbalizer, View(Response.Y_TILDE, mode), True) for mode in (Mode.CROSSLINGUAL, Mode.MIX)
+    ]
+    own = [len(chat.prompt(verbalizer(MULTILINGUAL, row.example, 0, 0).teacher)) for row in of_id]
+    over = [n for n in own if n > room + 10]
+    crosslingual, mix = (one.lost(limits, [*of_id, rows[-1]]) for one in mixed)
+    assert over and crosslingual == []
+    assert [line.split(":")[0] for line in mix] == ["id"] and f"{len(over)} of {len(of_id)} rows lose" in mix[0]
 
 
 def test_limits_that_leave_no_row_with_a_term_are_refused(verbalizing: Verbalizing, rows: Sequence[Row]) -> None:
@@ -235,6 +256,20 @@ def test_limits_are_filled_in_and_what_they_do_is_said(folder: Path) -> None:
         made(teacher_prompt=10)
     with pytest.raises(DudiError, match=r"limits\.total = 300 for \w+: expected more than limits\.prompt = 400"):
         made(total=300)
+
+
+def test_the_config_of_a_model_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where limits that were filled in are compared with the positions afterwards."""
+    read: list[str] = []
+    real = load_config
+    monkeypatch.setattr(
+        "dudi.run.prepare.load_config", lambda path, what, *rest: read.append(what) or real(path, what, *rest)
+    )
+    monkeypatch.setattr("dudi.models.load.load_config", lambda *_: pytest.fail("read again"))
+    given = {"cold_start": {"checkpoint": str(folder / "student")}, "chat": {"template": "student"}}
+    found = prepare(recipe(folder, {"name": "dudi"}, limits={"prompt": 400, "total": 800}, **given))
+    assert found.recipe.limits != found.given.limits
+    assert read == ["models.student", "models.teacher", "cold_start.checkpoint"]
 
 
 def test_stops_of_student_and_teacher_are_one(folder: Path, tmp_path: Path) -> None:

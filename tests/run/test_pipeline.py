@@ -157,7 +157,8 @@ def test_the_summary(finished: Path) -> None:
     for phases in found["phases"].values():
         assert {"loading", "student", "backward", "optimizer", "evaluation", "saving"} <= set(phases["seconds"])
         assert all(2**20 < peak < 2**40 for peak in phases["memory"].values())
-    assert "preparing" in found["phases"]["1-cold-start"]["seconds"]
+    first = found["phases"]["1-cold-start"]
+    assert {"reading", "tokenizing"} <= set(first["seconds"]) & set(first["memory"])
     lines = [line for line in read_lines(run / "2-dudi" / "metrics.jsonl") if "signal" in line]
     stage = found["stages"]["2-dudi"]
     assert stage["steps"] == 2
@@ -167,6 +168,8 @@ def test_the_summary(finished: Path) -> None:
     text = (run / "summary.md").read_text(encoding="utf-8")
     assert all(f"| {language} |" in text for language in kit.LANGUAGES)
     assert f"| on_policy | {moved['first']:.4f} | {moved['last']:.4f} |" in text
+    head = next(line for line in text.splitlines() if line.startswith("| seconds |"))
+    assert head.startswith("| seconds | reading | tokenizing | ")
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:

@@ -129,6 +129,8 @@ def test_a_hub_model_is_told_by_its_commit(tmp_path: Path) -> None:
 def test_every_model_of_a_recipe_is_recorded(tmp_path: Path) -> None:
     recipe = runs.recipe(tmp_path, {"name": "dudi"}, cold_start={"checkpoint": str(tmp_path / "student")})
     assert list(identities(recipe)) == ["models.student", "models.teacher", "cold_start.checkpoint"]
+    without = runs.recipe(tmp_path, {"name": "sft"}, cold_start={"checkpoint": str(tmp_path / "student")})
+    assert list(identities(without)) == ["models.student", "models.teacher"], "the method has no cold start"
 
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

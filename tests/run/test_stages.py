@@ -103,7 +103,7 @@ def test_seqkd_responses_are_the_teachers_on_x(tmp_path: Path) -> None:
     written = runs.stages(out)[0]
     assert written.name == "1-seqkd-responses"
     lines = [json.loads(t) for f in sorted((written / "train").iterdir()) for t in f.read_text().splitlines()]
-    chat = load_chat(r)
+    chat, _ = load_chat(r)
     rows = [json.loads(t) for t in (out / "data" / "train.jsonl").read_text().splitlines()]
     assert sorted(line["index"] for line in lines) == list(range(len(rows)))
     teacher, student = (

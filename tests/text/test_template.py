@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from dudi.errors import DudiError
 from dudi.evals.respond import load_responder
-from dudi.models.load import eos_ids
+from dudi.models.load import eos_ids, load_config
 from dudi.recipe.read import load_recipe, shipped_recipes
 from dudi.recipe.schema import Models
 from dudi.text.chat import Chat
@@ -181,18 +181,22 @@ def test_stops_are_those_of_template_tokenizer_and_generation_configs(tmp_path: 
     tok.eos_token = "<|endoftext|>"
     assert Chat(tok, None, {}).stop_ids == (0, 2)
     assert Chat(tok, None, {}, (1, 7, 10_000, -1)).stop_ids == (0, 1, 2, 7)
-    models = Models(student="x")
     kit.save(tmp_path, kit.model(1, dtype=torch.float32), kit.tokenizer())
-    assert eos_ids(str(tmp_path), "models.student", models, None, {2}) == (2,)
+    config = load_config(str(tmp_path), "models.student", Models(student="x"))
+
+    def stops() -> tuple[int, ...]:
+        return eos_ids(config, str(tmp_path), "models.student", None, {2})
+
+    assert stops() == (2,)
     for wanted in (5, [1, 5]):
         GenerationConfig(eos_token_id=wanted).save_pretrained(tmp_path)
-        assert eos_ids(str(tmp_path), "models.student", models, None, {2}) == ((5,) if wanted == 5 else (1, 5))
+        assert stops() == ((5,) if wanted == 5 else (1, 5))
     for text in ("[]", "{", '{"eos_token_id": "x"}', '{"eos_token_id": [true]}'):
         (tmp_path / "generation_config.json").write_text(text)
         with pytest.raises(DudiError, match=r"^models\.student: .*generation_config\.json"):
-            eos_ids(str(tmp_path), "models.student", models, None, {2})
+            stops()
     (tmp_path / "generation_config.json").unlink()
-    assert eos_ids(str(tmp_path), "models.student", models, None, {2}) == (2,)  # config.json's, as the library has it
+    assert stops() == (2,)  # config.json's, as the library has it
 
 
 def test_a_stop_that_nobody_chose_is_none(tmp_path: Path) -> None:
@@ -204,5 +208,6 @@ def test_a_stop_that_nobody_chose_is_none(tmp_path: Path) -> None:
     for wanted in (2, [2, 9]):
         GenerationConfig(eos_token_id=wanted).save_pretrained(tmp_path)
         kept = () if wanted == 2 else (9,)
-        assert eos_ids(str(tmp_path), "models.student", models, None, {0, 1}) == kept
-        assert eos_ids(str(tmp_path), "models.student", models, None, {0, 1, 2}) == (2, *kept)
+        config = load_config(str(tmp_path), "models.student", models)
+        assert eos_ids(config, str(tmp_path), "models.student", None, {0, 1}) == kept
+        assert eos_ids(config, str(tmp_path), "models.student", None, {0, 1, 2}) == (2, *kept)

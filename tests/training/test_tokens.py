@@ -13,10 +13,11 @@ import torch
 from dudi.data.load import load_rows, write_rows
 from dudi.example import Example
 from dudi.recipe.read import parse_recipe
-from dudi.recipe.schema import Data, Limits
+from dudi.recipe.schema import Limits, Recipe
 from dudi.run import prepare as preparing
 from dudi.run.prepare import prepare
 from dudi.text.chat import Chat
+from dudi.training import phases
 from dudi.training.tokens import encodings, key_of, read_encodings, write_encodings
 from dudi.training.window import encode_rows
 
@@ -88,18 +89,43 @@ def test_a_file_that_is_not_whole_is_not_used(tmp_path: Path) -> None:
     assert read_encodings(file, "k") in (None, made)  # a byte of the ids fails the sum of the archive
 
 
-def test_a_second_start_tokenizes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("student", "teacher"):
-        kit.save(tmp_path / name, kit.model(1, rows=kit.VOCAB, dtype=torch.float32), kit.tokenizer())
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    kit.save(tmp_path / "student", kit.model(1, rows=kit.VOCAB, dtype=torch.float32), kit.tokenizer())
     table = {
         "name": "r",
         "method": {"name": "sft"},
         "models": {"student": str(tmp_path / "student")},
-        "data": {"source": "builtin"},
+        "data": {"source": "builtin", "eval_rows_per_language": 1},
     }
-    recipe = parse_recipe(table, "a test")
+    return parse_recipe(table, "a test")
+
+
+def test_the_time_of_tokenizing_is_its_own(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves only where rows are read (1000 s) and tokenized (10 s, training and evaluation each)."""
+    now = [0.0]
+    monkeypatch.setattr(phases.time, "perf_counter", lambda: now[0])
+
+    def slow(work: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slower(*given: Any) -> Any:
+            now[0] += seconds
+            return work(*given)
+
+        return slower
+
+    monkeypatch.setattr(preparing, "load_rows", slow(load_rows, 1000.0))
+    monkeypatch.setattr(preparing, "encodings", slow(encodings, 10.0))
+    timed = phases.Phases()
+    prepare(recipe, phases=timed)
+    timed.settle(tmp_path)
+    assert phases.read(tmp_path)["seconds"] == {"reading": 1000.0, "tokenizing": 20.0}
+
+
+def test_a_second_start_tokenizes_nothing_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = prepare(recipe)
-    write_rows(load_rows(Data(source="builtin"), 0), tmp_path / "data")
+    write_rows(load_rows(recipe.data, 0), tmp_path / "data")
     first.keep_tokens(tmp_path / "data")
     assert sorted(p.name for p in (tmp_path / "data").glob("tokens-*")) == ["tokens-eval.npz", "tokens-train.npz"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dudi.errors import DudiError
+from dudi.signals import Mode
 
 if TYPE_CHECKING:
     from dudi.data.report import DataReport
@@ -62,6 +63,10 @@ def check_command(
     merge_system: Annotated[
         bool, typer.Option("--merge-system", help="As chat.merge_system: for templates that refuse a system turn.")
     ] = False,
+    mode: Annotated[Mode, typer.Option(help="With --tokenizer: the verbalizer mode of p_z and z.")] = Mode.CROSSLINGUAL,
+    template_folder: Annotated[
+        str | None, typer.Option(help="With --tokenizer: as data.template_folder, the verbalizer's templates.")
+    ] = None,
 ) -> None:
     """Read every row and say, by language, what could be trained on and what is wrong with the rest.
 
@@ -73,10 +78,15 @@ def check_command(
 
     values = {"columns": _pairs(columns), "ignore": _listed(ignore), "revision": revision, "split": split}
     data = _data(source, format, language, languages, **values, quality_filter=quality_filter)
-    if tokenizer is None and (template is not None or chat or merge_system):
-        raise DudiError("--template, --chat and --merge-system: give the --tokenizer that they go with")
-    special, trial = (None, None) if tokenizer is None else _reader(tokenizer, template, chat or (), merge_system)
+    given = template is not None or chat or merge_system or mode is not Mode.CROSSLINGUAL or template_folder is not None
+    if tokenizer is None and given:
+        raise DudiError(
+            "--template, --chat, --merge-system, --mode and --template-folder: give the --tokenizer that they go with"
+        )
     with _as_options():
+        special, trial = (None, None) if tokenizer is None else _reader(tokenizer, template, chat or (), merge_system)
+        if trial is not None:
+            _verbalize(trial, mode, data.languages, template_folder)
         report = check(data, special=special, look=None if trial is None else trial.add)
     _print(report)
     if trial is not None:
@@ -163,6 +173,17 @@ def _reader(
     return made.special_text, Trial(made)
 
 
+def _verbalize(trial: Trial, mode: Mode, languages: Sequence[str], folder: str | None) -> None:
+    """Have p_z and z measured: among the languages asked for, or all that have a template."""
+    from dudi.signals import Response, View
+    from dudi.text.verbalizer import Verbalizer
+
+    if mode is Mode.NONE:
+        return
+    trial.view = View(Response.Y_TILDE, mode)
+    trial.verbalizer = Verbalizer(languages or [*Verbalizer((), folder=folder).templates], folder=folder)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -174,9 +195,8 @@ def _pairs(text: str) -> dict[str, str]:
     return {ours.strip(): name.strip() for ours, _, name in pairs}
 
 
-_KEY = re.compile(
-    r"""data\.(format|languages?|columns|ignore|split|revision|quality_filter)\b(?: = ("?[\w\[\]'"]+))?"""
-)
+_KEYS = "format|languages?|columns|ignore|split|revision|quality_filter|template_folder"
+_KEY = re.compile(rf"""data\.({_KEYS})\b(?: = ("?[\w\[\]'"]+))?""")
 
 
 def _option(key: re.Match[str]) -> str:
@@ -221,7 +241,7 @@ def _print(report: DataReport) -> None:
 def _print_trial(trial: Trial) -> None:
     from dudi.text.trial import COLUMNS
 
-    _print_table(COLUMNS, trial.table(), trial.details())
+    _print_table(COLUMNS, trial.table(), [_KEY.sub(_option, line) for line in trial.details()])
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> None:

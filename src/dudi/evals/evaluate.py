@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from dudi.evals.tables import markdown
 from dudi.files import write_text
 from dudi.models.load import arithmetic
 from dudi.records import About, AskedBenchmark, AskedModel, Decoding, Table, TaskScore
+from dudi.rollouts import check_engine
 from dudi.strict import read_text, shown
 
 RECORD = "eval.json"
@@ -52,6 +52,7 @@ def evaluate(
     template: Path | None = None,
     chat_kwargs: Mapping[str, Any] | None = None,
     attention: str | None = None,
+    engine: str = "local",
 ) -> Table:
     """Ask the model folder every item of the benchmark folder (the first `limit` of each task and language), score it.
 
@@ -60,7 +61,7 @@ def evaluate(
     with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's. chat_kwargs:
     passed to it, over the model's chat_kwargs.json. attention: None is what transformers chooses. Raises `DudiError`.
     """
-    _check_arguments(model, seeds, temperature, batch, limit, attention)
+    _check_arguments(model, seeds, temperature, batch, limit, attention, engine)
     bench = read_benchmark(benchmark)
     template_text = None if template is None else read_text(Path(template))
     folder = _model_folder(model)
@@ -71,6 +72,7 @@ def evaluate(
         limit=limit,
         dtype=str(arithmetic("auto")[1]).removeprefix("torch."),
         attention=attention,
+        engine=engine,
         template_sha256=None if template_text is None else hashlib.sha256(template_text.encode()).hexdigest(),
         chat_kwargs=used_chat_kwargs(folder, chat_kwargs or {}),
     )
@@ -80,17 +82,15 @@ def evaluate(
         _check_output(output, record, overwrite)
         answers = {seed: read_answers(_responses(output, seed), items) for seed in seeds}
         missing = [seed for seed in seeds if answers[seed] is None]
-        load = partial(load_responder, model, temperature, batch, template_text, decoding.chat_kwargs, attention)
-        responder = load() if missing else None
+        settings = (temperature, batch, template_text, decoding.chat_kwargs, attention, engine)
+        responder = load_responder(model, *settings) if missing else None
         write_text(output / RECORD, _json(record))
         counter = _Counter(len(items) * len(missing), progress)
         scores = []
         for seed in seeds:
-            given = answers[seed]
-            if given is None:
+            if (given := answers[seed]) is None:
                 assert responder is not None
-                where = f"{responder.model.device.type} in {decoding.dtype}"
-                say(f"{bench.name}: {len(items)} items, {_drawn(temperature, seed)}, {where}")
+                say(f"{bench.name}: {len(items)} items, {_how(decoding, seed, responder.model.device.type)}")
                 given = responder.answer(items, bench, seed, counter)
             else:
                 say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
@@ -100,8 +100,9 @@ def evaluate(
         return _write_table(output, scores, bench)
 
 
-def _drawn(temperature: float, seed: int) -> str:
-    return "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {seed}"
+def _how(decoding: Decoding, seed: int, device: str) -> str:
+    drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, seed {seed}"
+    return f"{drawn}, {device} in {decoding.dtype}"
 
 
 def _record(model: AskedModel, folder: Path, bench: Benchmark, decoding: Decoding) -> About:
@@ -136,8 +137,15 @@ class _Counter:
 
 
 def _check_arguments(
-    model: str, seeds: Sequence[int], temperature: float, batch: int, limit: int | None, attention: str | None
+    model: str,
+    seeds: Sequence[int],
+    temperature: float,
+    batch: int,
+    limit: int | None,
+    attention: str | None,
+    engine: str,
 ) -> None:
+    check_engine(engine, "engine")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:

@@ -17,7 +17,7 @@ from dudi.errors import DudiError
 from dudi.evals.answers import Answer
 from dudi.evals.bench import Benchmark
 from dudi.files import sha256_of
-from dudi.models.load import arithmetic, check_model, load_model, load_tokenizer
+from dudi.models.load import arithmetic, check_model, load_config, load_model, load_tokenizer
 from dudi.models.reader import check_head
 from dudi.recipe.schema import Models, TemplateValue
 from dudi.records import CHAT_KWARGS, Item
@@ -50,6 +50,7 @@ class Responder:
     stop_ids: tuple[int, ...]
     temperature: float = 0.0
     batch: int = 64
+    engine: str = "local"
 
     def answer(
         self, items: Sequence[Item], benchmark: Benchmark, seed: int, done: Callable[[int], None] | None = None
@@ -67,7 +68,7 @@ class Responder:
             except DudiError as error:
                 found[k] = Answer("", 0, False, str(error))
         order = sorted(requests, key=lambda k: (-requests[k].limit, -len(requests[k].prompt)))
-        sampler = engine("local", Sampling(self.stop_ids, self.chat.pad, self.chat.vocab, self.temperature))
+        sampler = engine(self.engine, Sampling(self.stop_ids, self.chat.pad, self.chat.vocab, self.temperature))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
             for k, rollout in zip(chosen, self._sample(sampler, [requests[k] for k in chosen]), strict=True):
@@ -105,11 +106,12 @@ def load_responder(
     template: str | None = None,
     chat_kwargs: Mapping[str, Any] | None = None,
     attention: str | None = None,
+    engine: str = "local",
 ) -> Responder:
     """A model folder on this process's device: float32 on a CPU, bfloat16 on a GPU.
 
     template: a chat template's text, in place of the tokenizer's own. chat_kwargs: see `used_chat_kwargs`. attention:
-    an implementation by name; None: what transformers chooses for the model. Raises `DudiError`.
+    an implementation by name; None: what transformers chooses for the model. engine: what decodes. Raises `DudiError`.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -121,7 +123,7 @@ def load_responder(
             " with as --template FILE"
         )
     chat = Chat(tokenizer, template, used_chat_kwargs(Path(path).expanduser(), chat_kwargs or {}))
-    check_model(path, WHAT, models, None, chat.vocab)
+    check_model(load_config(path, WHAT, models), path, WHAT, models, None, chat.vocab)
     try:
         model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
     except DudiError as error:
@@ -129,7 +131,7 @@ def load_responder(
             raise
         raise DudiError(f"{error} (with --attention {attention}; left out, transformers chooses)") from None
     check_head(model, chat.vocab, WHAT)
-    return Responder(model, chat, _stops(model, chat), temperature, batch)
+    return Responder(model, chat, _stops(model, chat), temperature, batch, engine)
 
 
 def models_of(path: str, attention: str | None) -> Models:

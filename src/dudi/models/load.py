@@ -59,21 +59,20 @@ def load_config(path: str, what: str, models: Models, revision: str | None = Non
     return _load(AutoConfig.from_pretrained, path, what, models, revision)
 
 
-def embeddings(path: str, what: str, models: Models, revision: str | None = None) -> int:
-    """How many token ids a model can read, by its config.json."""
-    config = load_config(path, what, models, revision)
+def embeddings(config: Any, path: str, what: str) -> int:
+    """How many token ids a model can read, by its config."""
     with reading_model(path, what):
         return int(config.get_text_config().vocab_size)
 
 
-def eos_ids(path: str, what: str, models: Models, revision: str | None, special: Container[int]) -> tuple[int, ...]:
+def eos_ids(config: Any, path: str, what: str, revision: str | None, special: Container[int]) -> tuple[int, ...]:
     """What a model's own generation config stops at; its config, where it has none: as the library reads them.
 
     special: ids that are no ordinary text. One that is counts only if somebody chose it: a config class's default (2 of
     Llama's) says nothing about another tokenizer.
     """
-    config = load_config(path, what, models, revision).get_text_config()
     with reading_model(path, what):
+        config = config.get_text_config()
         unchosen = _listed(type(config)().eos_token_id)
         folder = Path(path).expanduser()
         file = cached_file(
@@ -100,32 +99,20 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def spare_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many of the last ids are added tokens: a model may do without embeddings for them (Gemma 3's text models
-    share the tokenizer of those that see images)."""
-    added, known = set(tokenizer.get_added_vocab().values()), set(tokenizer.get_vocab().values())
-    rest = known - added
-    return max(known) - max(rest) if rest else 0
+def check_model(config: Any, path: str, what: str, models: Models, revision: str | None, vocab: int) -> None:
+    """That a model is there, has an embedding for every token, and weights that can be loaded as far as they are on
+    this disk, before a run folder is made and gigabytes are read.
 
-
-def check_model(path: str, what: str, models: Models, revision: str | None, vocab: int, spare: int = 0) -> int:
-    """That a model is there, has the tokenizer's size, and weights that can be loaded as far as they are on this disk,
-    before a run folder is made and gigabytes are read. Returns the number of its embeddings.
-
-    vocab: of the tokenizer; spare: how many of the last ids a model may lack (`spare_tokens`): whoever reads text then
-    has to see that no row uses them. Raises `DudiError`.
+    vocab: of the tokenizer, as `Chat.limit` left it. Raises `DudiError`.
     """
-    config = load_config(path, what, models, revision)
     with reading_model(path, what):
         folder = local_folder(path, revision)
         fetched = is_offline_mode() or Path(path).expanduser().is_dir()  # what is not there will not come
         if folder is not None and fetched and not any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir()):
             raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
-        embeddings = int(config.get_text_config().vocab_size)
-        check_size(embeddings, vocab - spare, what)
+        check_size(embeddings(config, path, what), vocab, what)
         if folder is not None:
             check_weights(folder, what, models.trust_remote_code, partial=not fetched)
-    return embeddings
 
 
 def load_model(

@@ -9,7 +9,7 @@ from dudi.languages import LANGUAGES
 from dudi.report.blocks import Block, Figure, Figures, Folded, Section, Sub, Table, Text, Value, number, percent
 from dudi.report.figures import Curve, Panel, draw
 from dudi.report.results import language_name
-from dudi.report.runs import Line, Run, Stage
+from dudi.report.runs import Line, Run, Stage, Timed
 from dudi.report.training import ALL, sampled, signals
 
 Point = Callable[[Line], float | None]
@@ -259,16 +259,30 @@ def _data_table(group: Sequence[Run], named: bool) -> Table:
 
 
 def time_section(runs: Sequence[Run]) -> Section | None:
-    """Seconds by phase, summed over steps."""
-    timed = [(run, stage) for run in runs for stage in run.stages if stage.seconds]
+    """Seconds by phase, summed over steps and with those outside of them; below each, its peak of memory."""
+    timed = [(run, stage) for run in runs for stage in run.timed]
     if not timed:
         return None
     phases = list(dict.fromkeys(phase for _, stage in timed for phase in stage.seconds))
-    rows = []
+    rows: list[tuple[Value | str, ...]] = []
     for run, stage in timed:
-        total = sum(stage.seconds.values())
+        cells = [Value(number(stage.seconds[p]) if p in stage.seconds else "", _gib(stage, p)) for p in phases]
+        total = Value(number(sum(stage.seconds.values())), _gib(stage, *stage.memory))
+        a_step = number(sum(stage.of_steps.values()) / stage.steps, 2) if stage.steps else ""
         name = stage.name if len(runs) == 1 else f"{run.label}, {stage.name}"
-        cells = [number(stage.seconds[p]) if p in stage.seconds else "" for p in phases]
-        rows.append((name, str(stage.timed_steps), *cells, number(total), number(total / stage.timed_steps, 2)))
+        rows.append((name, str(stage.steps or ""), *cells, total, a_step))
+    notes = []
+    if any(stage.memory for _, stage in timed):
+        notes.append(
+            "In small, the peak of memory in that phase: what torch had allocated on a GPU, the resident memory of the"
+            " process on a CPU; of several processes, the first one's."
+        )
+    if without := dict.fromkeys(stage.name for _, stage in timed if not stage.outside):
+        notes.append(f"Loading, evaluation and saving are not in it yet: {', '.join(without)}.")
     table = Table("Seconds by phase", ("stage", "steps", *phases, "total", "a step"), tuple(rows))
-    return Section("time", "Time", (table, Text("Loading and saving are not in it.", "note")))
+    return Section("time", "Time and memory", (table, *(Text(note, "note") for note in notes)))
+
+
+def _gib(stage: Timed, *phases: str) -> str:
+    peaks = [stage.memory[phase] for phase in phases if phase in stage.memory]
+    return f"{number(max(peaks) / 2**30, 2)}\u00a0GiB" if peaks else ""

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from dudi.errors import DudiError
 from dudi.recipe.read import load_recipe
@@ -15,6 +16,7 @@ from dudi.recipe.schema import Recipe
 from dudi.records import fifths
 from dudi.strict import read_each, read_one
 
+T = TypeVar("T")
 _STAGE = re.compile(r"(\d+)-(.+)")
 
 
@@ -113,6 +115,45 @@ class Environment(Record):
     processes: int
 
 
+class Sample(Record):
+    """One line of rollouts.jsonl: a response as text. prompt: the end of what the student read."""
+
+    step: int
+    view: str
+    language: str
+    l_z: str | None
+    row: int
+    prompt: str
+    text: str
+    finished: bool
+
+
+class Phases(Record):
+    """phases.json: seconds outside of steps, and bytes at the peak of every phase."""
+
+    seconds: dict[str, NonNegativeFloat] = Field(default={})
+    memory: dict[str, NonNegativeInt] = Field(default={})
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a stage took: a training, or the writing of answers, which has no steps."""
+
+    name: str
+    steps: int
+    of_steps: dict[str, float]
+    """Seconds by phase, summed over the steps."""
+    outside: dict[str, float]
+    """Seconds of phases outside of steps."""
+    memory: dict[str, int]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By phase; one that is in both (a loading within a step) is added up."""
+        names = dict.fromkeys((*self.outside, *self.of_steps))
+        return {name: self.outside.get(name, 0.0) + self.of_steps.get(name, 0.0) for name in names}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training of a run, as far as it has come."""
@@ -122,8 +163,8 @@ class Stage:
     """Of the training, in order of steps."""
     held: tuple[Line, ...]
     """Of the rows held out."""
-    seconds: dict[str, float]
-    timed_steps: int
+    samples: tuple[Sample, ...]
+    """A few rollouts as text, in order of steps."""
 
     @property
     def steps(self) -> int:
@@ -151,6 +192,7 @@ class Run:
     lengths: dict[str, LengthsOf]
     data: dict[str, DataOf]
     stages: tuple[Stage, ...]
+    timed: tuple[Timed, ...]
     finished: bool
 
 
@@ -179,11 +221,8 @@ def _read_run(folder: Path, label: str) -> Run:
     for name in ("recipe.toml", "environment.json", "lengths.json", "data/report.json"):
         if not (folder / name).is_file():
             raise DudiError(f"{str(folder)!r} is not the folder of a run: {name} is missing")
-    numbered = []
-    for inner in folder.iterdir():
-        match = _STAGE.fullmatch(inner.name)
-        if match and (inner / "metrics.jsonl").is_file():
-            numbered.append((int(match[1]), match[2], inner))
+    found = [(match, inner) for inner in folder.iterdir() if (match := _STAGE.fullmatch(inner.name))]
+    numbered = sorted((int(match[1]), match[2], inner) for match, inner in found)
     return Run(
         label=label,
         folder=folder,
@@ -191,24 +230,34 @@ def _read_run(folder: Path, label: str) -> Run:
         environment=read_one(Environment, folder / "environment.json"),
         lengths=read_one(dict[str, LengthsOf], folder / "lengths.json"),
         data=read_one(Data, folder / "data" / "report.json").languages,
-        stages=tuple(s for s in (_read_stage(name, inner) for _, name, inner in sorted(numbered)) if s.lines),
+        stages=tuple(stage for _, name, inner in numbered if (stage := _read_stage(name, inner)).lines),
+        timed=tuple(timed for _, name, inner in numbered if (timed := _read_times(name, inner)).seconds),
         finished=(folder / "summary.json").is_file(),
     )
 
 
 def _read_stage(name: str, folder: Path) -> Stage:
-    lines = read_each(Line, folder / "metrics.jsonl", growing=True)
-    seconds: dict[str, float] = {}
-    times = folder / "times.jsonl"
-    timed = read_each(dict[str, NonNegativeFloat], times, growing=True) if times.is_file() else []
-    for line in timed:
-        for phase, value in line.items():
-            if phase != "step":
-                seconds[phase] = seconds.get(phase, 0.0) + value
+    lines = _read_growing(Line, folder / "metrics.jsonl")
     return Stage(
         name=name,
         lines=tuple(line for line in lines if line.signal),
         held=tuple(line for line in lines if line.eval is not None),
-        seconds=seconds,
-        timed_steps=len(timed),
+        samples=tuple(_read_growing(Sample, folder / "rollouts.jsonl")),
     )
+
+
+def _read_times(name: str, folder: Path) -> Timed:
+    seconds: dict[str, float] = {}
+    timed = _read_growing(dict[str, NonNegativeFloat], folder / "times.jsonl")
+    for line in timed:
+        for phase, value in line.items():
+            if phase != "step":
+                seconds[phase] = seconds.get(phase, 0.0) + value
+    file = folder / "phases.json"
+    phases = read_one(Phases, file) if file.is_file() else Phases()
+    return Timed(name, len(timed), seconds, phases.seconds, phases.memory)
+
+
+def _read_growing(kind: type[T], file: Path) -> list[T]:
+    """The lines of a file that a run is still writing, or has not begun."""
+    return read_each(kind, file, growing=True) if file.is_file() else []

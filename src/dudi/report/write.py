@@ -20,6 +20,7 @@ from dudi.report.html import html
 from dudi.report.markdown import markdown
 from dudi.report.results import evaluation_warnings, responses_section, scores_section
 from dudi.report.runs import Run, read_runs
+from dudi.report.samples import samples_section
 from dudi.report.side_by_side import answers_section, find_items
 from dudi.report.training import run_warnings, sampled, signals
 
@@ -86,9 +87,9 @@ def make_report(
             numbers["evaluations"].append(found)
     trained = [run for run in runs if run.stages]
     if trained:
-        sections += [training_section(trained), rollout_section(trained)]
+        sections += [training_section(trained), rollout_section(trained), samples_section(trained)]
     if runs:
-        sections += [data_section(runs), time_section(trained)]
+        sections += [data_section(runs), time_section(runs)]
     if base is not None:
         sections.append(answers_section(evaluations, items, why_not))
     if warnings:
@@ -167,7 +168,8 @@ def _run_numbers(run: Run) -> dict[str, Any]:
         "rollouts": [asdict(one) for one in sampled(run)],
         "data": {l: one.model_dump() for l, one in run.data.items()},
         "lengths": {l: one.model_dump() for l, one in run.lengths.items()},
-        "seconds": {stage.name: stage.seconds for stage in run.stages},
+        "seconds": {stage.name: stage.seconds for stage in run.timed},
+        "memory": {stage.name: stage.memory for stage in run.timed},
     }
 
 

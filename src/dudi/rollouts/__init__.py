@@ -79,10 +79,10 @@ def engine(name: str, sampling: Sampling) -> Engine:
     return ENGINES[name](sampling)
 
 
-def check_engine(name: str) -> None:
-    """Raises `DudiError` where no engine has that name."""
+def check_engine(name: str, key: str = "rollouts.engine") -> None:
+    """Raises `DudiError`, with the key that named it, where no engine has that name."""
     if name not in ENGINES:
-        raise DudiError(f"rollouts.engine: {unknown(name, ENGINES, 'engine')}")
+        raise DudiError(f"{key}: {unknown(name, ENGINES, 'engine')}")
 
 
 def uniforms(requests: Sequence[Request], steps: int) -> np.ndarray:

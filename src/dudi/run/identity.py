@@ -12,6 +12,7 @@ from dudi.errors import DudiError
 from dudi.files import sha256
 from dudi.models.files import local_folder
 from dudi.recipe.schema import Recipe
+from dudi.run.paths import named
 
 KINDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
 """Ends of the names of what is read of a model: weights, configuration, tokenizer, template, code of its own."""
@@ -26,13 +27,7 @@ Identity = dict[str, Any]
 
 def identities(recipe: Recipe) -> dict[str, Identity]:
     """By the key that names it, {"path", "commit" on the hub, "files": {name: {"size", "sha256", "of"}}}."""
-    models, used = recipe.models, {}
-    used["models.student"] = (models.student, models.student_revision)
-    if models.teacher is not None:
-        used["models.teacher"] = (models.teacher, models.teacher_revision)
-    if recipe.cold_start.checkpoint is not None:
-        used["cold_start.checkpoint"] = (recipe.cold_start.checkpoint, None)
-    return {key: _identity(path, revision) for key, (path, revision) in used.items()}
+    return {key: _identity(path, revision) for key, (path, revision) in named(recipe).items()}
 
 
 def _identity(path: str, revision: str | None) -> Identity:

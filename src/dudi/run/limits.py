@@ -7,7 +7,7 @@ verbalizer templates. Rows that a limit keeps out of a term of the method are co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dudi.errors import DudiError
 from dudi.example import Example
@@ -89,13 +89,9 @@ class Verbalizing:
         return found
 
     def _lengths(self, example: Example, teacher: bool) -> list[int]:
-        """Tokens of p_z (or z), for each l_z."""
-        if not self.rewrites:
-            made = [self.verbalizer(self.view, example, 0, 0)]
-        else:
-            view = replace(self.view, verbalizer=Mode.CROSSLINGUAL)
-            others = sorted(self.verbalizer.targets(view) - {example.l})
-            made = [self.verbalizer(view, example, 0, 0, l_z) for l_z in others]
+        """Tokens of p_z (or z), for all that can be drawn."""
+        draws = self.verbalizer.draws(self.view, example.l)
+        made = [self.verbalizer(view, example, 0, 0, l_z) for view, l_z in draws]
         return [len(self.chat.prompt(v.teacher if teacher else v.student)) for v in made]
 
 

@@ -86,9 +86,9 @@ def run(
                 check_models(folder, identities(recipe))  # before anything else can come of it
         else:
             check_folder(folder)
-        with phases.outside("preparing", "reading and tokenizing the rows"):
+        with phases.outside("reading", "reading the rows"):
             kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
-            prepared = prepare(recipe, kept or data, None if kept is None else folder / "data")
+        prepared = prepare(recipe, kept or data, None if kept is None else folder / "data", phases)
         check_evaluation(recipe, prepared)
     stages, stop = plan(recipe), faults.Stop()
     with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.special_tokens import Specials
 from dudi.text.verbalizer import Verbalizer
+from dudi.training.phases import Phases
 from dudi.training.tokens import Encoding, encodings, key_of, read_encodings, write_encodings
 from dudi.training.window import Rows, encode_rows
 
@@ -66,21 +67,44 @@ class Prepared:
         }
 
 
-def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, data: DataRows | None = None, kept: Path | None = None, phases: Phases | None = None
+) -> Prepared:
     """Read rows (unless given), tokenizers and templates, and check that they fit together; nothing is written.
 
-    kept: where an earlier start kept the rows' token ids. The recipe that is returned has its limits filled in.
-    Raises `DudiError` with the first thing that is wrong.
+    kept: where an earlier start kept the rows' token ids. phases: told of the time. The recipe that is returned has
+    its limits filled in. Raises `DudiError` with the first thing that is wrong.
     """
-    chat = load_chat(recipe)
-    data = data or load_rows(recipe.data, recipe.seed)
+    phases = phases or Phases()
+    with phases.outside("reading", "reading the rows"):
+        chat, configs = load_chat(recipe)
+        data = data or load_rows(recipe.data, recipe.seed)
+        verbalizer = _checked(recipe, data)
+    with phases.outside("tokenizing", "tokenizing the rows"):
+        return _tokenized(recipe, chat, configs, data, verbalizer, kept)
+
+
+def _checked(recipe: Recipe, data: DataRows) -> Verbalizer:
+    """The verbalizer of these rows, with everything that can be known of them as text checked."""
     _check_weights(recipe, data)
     languages = recipe.data.languages or tuple(sorted({e.l for e in data.train}))
-    limits = recipe.limits
-    check_limits(limits, languages)
+    check_limits(recipe.limits, languages)
     verbalizer = Verbalizer(languages, recipe.seed, recipe.data.template_folder)
     for view in views(recipe.to_method().signals):
         verbalizer.check(view, languages)
+    return verbalizer
+
+
+def _tokenized(
+    recipe: Recipe,
+    chat: Chat,
+    configs: Mapping[str, Any],
+    data: DataRows,
+    verbalizer: Verbalizer,
+    kept: Path | None,
+) -> Prepared:
+    """The rows as token ids, and what the limits do to them."""
+    limits, languages = recipe.limits, recipe.data.languages or verbalizer.languages
     tokens = tuple(_tokens(recipe, chat, data, kept))
     bad_rows = recipe.data.bad_rows  # a row that cannot be read is an error where a broken one is
     strict = bad_rows == "error" or (bad_rows is None and recipe.data.format != "sea_instruct")
@@ -102,8 +126,7 @@ def prepare(recipe: Recipe, data: DataRows | None = None, kept: Path | None = No
     given = recipe
     if limits != recipe.limits:
         recipe = recipe.model_copy(update={"limits": limits})
-        for what, (path, revision) in named(recipe).items():
-            check_positions(load_config(path, what, recipe.models, revision), recipe, what, what == "models.teacher")
+        _check_positions(recipe, configs)
     return Prepared(recipe, given, chat, data, train, held_out, languages, verbalizer, tuple(lines), tokens)
 
 
@@ -145,21 +168,27 @@ def _check_weights(recipe: Recipe, data: DataRows) -> None:
         )
 
 
-def load_chat(recipe: Recipe) -> Chat:
-    """The student's tokenizer with the template that the recipe names; all models are known to exist and to fit."""
-    models = recipe.models
-    checked = named(recipe)
+def load_chat(recipe: Recipe) -> tuple[Chat, dict[str, Any]]:
+    """The student's tokenizer with the template that the recipe names, and the models' configs by their keys; all
+    models are known to exist and to fit."""
+    models, checked = recipe.models, named(recipe)
     both = {what: one for what, one in checked.items() if what.startswith("models.")}
     tokenizers = [load_tokenizer(path, what, models, revision) for what, (path, revision) in both.items()]
+    configs = {what: load_config(path, what, models, revision) for what, (path, revision) in checked.items()}
     student, teacher = tokenizers[0], tokenizers[1] if len(tokenizers) > 1 else None
     special = Specials(student).ids
-    stops = {id for what, (path, revision) in both.items() for id in eos_ids(path, what, models, revision, special)}
+    stops = {id for what, (path, rev) in both.items() for id in eos_ids(configs[what], path, what, rev, special)}
     template = read_template(recipe.chat.template, student, teacher)
     chat = Chat(student, template, recipe.chat.kwargs, stops, recipe.chat.merge_system)
     if teacher is not None:
         chat.limit(check_same_tokenizer(student, teacher))
     for what, (path, revision) in checked.items():
-        chat.limit(embeddings(path, what, models, revision))
-        check_model(path, what, models, revision, chat.vocab)
-        check_positions(load_config(path, what, models, revision), recipe, what, teaches=what == "models.teacher")
-    return chat
+        chat.limit(embeddings(configs[what], path, what))
+        check_model(configs[what], path, what, models, revision, chat.vocab)
+    _check_positions(recipe, configs)
+    return chat, configs
+
+
+def _check_positions(recipe: Recipe, configs: Mapping[str, Any]) -> None:
+    for what, config in configs.items():
+        check_positions(config, recipe, what, teaches=what == "models.teacher")

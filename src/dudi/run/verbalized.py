@@ -31,7 +31,7 @@ class Shown:
 
 def verbalized(recipe: Recipe, row: int, to: str | None, mode: Mode | None) -> tuple[str, list[Shown]]:
     """A heading and the four texts of training row `row` (0 is the first), in epoch 0. `to` forces l_z."""
-    chat = load_chat(recipe)
+    chat, _ = load_chat(recipe)
     examples = load_rows(recipe.data, recipe.seed).train
     example, v, heading = _rewritten(recipe, examples, row, to, mode)
 

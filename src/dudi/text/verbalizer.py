@@ -106,18 +106,26 @@ class Verbalizer:
         """Among which l_z is drawn, for rows in another language."""
         return {*self.languages, ENGLISH} if view.include_english else set(self.languages) - {ENGLISH}
 
+    def draws(self, view: View, l: str) -> list[tuple[View, str | None]]:
+        """All that can be drawn for rows in l: (the view in a mode that is fixed, l_z where that names another).
+
+        Raises `DudiError` where there is no l_z to draw.
+        """
+        if view.verbalizer not in (Mode.CROSSLINGUAL, Mode.MIX):
+            return [(view, None)]
+        choose_l_z(l, self.languages, view.include_english, (0,))
+        named = replace(view, verbalizer=Mode.CROSSLINGUAL)
+        own = [(replace(view, verbalizer=Mode.MULTILINGUAL), None)] if view.verbalizer is Mode.MIX else []
+        return [*((named, l_z) for l_z in sorted(self.targets(view) - {l})), *own]
+
     def check(self, view: View, languages: Sequence[str]) -> None:
         """Everything this view can need for rows in these languages is there, or `DudiError` before training."""
         if view.verbalizer is Mode.NONE:
             return
         for l in languages:
             probe = Example((Message("user", "?"),), "!", l, "check")
-            if view.verbalizer in (Mode.CROSSLINGUAL, Mode.MIX):
-                for l_z in sorted(self.targets(view) - {l}):
-                    self(replace(view, verbalizer=Mode.CROSSLINGUAL), probe, 0, 0, l_z)
-                choose_l_z(l, self.languages, view.include_english, (0,))
-            fixed = Mode.MULTILINGUAL if view.verbalizer is Mode.MIX else view.verbalizer  # the other half of a mix
-            self(replace(view, verbalizer=fixed), probe, 0, 0)
+            for fixed, l_z in self.draws(view, l):
+                self(fixed, probe, 0, 0, l_z)
 
     def _rewrite(self, code: str, text: str, example: Example, l_z: str | None) -> tuple[Message, ...]:
         template = self.templates.get(code)

@@ -26,7 +26,7 @@ class Phases:
     """Exclusive wall-clock seconds and peaks of memory by phase.
 
     Phases of a step (rollout, teacher, reference, student, backward, optimizer) are `called`, phases outside of steps
-    (preparing, loading, evaluation, saving) are `outside`: they take in whatever runs within them.
+    (reading, tokenizing, loading, evaluation, saving) are `outside`: they take in whatever runs within them.
 
     The peak is what torch had allocated on a GPU, and the resident memory of the process on a CPU. (The kernel counts
     that from a mark that Linux can set anew; elsewhere it is the peak since the process began.)
