@@ -4,7 +4,14 @@
     python benchmarks/gpu_check.py --layers 4 --teacher-layers 6 --batch 8 --new 32
     python benchmarks/gpu_check.py --dry-run-cpu              # the same code on tiny shapes, without a GPU
 
-Prints Markdown, to be kept with its date and device. Exits with 1 if loss or gradients differ from the CPU's.
+It needs torch, transformers and accelerate, and downloads nothing: `PYTHONPATH=src python benchmarks/gpu_check.py` with
+whatever Python has them. Prints Markdown, to be kept with its date and device. Exits with 1 if loss or gradients differ
+from the CPU's.
+
+Steps are those of the paper's main run: 32 rows, with prompts and answers as long as those of SEA-Instruct under Qwen's
+tokenizer (`dudi data check --tokenizer` printed `LENGTHS`), at most 768 + 256 tokens. GPU-hours are their median, times
+the 2,625 steps of 28,000 rows and three epochs. Models have random weights, so that rollouts would not end by
+themselves: each language's are as long as its answers are on average.
 """
 
 from __future__ import annotations
@@ -12,15 +19,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from step import make_rows, make_tokenizer
+from step import Shape, make_rows, make_tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers import logging as transformers_logging
@@ -42,7 +50,19 @@ from dudi.training.window import Row, Window, WindowBuilder, collate, encode_row
 
 TOLERANCE = 1e-4
 """Between devices in float32, relative, for the loss and for the norm of each gradient's difference."""
-LANGUAGES = ("id", "vi")
+LENGTHS = {
+    "id": ((57, 206, 448, 604), (42, 78, 334, 549)),
+    "ms": ((59, 202, 375, 488), (41, 74, 358, 529)),
+    "my": ((123, 316, 628, 1067), (222, 449, 1792, 2620)),
+    "ta": ((105, 301, 543, 900), (170, 317, 1499, 1800)),
+    "th": ((59, 209, 377, 515), (61, 119, 462, 894)),
+    "tl": ((61, 210, 380, 452), (48, 89, 427, 741)),
+    "vi": ((51, 194, 370, 576), (37, 68, 289, 365)),
+}
+"""Tokens of x and y by language: median, 90 %, 99 %, longest. Between them, lengths are taken to lie evenly."""
+AT = (0.0, 0.5, 0.9, 0.99, 1.0)
+PROMPT, ROLLOUT, PAPER_STEPS = 768, 256, 2625
+LANGUAGES = tuple(LENGTHS)
 
 
 def make_model(
@@ -72,12 +92,44 @@ def make_model(
 
 
 def make_builder(vocab: int, rows: int, new: int, stop: bool) -> tuple[WindowBuilder, tuple[Row, ...]]:
-    """Rows of 64 + 64 tokens in two languages; without `stop`, rollouts are always `new` tokens long."""
-    chat = Chat(make_tokenizer(vocab), None, {})
+    """Rows of 64 + 64 tokens; without `stop`, rollouts are always `new` tokens long."""
     limits = Limits(prompt=64, verbalizer=512, total=128, rollout=new, teacher_prompt=2048)
-    made = [
-        Example((Message("user", x),), y, LANGUAGES[k % 2], str(k)) for k, (x, y) in enumerate(make_rows(vocab, rows))
-    ]
+    texts = make_rows(Shape(vocab, 0, batch=rows), 1)
+    return _built(vocab, [(LANGUAGES[k % len(LANGUAGES)], x, y) for k, (x, y) in enumerate(texts)], limits, stop)
+
+
+def make_real(vocab: int, rows: int, shorter: int) -> tuple[WindowBuilder, tuple[Row, ...]]:
+    """Rows of real lengths, the languages in turn; shorter: divides them, for a dry run."""
+    drawn, texts = random.Random(5), []
+    for k in range(rows):
+        l = LANGUAGES[k % len(LANGUAGES)]
+        x, y = (max(int(_between(drawn.random(), of)) // shorter, 8) for of in LENGTHS[l])
+        made = make_rows(Shape(vocab, k, 1, min(x, PROMPT), min(y, ROLLOUT)), 1)
+        texts.append((l, *made[0]))
+    average = {l: min(int(_mean(y)), ROLLOUT) // shorter for l, (_, y) in LENGTHS.items()}
+    rollout = {"default": ROLLOUT, **average}
+    limits = Limits(
+        prompt=PROMPT, verbalizer=512, total=PROMPT + ROLLOUT, rollout=rollout, teacher_prompt=PROMPT + ROLLOUT + 512
+    )
+    return _built(vocab, texts, limits, stop=False)
+
+
+def _between(share: float, marks: tuple[int, ...]) -> float:
+    """The length that this share of rows does not exceed."""
+    known = (marks[0] / 2, *marks)
+    k = next(k for k in range(1, len(AT)) if share <= AT[k])
+    return known[k - 1] + (known[k] - known[k - 1]) * (share - AT[k - 1]) / (AT[k] - AT[k - 1])
+
+
+def _mean(marks: tuple[int, ...]) -> float:
+    return sum(min(_between((k + 0.5) / 1000, marks), ROLLOUT) for k in range(1000)) / 1000
+
+
+def _built(
+    vocab: int, texts: Sequence[tuple[str, str, str]], limits: Limits, stop: bool
+) -> tuple[WindowBuilder, tuple[Row, ...]]:
+    chat = Chat(make_tokenizer(vocab), None, {})
+    made = [Example((Message("user", x),), y, l, str(k)) for k, (l, x, y) in enumerate(texts)]
     sampler = LocalEngine(Sampling(chat.stop_ids if stop else (), chat.pad, chat.vocab, 0.9))
     return WindowBuilder(chat, Verbalizer(LANGUAGES), limits, sampler, 0), encode_rows(made, chat, limits).rows
 
@@ -133,7 +185,7 @@ def same_numbers(device: torch.device) -> tuple[list[str], bool]:
 
 def time_steps(args: argparse.Namespace, device: torch.device) -> list[str]:
     """Seconds by phase of DuDi steps, milliseconds of a decoding step, peak memory."""
-    builder, rows = make_builder(args.vocab, args.batch * (args.steps + 1), args.new, stop=False)
+    builder, rows = make_real(args.vocab, args.batch * (args.steps + 1), args.shorter)
     ours = (args.vocab, args.hidden, args.layers, args.hidden // 64, args.inner, device.type)
     theirs = (args.vocab, args.teacher_hidden, args.teacher_layers, args.teacher_hidden // 128, args.teacher_inner)
     student = make_model(1, *ours)
@@ -154,12 +206,14 @@ def time_steps(args: argparse.Namespace, device: torch.device) -> list[str]:
         torch.cuda.reset_peak_memory_stats()
     trainer.train()
     times = [json.loads(line) for line in (folder / "times.jsonl").read_text().splitlines()][1:]
-    lines = ["| seconds a step, median | rollout | teacher | student | backward | all |", "|---|---|---|---|---|---|"]
-    phases = [
-        statistics.median(t.get(name, 0.0) for t in times) for name in ("rollout", "teacher", "student", "backward")
-    ]
-    shape = f"{args.layers} and {args.teacher_layers} layers, batch {args.batch}, rollouts of {args.new}"
+    names = ("rollout", "teacher", "reference", "student", "backward", "optimizer")
+    lines = [f"| seconds a step, median | {' | '.join(names)} | all |", "|---" * (len(names) + 2) + "|"]
+    phases = [statistics.median(t.get(name, 0.0) for t in times) for name in names]
+    shape = f"{args.layers} and {args.teacher_layers} layers, {args.steps} steps of {args.batch} rows"
     lines.append(f"| {shape} | {' | '.join(f'{p:.3f}' for p in phases)} | {sum(phases):.3f} |")
+    if args.shorter == 1:
+        hours = sum(phases) * PAPER_STEPS / 3600
+        lines += ["", f"The paper's main run, {PAPER_STEPS:,} such steps: {hours:.2f} hours of this device."]
     if device.type == "cuda":
         lines += ["", f"Peak memory of these steps: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB allocated."]
     lines += ["", f"Decoding: {decode_ms(trainer, rows, args):.2f} ms a step of {2 * args.batch} rows (bfloat16 copy)."]
@@ -190,13 +244,20 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=value)
     for name, value in (("hidden", 2048), ("layers", 36), ("inner", 11_008)):
         parser.add_argument(f"--teacher-{name}", type=int, default=value)
-    for name, value in (("batch", 32), ("micro-batch", 16), ("new", 128), ("steps", 4), ("chunk", 2048)):
+    for name, value in (
+        ("batch", 32),
+        ("micro-batch", 16),
+        ("new", 128),
+        ("steps", 20),
+        ("chunk", 2048),
+        ("shorter", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dry-run-cpu", action="store_true", help="tiny shapes on the CPU: only that the code runs")
     args = parser.parse_args()
     if args.dry_run_cpu:
         tiny = {"vocab": 2000, "hidden": 128, "layers": 2, "inner": 128, "teacher_hidden": 256, "teacher_layers": 2}
-        vars(args).update(tiny, teacher_inner=256, batch=4, micro_batch=2, new=8, steps=2, chunk=256)
+        vars(args).update(tiny, teacher_inner=256, batch=4, micro_batch=2, new=8, steps=2, chunk=256, shorter=16)
     elif not torch.cuda.is_available():
         print("no CUDA device here; --dry-run-cpu runs the same code on tiny shapes", file=sys.stderr)
         return 1
