@@ -83,10 +83,10 @@ BAD_TEXTS = {
     "utf16.jsonl": (LINES.decode().encode("utf-16"), "UTF-16 text, wanted UTF-8"),
     "latin.json": (json.dumps(ROWS, ensure_ascii=False).replace("q th", "é").encode("latin-1"), "not UTF-8"),
     "columns.json": (b'{\n"messages": [[]], "language": ["id"]}', r"item 1: language: no language: found \['id'\]"),
-    "object.json": (b'{"data": [1]}', r"line 1: language: no language"),
-    "cut.jsonl.gz": (gzip.compress(LINES * 99)[:-9], "cannot be read .*Truncated"),
-    "no.jsonl.gz": (LINES, "incorrect header|cannot be read"),
-    "cut.jsonl.zst": (zstd(LINES * 99)[:-9], "cannot be read .*Truncated"),
+    "object.json": (b'{"data": [1]}', r"line 1: row: no conversation: found \['data'\]"),
+    "cut.jsonl.gz": (gzip.compress(LINES * 99)[:-9], "not a readable gzip file .*Truncated"),
+    "no.jsonl.gz": (b"\x1f\x8b" + LINES, "not a readable gzip file"),
+    "cut.jsonl.zst": (zstd(LINES * 99)[:-9], "not a readable zstd file .*Truncated"),
     "arrays.jsonl": (b'[{"role": "user"}]\n[{"role": "user"}]\n', "line 1: row: not an object"),
 }
 
@@ -118,8 +118,8 @@ def test_csv(tmp_path: Path, name: str, delimiter: str) -> None:
         (b"language,prompt,completion\nvi,a,\xff\n", "line 2: completion: not UTF-8"),
         (b'language,prompt,completion\nvi,a,"b\n', "line 2: not CSV"),
         (
-            b"language,question,answer\nvi,a,b\n",
-            "wanted the columns .*; found language, question, answer; data.columns",
+            b"language,source,target\nvi,a,b\n",
+            "wanted the columns .*; found language, source, target; data.columns",
         ),
         (b"language,prompt,prompt,completion\nvi,a,b,c\n", "line 1: two columns are called 'prompt'"),
         ("language,prompt,completion\nvi,a,b\n".encode("utf-16"), "UTF-16 text, wanted UTF-8"),

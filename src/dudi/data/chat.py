@@ -13,6 +13,7 @@ from typing import Any
 
 from dudi.data.containers import container_of
 from dudi.data.conversation import ROW_KEYS, RowError, fingerprint, is_zawgyi, refuse_row, to_example
+from dudi.data.files_by_language import language_hint
 from dudi.data.formats import BY_LOOK, FORMATS, Format, formats_of, wanted
 from dudi.data.pool import Pool
 from dudi.data.report import DataReport
@@ -99,14 +100,20 @@ class ChatReader:
             if not isinstance(value, dict):
                 raise RowError("not an object", "row", value, f"an object with {wanted(self.formats)}")
             value = self._renamed(value)
-            language, other = self._language(value, path)
+            no_language: RowError | None = None
+            try:
+                language, other = self._language(value, path)
+            except RowError as error:
+                no_language = error
+            format = self._format(value)
+            if no_language is not None:
+                raise no_language
             name = value.get("id")
             id = name if isinstance(name, str) and _printable(name) else id
-            format = self._format(value)
             conversation = format.read(value)
             ignore = self.data.ignore
             example = to_example(conversation.turns, language, id, conversation.field, ignore, conversation.keys)
-            refuse_row(value, ignore)
+            refuse_row(value, example, format.columns, ignore)
             return ChatRow(where, language, example, format.title, other)
         except RowError as error:
             return ChatRow(where, language, error, other=other)
@@ -126,7 +133,8 @@ class ChatReader:
         found = next((one for one in self.formats if one.fits(row)), None)
         found = found or next((one for one in self.formats if one.begins(row)), None)
         if found is None:
-            raise RowError("no conversation", "row", sorted(map(str, row)), wanted(self.formats))
+            columns = f"{wanted(self.formats)} (data.columns can say what they are called)"
+            raise RowError("no conversation", "row", sorted(map(str, row)), columns)
         return found
 
     def _language(self, row: Mapping[str, Any], path: str) -> tuple[str, str | None]:
@@ -148,7 +156,10 @@ class ChatReader:
         column, value, known = fault or ("language", None, "")
         if known:
             raise RowError("unknown language", column, value, f"{known}; or one for all rows, in data.language")
-        raise RowError("no language", column, value, "a language code or name (or one for all rows, in data.language)")
+        hint = language_hint(path)
+        named = f" = '{hint}', if that is what the file's name means" if hint else ""
+        wanted_language = f"a language code or name (or one for all rows, in data.language{named})"
+        raise RowError("no language", column, value, wanted_language)
 
 
 def _printable(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ BATCH_BYTES = 4 << 20
 """Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""
 MAX_BATCH_ROWS = 65_536
 _BUFFER = 1 << 20
+_LFS = b"version https://git-lfs.github.com/spec/"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _KINDS = "nor .ndjson, .json, .csv, .tsv or .arrow (docs/data.md)"
 
@@ -47,9 +49,13 @@ class Source:
         """One file, for reading; the caller closes it. Raises `DudiError`."""
         if self.root is not None:
             try:
-                return (self.root / path).open("rb")
+                local = (self.root / path).open("rb")
             except OSError as error:
                 raise DudiError(f"{self.where(path)}: cannot be read ({error.strerror})") from None
+            if local.peek(len(_LFS)).startswith(_LFS):
+                local.close()
+                raise DudiError(f"{self.where(path)}: a pointer of Git LFS, not the data: run `git lfs pull` there")
+            return local
         assert self.hub is not None and self.revision is not None
         with hub_errors(self.name, self.revision):
             file = self.hub.open(self.name, self.revision, path)
@@ -128,13 +134,33 @@ def _local(name: str, path: Path) -> Source:
             raise DudiError(f"data.source: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
         return Source(name, None, (path.name,), True, path.parent, None)
     try:
-        files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        files = _files(path)
     except OSError as error:
-        raise DudiError(f"data.source: folder {name!r} cannot be read ({error.strerror})") from None
+        where = error.filename or name
+        raise DudiError(f"data.source: folder {str(where)!r} cannot be read ({error.strerror})") from None
     for state in [file for file in files if file.rsplit("/", 1)[-1] == "state.json"]:
         files = _saved(path, state, files)
     found, rest = _data_files(files, name)
     return Source(name, None, found, False, path, None, rest)
+
+
+def _files(root: Path) -> list[str]:
+    """All files in a folder, those behind links too. Raises `OSError` for a folder in it that cannot be read, and
+    `DudiError` for a link to nothing: what it stood for would be missing from the data."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files, seen = [], set()
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(one for one in folders if os.path.realpath(os.path.join(folder, one)) not in seen)
+        for file in (Path(folder, name) for name in names):
+            if file.is_symlink() and not file.exists() and container_of(file.name) is not None:
+                raise DudiError(f"{file}: a link to {os.readlink(file)}, which is not there")
+            if file.is_file():
+                files.append(file.relative_to(root).as_posix())
+    return files
 
 
 def _saved(root: Path, state: str, files: list[str]) -> list[str]:

@@ -73,11 +73,22 @@ def _letter(piece: str, script: str | None) -> bool:
 
 def _in_another(text: str, script: str) -> bool:
     """Whether most letters are of another script, of enough letters to tell."""
-    if {_script(character) for character in set(text)} <= {script, ""}:  # nearly always
+    fine = _met(script)
+    others = set(text) - fine
+    fine |= {character for character in others if _script(character) in (script, "")}
+    if others <= fine:  # nearly always
         return False
-    scripts = Counter(_script(character) for character in text)
+    scripts: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        scripts[_script(character)] += count
     del scripts[""]
     return scripts.total() >= FEWEST and scripts.most_common(1)[0][0] != script
+
+
+@cache
+def _met(script: str) -> set[str]:
+    """Characters met so far that are letters of a script or no letters."""
+    return set()
 
 
 @cache
