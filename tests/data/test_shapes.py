@@ -100,7 +100,7 @@ def test_a_part_of_the_conversation_that_its_format_does_not_read(tmp_path: Path
 REFUSED = [
     ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"completion: no conversation: .*has chosen, language, p"),
     ({"text": "a"}, r"row: no conversation: found \['language', 'text'\], wanted `messages`, or .*data.columns can"),
-    ({"messages": [{"speaker": "a", "text": "b"}]}, r"messages\[0\]: not a message: found \['speaker', 'text'\]"),
+    ({"messages": [{"speaker": "a", "text": "b"}]}, r"messages\[0\].role: unknown role: found 'only speaker, text'"),
     ({"conversations": ["a", "b"]}, r"conversations\[0\]: not a message: found 'a'"),
     ({"messages": [{"role": "system", "content": ""}]}, "messages: no answer: found 'a system turn only'"),
     ({"messages": [{"role": "system", "content": ""}, SAID[1]]}, r"messages\[1\].role: turns out of order"),

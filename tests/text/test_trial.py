@@ -92,6 +92,7 @@ def test_rows_that_the_template_refuses_are_found_beforehand(folder: Path) -> No
     found = run(folder, "--tokenizer", str(folder / "model"))
     assert isinstance(found.exception, DudiError)
     reason = "the chat template refuses a conversation of turns (system, user): no system turn"
+    reason += "; chat.merge_system (--merge-system) puts a system turn into the user's"
     assert str(found.exception) == f"with-system: {reason} (2 refused rows in all)"
     assert f"th: 2 kept rows refused: {reason}" in lines(found.output)
     assert [line.split()[:3] for line in lines(found.output) if line.startswith("th x") or line.startswith("th y")] == [

@@ -172,12 +172,11 @@ def _is_empty_system(message: Any, keys: tuple[str, str]) -> bool:
 def _message(message: Any, field: str, ignore: Collection[str], keys: tuple[str, str]) -> Message:
     if not isinstance(message, dict):
         raise RowError("not a message", field, message, f"an object with {keys[0]} and {keys[1]}")
-    if keys[0] not in message:
-        raise RowError("not a message", field, sorted(map(str, message)), f"an object with {keys[0]} and {keys[1]}")
     role, content = message.get(keys[0]), message.get(keys[1])
     refuse(message, f"{field}.", _NEVER, _KNOWINGLY, ignore)
     if not isinstance(role, str) or role not in ROLES:
-        raise RowError("unknown role", f"{field}.{keys[0]}", role, "system, user or assistant")
+        found = role if keys[0] in message else f"only {', '.join(map(str, message))}"
+        raise RowError("unknown role", f"{field}.{keys[0]}", found, "system, user or assistant")
     if not isinstance(content, str):
         raise RowError("content is not text", f"{field}.{keys[1]}", content, "text")
     if is_blank(content):

@@ -68,6 +68,24 @@ def render(
     return text
 
 
+def left_out(messages: Sequence[Mapping[str, str]], text: str) -> str | None:
+    """The role of the first message whose text the template did not write, white space aside; None if it wrote all.
+
+    Of an earlier answer, what stands before `</think>` may be missing: templates take old reasoning out on purpose.
+    """
+    squeezed: str | None = None
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "assistant":
+            content = content.rpartition("</think>")[2]
+        if content.strip() in text:
+            continue
+        squeezed = squeezed or "".join(text.split())
+        if "".join(content.split()) not in squeezed:
+            return message["role"]
+    return None
+
+
 def read_template_file(file: Path) -> str:
     """A template's text. Raises `OSError` or `ValueError`."""
     if not file.is_file():  # a device or a pipe may have no end
