@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from kit.data import turns, write_jsonl, write_parquet
 
@@ -135,6 +137,26 @@ def test_answers_that_are_marked_as_bad_are_left_out_and_counted(tmp_path: Path)
     loaded = load_rows(Data(source=str(tmp_path / "rows.jsonl")), 0)
     assert [row.y for row in loaded.train] == ["b True"]
     assert loaded.report.languages["id"].filtered == {"label false": 1}
+
+
+def test_turns_as_an_object_of_lists(tmp_path: Path) -> None:
+    """What `datasets` makes of `Sequence({"from": ..., "value": ...})`."""
+    for keys, title in ((("from", "value"), "ShareGPT"), (("role", "content"), "messages")):
+        lists = dict(zip(keys, (["human", "gpt"], [Q[1], A[1]]), strict=True))
+        write_parquet(tmp_path / "a.parquet", [{"language": "id", "conversations": lists}])
+        assert read(tmp_path / "a.parquet") == [[Q, A]]
+        assert check(Data(source=str(tmp_path / "a.parquet"))).read_as == {title: 1}
+    assert of_row(tmp_path, {"messages": lists}) == [Q, A]
+    lists["content"] = ["a"]
+    with pytest.raises(DudiError, match="line 1: messages: not a list: found"):
+        of_row(tmp_path, {"messages": lists})
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    names = ["language", "prompt", "prompt", "completion"]
+    pq.write_table(pa.Table.from_arrays([pa.array(["id"])] * 4, names=names), tmp_path / "a.parquet")
+    with pytest.raises(DudiError, match=r"a.parquet: two columns are called 'prompt'"):
+        read(tmp_path / "a.parquet")
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -61,7 +61,8 @@ def short(value: Any) -> str:
 
 
 def parse_conversations(value: Any, field: str = "conversations") -> list[Any]:
-    """The list that a `conversations` value holds: a list, or a string in JSON or in Python's own notation.
+    """The list that a `conversations` value holds: a list, or a string in JSON or in Python's own notation. One object
+    of lists, as `datasets` keeps a `Sequence` of objects, is the list of objects.
 
     Nothing in the string is ever executed: Python notation goes through `ast.literal_eval`, which knows constants and
     containers only. Raises `RowError`, and nothing else, for any other value.
@@ -73,6 +74,9 @@ def parse_conversations(value: Any, field: str = "conversations") -> list[Any]:
         if len(value) > MAX_CHARS:
             raise RowError("too long", field, f"{len(value):,} characters", f"at most {MAX_CHARS:,}")
         value = _literal(value, field, wanted)
+    lists = list(value.values()) if isinstance(value, dict) else []
+    if lists and all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        value = [dict(zip(value, one, strict=True)) for one in zip(*lists, strict=True)]
     if not isinstance(value, list):
         raise RowError("not a list", field, value, wanted)
     if not value:

@@ -14,6 +14,8 @@ COLUMNS = ("messages", "conversations", "conversation")
 def is_sharegpt(row: Mapping[str, Any]) -> bool:
     """Whether a row's first turn has `from` and no `role`."""
     turns = next((row[name] for name in COLUMNS if row.get(name) is not None), None)
+    if isinstance(turns, dict):
+        return "from" in turns and "role" not in turns
     if isinstance(turns, str):
         return any(f"{quote}from{quote}" in turns[:200] for quote in "\"'") and "role" not in turns[:200]
     first = turns[0] if isinstance(turns, list) and turns else None
