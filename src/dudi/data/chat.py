@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dudi.data.containers import container_of
-from dudi.data.conversation import ROW_KEYS, RowError, fingerprint, is_zawgyi, refuse_row, to_example
+from dudi.data.conversation import RowError, fingerprint, is_zawgyi, refuse_row, to_example
 from dudi.data.files_by_language import language_hint
-from dudi.data.formats import BY_LOOK, FORMATS, Format, formats_of, wanted
+from dudi.data.formats import BY_LOOK, Format, formats_of, wanted
 from dudi.data.pool import Pool
 from dudi.data.report import DataReport
+from dudi.data.settings import COMMON, LANGUAGE_COLUMNS
 from dudi.data.source import Source
 from dudi.errors import DudiError
 from dudi.example import Example
@@ -26,9 +27,6 @@ from dudi.recipe.schema import Data
 NO_LANGUAGE = "?"
 """Where rows are counted that broke before their language was known."""
 HELD_OUT = "among the rows of data.eval_source"
-_LANGUAGE_COLUMNS = ("language", "language_code", "lang", "locale")
-"""Where a row may say its language; the first that can be read counts."""
-_COMMON = (*_LANGUAGE_COLUMNS, "id", *ROW_KEYS)
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,6 @@ class ChatReader:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", formats_of(self.data.format))
-        known = {*_COMMON, *(column for one in FORMATS for column in one.columns)}
-        if unknown := [name for name in self.data.columns if name not in known]:
-            choices = ", ".join(sorted(known - set(ROW_KEYS)))
-            raise DudiError(f"data.columns: unknown field {unknown[0]!r}; choose from {choices}")
 
     def rows(self, source: Source, paths: Sequence[str]) -> Iterator[ChatRow]:
         """All rows, in order; a broken row is an item, not an error. Raises `DudiError` for a file that is broken."""
@@ -89,7 +83,7 @@ class ChatReader:
             found = ", ".join(columns)
             hint = also if "conversations" in columns else "; data.columns can say what they are called"
             raise DudiError(f"{where}: wanted the columns {wanted(self.formats)}; found {found}{hint}")
-        read = {*_COMMON, *(column for one in self.formats for column in one.columns), *renamed.values()}
+        read = {*COMMON, *(column for one in self.formats for column in one.columns), *renamed.values()}
         return [name for name in columns if name in read]
 
     def _row(self, value: Any, path: str, id: str, where: str) -> ChatRow:
@@ -140,7 +134,7 @@ class ChatReader:
     def _language(self, row: Mapping[str, Any], path: str) -> tuple[str, str | None]:
         """The language, and what the row itself calls it where that is overridden."""
         fault = None
-        for column in _LANGUAGE_COLUMNS:
+        for column in LANGUAGE_COLUMNS:
             if (value := row.get(column)) is not None:
                 try:
                     code = language_code(value) if isinstance(value, str) else None

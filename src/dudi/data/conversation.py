@@ -39,6 +39,10 @@ ROW_KEYS = ("weight", "label", *_ROW_PARTS, *_ROW_NEVER, *_ROW_KNOWINGLY)
 """Keys of a row, beside its conversation, that say how it is meant."""
 _WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask")
 """Keys of an assistant turn that, at 0 or false, take it out of the loss."""
+IGNORABLE = (*_KNOWINGLY, *_ROW_KNOWINGLY, *_ROW_PARTS, *_WEIGHTS, "label")
+"""What `data.ignore` may name."""
+NEVER_IGNORED = (*_NEVER, *_ROW_NEVER)
+"""Parts that break their row all the same, where a recipe names them."""
 
 
 class RowError(DudiError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,16 +16,14 @@ import pyarrow.parquet as pq
 
 from dudi.data.containers import container_of, data_files
 from dudi.data.hub import Hub, HubFile, HuggingFaceHub, hub_errors
+from dudi.data.settings import HUB_NAME, nowhere, path_of
 from dudi.errors import DudiError
 
-BUILTIN = Path(__file__).parent / "builtin" / "rows.jsonl"
-"""What the source `builtin` stands for: the few rows that come with the package, to try things on."""
 BATCH_BYTES = 4 << 20
 """Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""
 MAX_BATCH_ROWS = 65_536
 _BUFFER = 1 << 20
 _LFS = b"version https://git-lfs.github.com/spec/"
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _KINDS = "nor .ndjson, .json, .csv, .tsv or .arrow (docs/data.md)"
 
 
@@ -111,36 +108,36 @@ def _batch_rows(group: Any, columns: Sequence[str]) -> int:
     return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // per_row))
 
 
-def open_source(name: str, revision: str | None, hub: Hub | None = None) -> Source:
-    """The source of a recipe's `data.source`: what lies there locally, else the hub data set of that name.
+def open_source(name: str, revision: str | None, hub: Hub | None = None, key: str = "data.source") -> Source:
+    """The source that a recipe names under a key: what lies there locally, else the hub data set of that name.
 
     Raises `DudiError` when neither exists, when the hub refuses, or when there is no data file in it.
     """
-    path = BUILTIN if name == "builtin" else Path(name).expanduser()
+    path = path_of(name)
     if path.exists():
-        return _local(name, path)
-    if not _HUB_NAME.fullmatch(name) or container_of(name):
-        raise DudiError(f"data.source: no file or folder {name!r}, and it is not a hub name (owner/name)")
+        return _local(name, path, key)
+    if not HUB_NAME.fullmatch(name) or container_of(name):
+        raise nowhere(name, key)
     hub = hub or HuggingFaceHub()
     with hub_errors(name, revision):
         commit, paths = hub.listing(name, revision)
-    found, rest = _data_files(paths, name)
+    found, rest = _data_files(paths, name, key)
     return Source(name, commit, found, False, None, hub, rest)
 
 
-def _local(name: str, path: Path) -> Source:
+def _local(name: str, path: Path, key: str) -> Source:
     if path.is_file():
         if container_of(path.name) is None:
-            raise DudiError(f"data.source: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
+            raise DudiError(f"{key}: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
         return Source(name, None, (path.name,), True, path.parent, None)
     try:
         files = _files(path)
     except OSError as error:
         where = error.filename or name
-        raise DudiError(f"data.source: folder {str(where)!r} cannot be read ({error.strerror})") from None
+        raise DudiError(f"{key}: folder {str(where)!r} cannot be read ({error.strerror})") from None
     for state in [file for file in files if file.rsplit("/", 1)[-1] == "state.json"]:
         files = _saved(path, state, files)
-    found, rest = _data_files(files, name)
+    found, rest = _data_files(files, name, key)
     return Source(name, None, found, False, path, None, rest)
 
 
@@ -178,10 +175,10 @@ def _saved(root: Path, state: str, files: list[str]) -> list[str]:
     return [file for file in files if file not in others - named]
 
 
-def _data_files(paths: Sequence[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _data_files(paths: Sequence[str], name: str, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     visible = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
     found, left_out = data_files(visible)
     if not found:
         others = ", ".join(sorted(visible)[:5]) or "nothing"
-        raise DudiError(f"data.source: no .parquet or .jsonl file in {name!r}, {_KINDS}; it holds {others}")
+        raise DudiError(f"{key}: no .parquet or .jsonl file in {name!r}, {_KINDS}; it holds {others}")
     return tuple(found), tuple(left_out)
