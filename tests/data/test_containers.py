@@ -78,6 +78,7 @@ BAD_TEXTS = {
     "cut.json": (json.dumps(ROWS)[:-30].encode(), "item 2: not JSON"),
     "open.json": (json.dumps(ROWS)[:-1].encode(), "item 2: the array is not closed"),
     "comma.json": (json.dumps(ROWS).replace(']}, {"lang', ']} {"lang').encode(), "item 1: no comma after it"),
+    "trailing.json": ((json.dumps(ROWS)[:-1] + ", ]").encode(), "item 2: a comma after it, and no further item"),
     "twice.json": (json.dumps(ROWS, indent=1).encode() * 2, "item 2: more after the end of the array"),
     "number.json": (b"[7]", "item 1: row: not an object: found 7"),
     "utf16.jsonl": (LINES.decode().encode("utf-16"), "UTF-16 text, wanted UTF-8"),

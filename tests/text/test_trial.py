@@ -10,6 +10,8 @@ from typing import Any
 
 import kit
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from dudi.data.cli import app
@@ -62,6 +64,23 @@ def test_the_proposed_limits_cut_at_most_two_percent() -> None:
         (y, [len(r.y) for r in rows if r.example.l == "id"]),
     ):
         assert row[2:] == tuple(map(str, (300, *(percentile(lengths, p) for p in (50, 90, 99)), max(lengths))))
+
+
+def test_characters_that_the_tokenizer_does_not_know_are_counted() -> None:
+    words = {token: k for k, token in enumerate(["<unk>", "<end>", "kamu", "siapa"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tok = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>")
+    turns = "{% for m in messages %}{{ m.content }} {{ '<end> ' if m.role == 'assistant' }}{% endfor %}"
+    for unknown, wanted in (
+        ("<unk>", ["th: 1 of 2 kept rows hold characters that the tokenizer does not know"]),
+        ("<end>", []),
+    ):
+        tok.unk_token = unknown
+        trial = Trial(Chat(tok, turns, {}))
+        for y in ("siapa", "ใคร"):
+            trial.add(Example(kit.message("kamu"), y, "th", "r"))
+        assert [line for line in trial.details() if "does not know" in line] == wanted
 
 
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────

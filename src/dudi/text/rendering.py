@@ -71,14 +71,12 @@ def render(
 def left_out(messages: Sequence[Mapping[str, str]], text: str) -> str | None:
     """The role of the first message whose text the template did not write, white space aside; None if it wrote all.
 
-    Of an earlier answer, what stands before `</think>` may be missing: templates take old reasoning out on purpose.
+    Earlier answers are the template's to show as it likes: many take old reasoning out on purpose.
     """
     squeezed: str | None = None
     for message in messages:
         content = message["content"]
-        if message["role"] == "assistant":
-            content = content.rpartition("</think>")[2]
-        if content.strip() in text:
+        if message["role"] == "assistant" or content.strip() in text:
             continue
         squeezed = squeezed or "".join(text.split())
         if "".join(content.split()) not in squeezed:

@@ -27,6 +27,8 @@ class Trial:
     refused: dict[str, Counter[str]] = field(default_factory=dict)
     earlier: dict[str, Counter[str]] = field(default_factory=dict)
     """Rows refused only where earlier answers are trained on too."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Rows with characters that the tokenizer does not know, by language: they are lost to the model."""
     first: str | None = None
     """The first row refused."""
 
@@ -39,6 +41,8 @@ class Trial:
             self.first = self.first or f"{example.id}: {error}"
             return
         self.lengths.setdefault(example.l, []).append((len(x), len(y)))
+        unknown = self.chat.tokenizer.unk_token_id  # some give the token that ends a text for it
+        self.unknown[example.l] += unknown not in self.chat.stop_ids and unknown in (*x, *y)
         if any(message.role == "assistant" for message in example.x):
             try:
                 self.chat.conversation(example.x, example.y)
@@ -61,6 +65,12 @@ class Trial:
             for found, where in ((self.refused, ""), (self.earlier, ' under loss_on = "all_assistant"'))
             for language, reasons in sorted(found.items())
             for reason, count in reasons.most_common()
+        ]
+        unknown = "kept rows hold characters that the tokenizer does not know"
+        lines += [
+            f"{language}: {count} of {len(self.lengths[language])} {unknown}"
+            for language, count in sorted(self.unknown.items())
+            if count
         ]
         if self.lengths:
             prompt, total = self.limits()

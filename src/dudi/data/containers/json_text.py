@@ -154,7 +154,8 @@ def _items(file: _Joined, where: str) -> Iterator[Row]:
             if after != ",":
                 text.fail(number, "no comma after it")
             text.skip()
-            text.peek()
+            if text.peek() == "]":
+                text.fail(number, "a comma after it, and no further item")
         number += 1
         yield "item", number, text.value(number)
 
