@@ -90,12 +90,17 @@ def check(
         bool, typer.Option("--rehearse", help="Run every stage on a few rows, and keep nothing.")
     ] = False,
 ) -> None:
-    """Check a recipe in full, and that its models' folders are there; print signals and stages. Nothing is loaded."""
+    """Check a recipe in full, and that its models' folders and its data are there; print signals and stages. Nothing is
+    loaded."""
+    from dudi.data.settings import check_settings
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
     from dudi.run.paths import on_the_hub, teacher_of
+    from dudi.text.verbalizer import Verbalizer
 
     loaded = load_recipe(recipe, set_ or ())
+    check_settings(loaded.data)
+    Verbalizer(loaded.data.languages, folder=loaded.data.template_folder)
     method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {teacher_of(loaded)}")

@@ -94,13 +94,16 @@ def _code_of_name(name: str) -> str | None:
 
 
 def script_of(code: str) -> str | None:
-    """The script that a language is mostly written in, as Unicode names it (`Thai`); None where it is not just one."""
+    """The script that a language is mostly written in, as Unicode names its letters (`Thai`, `CJK`); None where it is
+    not just one."""
     if code in LANGUAGES:
         return LANGUAGES[code].script
     from langcodes import Language
 
     language = Language.get(code).maximize()
-    return None if language.script in (None, "Hans", "Hant", "Jpan", "Kore") else str(language.script_name())
+    if language.script in (None, "Jpan"):
+        return None
+    return {"Hans": "CJK", "Hant": "CJK", "Kore": "Hangul"}.get(language.script) or str(language.script_name())
 
 
 def choose_l_z(l: str, languages: Sequence[str], include_english: bool, key: tuple[int | str, ...]) -> str:

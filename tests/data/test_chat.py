@@ -63,7 +63,7 @@ BAD = [
     ({**ROW, "messages": "hello"}, "messages", "unreadable conversation", "hello"),
     ({**ROW, "messages": {"role": "user"}}, "messages", "not a list", "role"),
     ({**ROW, "messages": turns("a", "")}, r"messages\[1\].content", "empty content", "''"),
-    ({**ROW, "messages": [{"role": "bot", "content": "x"}]}, r"messages\[0\].role", "unknown role", "bot"),
+    ({**ROW, "messages": [{"role": "cat", "content": "x"}]}, r"messages\[0\].role", "unknown role", "cat"),
     ({**ROW, "messages": turns("a", "b")[:1]}, "messages", "no answer", "role user"),
     ({"prompt": "a", "language": "id"}, "completion", "no conversation", "None"),
     ({"completion": "a", "language": "id"}, "prompt", "no conversation", "None"),

@@ -167,3 +167,8 @@ def test_text_that_looks_wrong_is_counted_and_shown(tmp_path):
             misread = "".join(bytes([b]).decode(codec, "ignore") or chr(b) for b in text.encode())
             assert MISREAD in suspected(tmp_path, language, misread, "กขค" if language == "th" else "abc")
     assert suspected(tmp_path, "vi", "TiÕng ViÖt", "Hµ Néi") == {MISREAD}
+    assert suspected(tmp_path, "vi", "Tieáng Vieät", "raát ñeïp") == {MISREAD}
+    quoted = "dia bilang \u201chalo\u201d".encode().decode("latin-1")
+    for language, answer in (("id", quoted), ("en", "don’t".encode().decode("cp1252"))):
+        assert suspected(tmp_path, language, "apa", answer) == {MISREAD}
+    assert suspected(tmp_path, "zh", "你好", "Hello there") == suspected(tmp_path, "ko", "a", "你好你好") == {SCRIPT}

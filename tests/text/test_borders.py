@@ -305,7 +305,7 @@ def test_many_rows_at_a_time_are_each_as_by_itself(template: str, tokenizer: str
 
     def by_itself(example: Example) -> object:
         try:
-            return c.prompt(example.x), c.response(example.x, example.y)
+            return c.row(example.x, example.y)
         except DudiError as error:
             return str(error)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import kit
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from dudi.data.cli import app
@@ -139,6 +141,23 @@ def test_a_language_without_a_template_is_said_and_the_others_measured(tmp_path:
     ]
 
 
+def test_characters_that_the_tokenizer_does_not_know_are_counted() -> None:
+    words = {token: k for k, token in enumerate(["<unk>", "<end>", "kamu", "siapa"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tok = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>")
+    turns = "{% for m in messages %}{{ m.content }} {{ '<end> ' if m.role == 'assistant' }}{% endfor %}"
+    for unknown, wanted in (
+        ("<unk>", ["th: 1 of 2 kept rows hold characters that the tokenizer does not know"]),
+        ("<end>", []),
+    ):
+        tok.unk_token = unknown
+        trial = Trial(Chat(tok, turns, {}))
+        for y in ("siapa", "ใคร"):
+            trial.add(Example(kit.message("kamu"), y, "th", "r"))
+        assert [line for line in trial.details() if "does not know" in line] == wanted
+
+
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def lines(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
@@ -167,6 +186,7 @@ def test_rows_that_the_template_refuses_are_found_beforehand(folder: Path) -> No
     found = run(folder, "--tokenizer", str(folder / "model"))
     assert isinstance(found.exception, DudiError)
     reason = "the chat template refuses a conversation of turns (system, user): no system turn"
+    reason += "; chat.merge_system (--merge-system) puts a system turn into the user's"
     assert str(found.exception) == f"with-system: {reason} (2 refused rows in all)"
     assert f"th: 2 kept rows refused: {reason}" in lines(found.output)
     assert [line.split()[:3] for line in lines(found.output) if line.startswith("th x") or line.startswith("th y")] == [

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dudi.data.containers import container_of
-from dudi.data.conversation import ROW_KEYS, RowError, fingerprint, is_zawgyi, refuse_row, to_example
-from dudi.data.formats import BY_LOOK, FORMATS, Format, formats_of, wanted
+from dudi.data.conversation import RowError, fingerprint, is_zawgyi, refuse_row, to_example
+from dudi.data.files_by_language import language_hint
+from dudi.data.formats import BY_LOOK, Format, formats_of, wanted
 from dudi.data.pool import Pool
 from dudi.data.report import DataReport
+from dudi.data.settings import COMMON, LANGUAGE_COLUMNS
 from dudi.data.source import Source
 from dudi.errors import DudiError
 from dudi.example import Example
@@ -25,9 +27,6 @@ from dudi.recipe.schema import Data
 NO_LANGUAGE = "?"
 """Where rows are counted that broke before their language was known."""
 HELD_OUT = "among the rows of data.eval_source"
-_LANGUAGE_COLUMNS = ("language", "language_code", "lang", "locale")
-"""Where a row may say its language; the first that can be read counts."""
-_COMMON = (*_LANGUAGE_COLUMNS, "id", *ROW_KEYS)
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,6 @@ class ChatReader:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", formats_of(self.data.format))
-        known = {*_COMMON, *(column for one in FORMATS for column in one.columns)}
-        if unknown := [name for name in self.data.columns if name not in known]:
-            choices = ", ".join(sorted(known - set(ROW_KEYS)))
-            raise DudiError(f"data.columns: unknown field {unknown[0]!r}; choose from {choices}")
 
     def rows(self, source: Source, paths: Sequence[str]) -> Iterator[ChatRow]:
         """All rows, in order; a broken row is an item, not an error. Raises `DudiError` for a file that is broken."""
@@ -88,7 +83,7 @@ class ChatReader:
             found = ", ".join(columns)
             hint = also if "conversations" in columns else "; data.columns can say what they are called"
             raise DudiError(f"{where}: wanted the columns {wanted(self.formats)}; found {found}{hint}")
-        read = {*_COMMON, *(column for one in self.formats for column in one.columns), *renamed.values()}
+        read = {*COMMON, *(column for one in self.formats for column in one.columns), *renamed.values()}
         return [name for name in columns if name in read]
 
     def _row(self, value: Any, path: str, id: str, where: str) -> ChatRow:
@@ -99,14 +94,20 @@ class ChatReader:
             if not isinstance(value, dict):
                 raise RowError("not an object", "row", value, f"an object with {wanted(self.formats)}")
             value = self._renamed(value)
-            language, other = self._language(value, path)
+            no_language: RowError | None = None
+            try:
+                language, other = self._language(value, path)
+            except RowError as error:
+                no_language = error
+            format = self._format(value)
+            if no_language is not None:
+                raise no_language
             name = value.get("id")
             id = name if isinstance(name, str) and _printable(name) else id
-            format = self._format(value)
             conversation = format.read(value)
             ignore = self.data.ignore
             example = to_example(conversation.turns, language, id, conversation.field, ignore, conversation.keys)
-            refuse_row(value, ignore)
+            refuse_row(value, example, format.columns, ignore)
             return ChatRow(where, language, example, format.title, other)
         except RowError as error:
             return ChatRow(where, language, error, other=other)
@@ -126,13 +127,14 @@ class ChatReader:
         found = next((one for one in self.formats if one.fits(row)), None)
         found = found or next((one for one in self.formats if one.begins(row)), None)
         if found is None:
-            raise RowError("no conversation", "row", sorted(map(str, row)), wanted(self.formats))
+            columns = f"{wanted(self.formats)} (data.columns can say what they are called)"
+            raise RowError("no conversation", "row", sorted(map(str, row)), columns)
         return found
 
     def _language(self, row: Mapping[str, Any], path: str) -> tuple[str, str | None]:
         """The language, and what the row itself calls it where that is overridden."""
         fault = None
-        for column in _LANGUAGE_COLUMNS:
+        for column in LANGUAGE_COLUMNS:
             if (value := row.get(column)) is not None:
                 try:
                     code = language_code(value) if isinstance(value, str) else None
@@ -148,7 +150,10 @@ class ChatReader:
         column, value, known = fault or ("language", None, "")
         if known:
             raise RowError("unknown language", column, value, f"{known}; or one for all rows, in data.language")
-        raise RowError("no language", column, value, "a language code or name (or one for all rows, in data.language)")
+        hint = language_hint(path)
+        named = f" = '{hint}', if that is what the file's name means" if hint else ""
+        wanted_language = f"a language code or name (or one for all rows, in data.language{named})"
+        raise RowError("no language", column, value, wanted_language)
 
 
 def _printable(name: str) -> bool:

@@ -20,7 +20,7 @@ MAX_CHARS = 1_000_000
 """Characters of one conversation. Parsing a hostile one of this length may take 0.4 GB and 2 s, no more."""
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 2, 60, 60, 3, 3
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 2, 60, 60, 6, 3
 
 # Unicode's default-ignorable characters, controls, and the blank of Braille: text of these alone shows nothing.
 _SHOWS = re.compile(
@@ -29,14 +29,20 @@ _SHOWS = re.compile(
 )
 _NEVER = ("tool_calls", "function_call", "images", "image", "audio", "videos", "video")
 """Keys of a message whose content is a part of the conversation that cannot be read: without it, it is another one."""
-_KNOWINGLY = ("name", "reasoning_content", "reasoning", "thinking", "tool_call_id", "prefix")
+_KNOWINGLY = ("name", "reasoning_content", "reasoning", "thinking", "tool_call_id", "prefix", "refusal", "train_detail")
 """Keys that a reader may do without, if `data.ignore` says so."""
 _ROW_NEVER = ("images", "image", "audio", "audios", "videos", "video")
 _ROW_KNOWINGLY = ("tools", "functions", "documents", "chat_template_kwargs")
-ROW_KEYS = ("weight", *_ROW_NEVER, *_ROW_KNOWINGLY)
+_ROW_PARTS = ("system", "system_prompt", "context", "input", "history")
+"""Columns that hold a part of the conversation where their format reads them, and so perhaps where it does not."""
+ROW_KEYS = ("weight", "label", *_ROW_PARTS, *_ROW_NEVER, *_ROW_KNOWINGLY)
 """Keys of a row, beside its conversation, that say how it is meant."""
-_OFF = {"weight", "train", "loss"}
+_WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask")
 """Keys of an assistant turn that, at 0 or false, take it out of the loss."""
+IGNORABLE = (*_KNOWINGLY, *_ROW_KNOWINGLY, *_ROW_PARTS, *_WEIGHTS, "label")
+"""What `data.ignore` may name."""
+NEVER_IGNORED = (*_NEVER, *_ROW_NEVER)
+"""Parts that break their row all the same, where a recipe names them."""
 
 
 class RowError(DudiError):
@@ -59,7 +65,8 @@ def short(value: Any) -> str:
 
 
 def parse_conversations(value: Any, field: str = "conversations") -> list[Any]:
-    """The list that a `conversations` value holds: a list, or a string in JSON or in Python's own notation.
+    """The list that a `conversations` value holds: a list, or a string in JSON or in Python's own notation. One object
+    of lists, as `datasets` keeps a `Sequence` of objects, is the list of objects.
 
     Nothing in the string is ever executed: Python notation goes through `ast.literal_eval`, which knows constants and
     containers only. Raises `RowError`, and nothing else, for any other value.
@@ -71,11 +78,27 @@ def parse_conversations(value: Any, field: str = "conversations") -> list[Any]:
         if len(value) > MAX_CHARS:
             raise RowError("too long", field, f"{len(value):,} characters", f"at most {MAX_CHARS:,}")
         value = _literal(value, field, wanted)
+    lists = list(value.values()) if isinstance(value, dict) else []
+    if lists and all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        value = [dict(zip(value, one, strict=True)) for one in zip(*lists, strict=True)]
     if not isinstance(value, list):
         raise RowError("not a list", field, value, wanted)
     if not value:
         raise RowError("empty conversation", field, value, wanted)
     return value
+
+
+def messages_in(text: str) -> list[Any] | None:
+    """The messages that a text holds in JSON or Python notation, as tables have them; None for any other text."""
+    if not text.lstrip().startswith("[") or len(text) > MAX_CHARS:
+        return None
+    try:
+        value = _literal(text, "", "")
+    except RowError:
+        return None
+    keys = {"role", "content"}
+    found = isinstance(value, list) and value and all(isinstance(one, dict) and keys <= one.keys() for one in value)
+    return value if found else None
 
 
 def _literal(text: str, field: str, wanted: str) -> Any:
@@ -116,29 +139,42 @@ def to_example(
     """The row (x, y, l) of a conversation: y is the last assistant turn that is trained on, x all turns before it.
 
     An optional system turn comes first, then user and assistant turns alternate, and the last is an assistant turn.
+    A system turn without text is none.
     An assistant turn with `weight` 0 is not trained on: at the end it is left off, before the end the row remembers
     it. Keys that change what a turn means (tool calls, reasoning, names) make the row broken unless `ignore` has
     them; other keys are ignored. keys: what role and content are called, for messages. Raises `RowError`.
     """
     if not messages:
         raise RowError("empty conversation", field, messages, "at least a user and an assistant turn")
-    turns = [_message(message, f"{field}[{i}]", ignore, keys) for i, message in enumerate(messages)]
+    left_out = 1 if _is_empty_system(messages[0], keys) else 0
+    messages = messages[left_out:]
+    turns = [_message(message, f"{field}[{i}]", ignore, keys) for i, message in enumerate(messages, left_out)]
+    if not turns:
+        raise RowError("no answer", field, "a system turn only", "an assistant turn at the end")
     if sum(len(turn.content) for turn in turns) > MAX_CHARS:
         raise RowError("too long", field, "a longer text", f"at most {MAX_CHARS:,} characters in all")
     start = 1 if turns[0].role == "system" else 0
     for i, turn in enumerate(turns[start:]):
         expected = "assistant" if i % 2 else "user"
         if turn.role != expected:
-            where = f"{field}[{i + start}].{keys[0]}"
+            where = f"{field}[{i + start + left_out}].{keys[0]}"
             raise RowError("turns out of order", where, turn.role, f"{expected} (user and assistant turns alternate)")
     if turns[-1].role != "assistant":
         raise RowError("no answer", field, f"a last turn of role {turns[-1].role}", "an assistant turn at the end")
-    untrained = {i for i, message in enumerate(messages) if turns[i].role == "assistant" and _is_off(message, ignore)}
+    weighed = ((i, message) for i, message in enumerate(messages) if turns[i].role == "assistant")
+    untrained = {i for i, message in weighed if weight_of(message, f"{field}[{i + left_out}].", ignore) == 0}
     last = max((i for i, turn in enumerate(turns) if turn.role == "assistant" and i not in untrained), default=None)
     if last is None:
         raise Excluded("weight 0", field, "only answers of weight 0", "an answer to train on")
     before = tuple(sorted(i for i in untrained if i < last))
     return Example(x=tuple(turns[:last]), y=turns[last].content, l=language, id=id, untrained=before)
+
+
+def _is_empty_system(message: Any, keys: tuple[str, str]) -> bool:
+    if not isinstance(message, dict) or message.get(keys[0]) != "system":
+        return False
+    content = message.get(keys[1], 0)
+    return content is None or (isinstance(content, str) and is_blank(content))
 
 
 def _message(message: Any, field: str, ignore: Collection[str], keys: tuple[str, str]) -> Message:
@@ -147,7 +183,8 @@ def _message(message: Any, field: str, ignore: Collection[str], keys: tuple[str,
     role, content = message.get(keys[0]), message.get(keys[1])
     refuse(message, f"{field}.", _NEVER, _KNOWINGLY, ignore)
     if not isinstance(role, str) or role not in ROLES:
-        raise RowError("unknown role", f"{field}.{keys[0]}", role, "system, user or assistant")
+        found = role if keys[0] in message else f"only {', '.join(map(str, message))}"
+        raise RowError("unknown role", f"{field}.{keys[0]}", found, "system, user or assistant")
     if not isinstance(content, str):
         raise RowError("content is not text", f"{field}.{keys[1]}", content, "text")
     if is_blank(content):
@@ -156,8 +193,6 @@ def _message(message: Any, field: str, ignore: Collection[str], keys: tuple[str,
         content.encode()
     except UnicodeEncodeError:  # JSON can hold half of a surrogate pair; no tokenizer takes it
         raise RowError("invalid text", f"{field}.{keys[1]}", content, "text without lone surrogates") from None
-    if role == "assistant":
-        weight_of(message, f"{field}.", ignore)
     return Message(role, content)
 
 
@@ -179,25 +214,40 @@ def refuse(
             raise RowError(f"{key} cannot be read", f"{field}{key}", found, wanted)
 
 
-def refuse_row(row: Mapping[str, Any], ignore: Collection[str]) -> None:
-    """Raises `RowError` where something beside a row's conversation would be dropped, or takes the row out."""
+def refuse_row(row: Mapping[str, Any], example: Example, read: Collection[str], ignore: Collection[str]) -> None:
+    """Raises `RowError` where something beside a row's conversation would be dropped, or takes the row out.
+
+    read: the columns that the row's format reads.
+    """
     refuse(row, "", _ROW_NEVER, _ROW_KNOWINGLY, ignore)
-    if weight_of(row, "", ignore) == 0:
+    for key in _ROW_PARTS:
+        if key in row and key not in read and key not in ignore and not _is_in(row[key], example):
+            wanted = f'none beside it, or data.ignore = ["{key}"] to read rows without it'
+            raise RowError(f"{key} is no part of the conversation", key, row[key], wanted)
+    if weight_of(row, "", ignore, ("weight",)) == 0:
         raise Excluded("weight 0", "weight", row.get("weight"), "a row to train on")
+    if row.get("label") is False and "label" not in ignore:
+        raise Excluded("label false", "label", False, "an answer to learn from")
 
 
-def weight_of(value: Mapping[str, Any], field: str, ignore: Collection[str]) -> int:
-    """0 or 1, by the key `weight`; 1 without one. Raises `RowError` for other weights, which nothing honours."""
-    weight = None if "weight" in ignore else value.get("weight")
-    if weight is None or weight == 1:
-        return 1
-    if weight == 0 and not isinstance(weight, str):
-        return 0
-    raise RowError("a weight that is not 0 or 1", f"{field}weight", weight, '0 or 1, or data.ignore = ["weight"]')
+def _is_in(value: Any, example: Example) -> bool:
+    """Whether a column says nothing that the turns do not say."""
+    if not isinstance(value, str):
+        return not isinstance(value, list | dict) or not value
+    return is_blank(value) or any(value.strip() in message.content for message in example.x)
 
 
-def _is_off(message: Mapping[str, Any], ignore: Collection[str]) -> bool:
-    return any(key not in ignore and message[key] in (0, False) for key in message.keys() & _OFF)
+def weight_of(value: Mapping[str, Any], field: str, ignore: Collection[str], keys: Sequence[str] = _WEIGHTS) -> int:
+    """0 or 1, by `weight` and what else it is called; 1 without one. Raises `RowError` for other weights, which nothing
+    honours."""
+    found = 1
+    for key in keys:
+        weight = None if key in ignore else value.get(key)
+        if isinstance(weight, str) or weight not in (None, 0, 1):
+            wanted = f'0 or 1, or data.ignore = ["{key}"]'
+            raise RowError("a weight that is not 0 or 1", f"{field}{key}", weight, wanted)
+        found = 0 if weight == 0 else found
+    return found
 
 
 def messages_of(example: Example) -> list[dict[str, Any]]:
@@ -214,11 +264,14 @@ def fingerprint(example: Example) -> int:
     Content that Unicode calls canonically equivalent is equal: Vietnamese written with combining marks (NFD, as some
     systems save it) is the same text as in NFC. Two of a million different rows share one with probability 3e-8.
     """
-    parts = [[message.role, message.content] for message in example.x]
-    text = json.dumps([*parts, example.y], ensure_ascii=False)
-    if not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    digest = hashlib.blake2b(digest_size=8)
+    for role, text in (*((message.role, message.content) for message in example.x), ("assistant", example.y)):
+        if not text.isascii() and not unicodedata.is_normalized("NFC", text):
+            text = unicodedata.normalize("NFC", text)
+        content = text.encode()
+        digest.update(b"%b %d " % (role.encode(), len(content)))  # the length tells where a turn ends
+        digest.update(content)
+    return int.from_bytes(digest.digest(), "big")
 
 
 def is_zawgyi(example: Example) -> bool:

@@ -70,6 +70,13 @@ def languages_of(paths: Sequence[str]) -> dict[str, str]:
     return found if several or not short else {}
 
 
+def language_hint(path: str) -> str | None:
+    """The one of our languages that a path names in some word: enough to ask, not to rely on."""
+    words = [word for part in (*PurePosixPath(path).parts[:-1], stem_of(path)) for word in re.split(r"[-_. ]+", part)]
+    found = {code for code in LANGUAGES for word in words if is_named(word, code)}
+    return found.pop() if len(found) == 1 else None
+
+
 def _code(label: str) -> str | None:
     try:
         return language_code(label)
@@ -119,8 +126,8 @@ def splits_of(paths: Sequence[str]) -> list[str]:
 
 def _split_of(path: str, wanted: str) -> str | None:
     *folders, _ = PurePosixPath(path).parts
-    first = re.split(r"[-_.]", PurePosixPath(path).stem.lower())[0]
-    for part in (first, *(folder.lower() for folder in reversed(folders))):
+    words = re.split(r"[-_. ]+", stem_of(path).lower())
+    for part in (*words, *(folder.lower() for folder in reversed(folders))):
         if part in _SPLITS or part == wanted:
             return _SPLITS.get(part, part)
     return None

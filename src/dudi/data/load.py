@@ -15,13 +15,14 @@ import dudi
 from dudi.data.chat import NO_LANGUAGE, ChatReader, ChatScan
 from dudi.data.conversation import fingerprint
 from dudi.data.files_by_language import by_config, default_languages, languages_of, of_language, of_split, splits_of
-from dudi.data.formats import BY_LOOK, SEA_INSTRUCT, formats_of
+from dudi.data.formats import BY_LOOK, SEA_INSTRUCT
 from dudi.data.hub import Hub
 from dudi.data.language_files import LanguageFiles
 from dudi.data.quality import FILTERS, STRATUM
 from dudi.data.report import DataReport
 from dudi.data.rows import Rows, read_rows, sha256_of, write_rows
 from dudi.data.sea_instruct import check_language, load_language
+from dudi.data.settings import check_names
 from dudi.data.source import Source, open_source
 from dudi.errors import DudiError
 from dudi.example import Example
@@ -101,7 +102,7 @@ def _held_out(data: Data, name: str, hub: Hub | None) -> list[Example]:
     """
     changes = {"source": name, "revision": None, "format": BY_LOOK, "eval_source": None, "rows_per_language": None}
     data = data.model_copy(update=changes)
-    source = open_source(name, None, hub)
+    source = open_source(name, None, hub, "data.eval_source")
     if not source.single:
         splits = splits_of(source.paths)
         held_out = [split for split in ("eval", "validation", "test") if split in splits]
@@ -144,12 +145,10 @@ class _Kind:
 
 
 def _kind(data: Data) -> _Kind:
-    """What `data.format` says. Raises `DudiError` for an unknown one."""
+    """What `data.format` says. Raises `DudiError` for names that there are not."""
+    check_names(data)
     if data.format == SEA_INSTRUCT:
-        if data.columns:
-            raise DudiError("data.columns: is not for data.format = 'sea_instruct', whose columns are known")
         return _Kind(_load_sea_instruct, _check_sea_instruct)
-    formats_of(data.format)
     return _Kind(_load_chat, _check_chat)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +16,14 @@ import pyarrow.parquet as pq
 
 from dudi.data.containers import container_of, data_files
 from dudi.data.hub import Hub, HubFile, HuggingFaceHub, hub_errors
+from dudi.data.settings import HUB_NAME, nowhere, path_of
 from dudi.errors import DudiError
 
-BUILTIN = Path(__file__).parent / "builtin" / "rows.jsonl"
-"""What the source `builtin` stands for: the few rows that come with the package, to try things on."""
 BATCH_BYTES = 4 << 20
 """Uncompressed bytes of the columns asked for that one record batch holds, by the file's own average."""
 MAX_BATCH_ROWS = 65_536
 _BUFFER = 1 << 20
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_LFS = b"version https://git-lfs.github.com/spec/"
 _KINDS = "nor .ndjson, .json, .csv, .tsv or .arrow (docs/data.md)"
 
 
@@ -47,9 +46,13 @@ class Source:
         """One file, for reading; the caller closes it. Raises `DudiError`."""
         if self.root is not None:
             try:
-                return (self.root / path).open("rb")
+                local = (self.root / path).open("rb")
             except OSError as error:
                 raise DudiError(f"{self.where(path)}: cannot be read ({error.strerror})") from None
+            if local.peek(len(_LFS)).startswith(_LFS):
+                local.close()
+                raise DudiError(f"{self.where(path)}: a pointer of Git LFS, not the data: run `git lfs pull` there")
+            return local
         assert self.hub is not None and self.revision is not None
         with hub_errors(self.name, self.revision):
             file = self.hub.open(self.name, self.revision, path)
@@ -105,36 +108,56 @@ def _batch_rows(group: Any, columns: Sequence[str]) -> int:
     return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // per_row))
 
 
-def open_source(name: str, revision: str | None, hub: Hub | None = None) -> Source:
-    """The source of a recipe's `data.source`: what lies there locally, else the hub data set of that name.
+def open_source(name: str, revision: str | None, hub: Hub | None = None, key: str = "data.source") -> Source:
+    """The source that a recipe names under a key: what lies there locally, else the hub data set of that name.
 
     Raises `DudiError` when neither exists, when the hub refuses, or when there is no data file in it.
     """
-    path = BUILTIN if name == "builtin" else Path(name).expanduser()
+    path = path_of(name)
     if path.exists():
-        return _local(name, path)
-    if not _HUB_NAME.fullmatch(name) or container_of(name):
-        raise DudiError(f"data.source: no file or folder {name!r}, and it is not a hub name (owner/name)")
+        return _local(name, path, key)
+    if not HUB_NAME.fullmatch(name) or container_of(name):
+        raise nowhere(name, key)
     hub = hub or HuggingFaceHub()
     with hub_errors(name, revision):
         commit, paths = hub.listing(name, revision)
-    found, rest = _data_files(paths, name)
+    found, rest = _data_files(paths, name, key)
     return Source(name, commit, found, False, None, hub, rest)
 
 
-def _local(name: str, path: Path) -> Source:
+def _local(name: str, path: Path, key: str) -> Source:
     if path.is_file():
         if container_of(path.name) is None:
-            raise DudiError(f"data.source: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
+            raise DudiError(f"{key}: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
         return Source(name, None, (path.name,), True, path.parent, None)
     try:
-        files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        files = _files(path)
     except OSError as error:
-        raise DudiError(f"data.source: folder {name!r} cannot be read ({error.strerror})") from None
+        where = error.filename or name
+        raise DudiError(f"{key}: folder {str(where)!r} cannot be read ({error.strerror})") from None
     for state in [file for file in files if file.rsplit("/", 1)[-1] == "state.json"]:
         files = _saved(path, state, files)
-    found, rest = _data_files(files, name)
+    found, rest = _data_files(files, name, key)
     return Source(name, None, found, False, path, None, rest)
+
+
+def _files(root: Path) -> list[str]:
+    """All files in a folder, those behind links too. Raises `OSError` for a folder in it that cannot be read, and
+    `DudiError` for a link to nothing: what it stood for would be missing from the data."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files, seen = [], set()
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(one for one in folders if os.path.realpath(os.path.join(folder, one)) not in seen)
+        for file in (Path(folder, name) for name in names):
+            if file.is_symlink() and not file.exists() and container_of(file.name) is not None:
+                raise DudiError(f"{file}: a link to {os.readlink(file)}, which is not there")
+            if file.is_file():
+                files.append(file.relative_to(root).as_posix())
+    return files
 
 
 def _saved(root: Path, state: str, files: list[str]) -> list[str]:
@@ -152,10 +175,10 @@ def _saved(root: Path, state: str, files: list[str]) -> list[str]:
     return [file for file in files if file not in others - named]
 
 
-def _data_files(paths: Sequence[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _data_files(paths: Sequence[str], name: str, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     visible = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
     found, left_out = data_files(visible)
     if not found:
         others = ", ".join(sorted(visible)[:5]) or "nothing"
-        raise DudiError(f"data.source: no .parquet or .jsonl file in {name!r}, {_KINDS}; it holds {others}")
+        raise DudiError(f"{key}: no .parquet or .jsonl file in {name!r}, {_KINDS}; it holds {others}")
     return tuple(found), tuple(left_out)

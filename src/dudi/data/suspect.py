@@ -30,6 +30,8 @@ _THREE = re.compile(f"[\xe0-\xef]{_NEXT}{{2}}")
 _TWO = re.compile("[\xc2-\xc6][\x80-\xbf]")
 # Vietnamese in the font encoding TCVN3 (`TiÕng ViÖt`, `Hµ`): capitals within words, and signs for letters.
 _TCVN3 = re.compile("[a-z][\xc0-\xd6\xd8-\xde][a-z]|[A-Za-z][\xb5\xb8](?![0-9])")
+# And in VNI (`Tieáng Vieät`, `ñeïp`): a vowel, and its marks as a letter that no Vietnamese word has there.
+_VNI = re.compile("[aeouAEOU][\xe4\xe5\xef\xfb\xeb]|[\xf1\xd1](?=[aeiouyAEIOUY])")
 _VIETNAMESE = re.compile("[\u0103\u0111\u01a1\u01b0\u1ea0-\u1ef9]", re.IGNORECASE)
 
 
@@ -54,13 +56,16 @@ def _script_of(language: str) -> str | None:
 
 
 def _misread(text: str, script: str | None, language: str) -> bool:
-    """Whether text has pieces that are letters of its language's script once the bytes are read as UTF-8."""
+    """Whether text has pieces that are letters of its language's script, or marks of punctuation such as curly quotes,
+    once the bytes are read as UTF-8."""
     if any(_letter(piece.group(), script) for piece in _THREE.finditer(text)):
         return True
     twice = [piece for piece in _TWO.finditer(text) if _letter(piece.group(), script)]
     if len(twice) > 1:
         return True
-    return language == "vi" and not _VIETNAMESE.search(text) and _TCVN3.search(text) is not None
+    if language != "vi" or _VIETNAMESE.search(text):
+        return False
+    return _TCVN3.search(text) is not None or len(_VNI.findall(text)) > 1
 
 
 def _letter(piece: str, script: str | None) -> bool:
@@ -68,16 +73,27 @@ def _letter(piece: str, script: str | None) -> bool:
         character = bytes(_BYTES[c] for c in piece).decode()
     except UnicodeDecodeError:
         return False
-    return _script(character) == script
+    return _script(character) == script or "\u2010" <= character <= "\u2044"
 
 
 def _in_another(text: str, script: str) -> bool:
     """Whether most letters are of another script, of enough letters to tell."""
-    if {_script(character) for character in set(text)} <= {script, ""}:  # nearly always
+    fine = _met(script)
+    others = set(text) - fine
+    fine |= {character for character in others if _script(character) in (script, "")}
+    if others <= fine:  # nearly always
         return False
-    scripts = Counter(_script(character) for character in text)
+    scripts: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        scripts[_script(character)] += count
     del scripts[""]
     return scripts.total() >= FEWEST and scripts.most_common(1)[0][0] != script
+
+
+@cache
+def _met(script: str) -> set[str]:
+    """Characters met so far that are letters of a script or no letters."""
+    return set()
 
 
 @cache

@@ -20,14 +20,18 @@ from dudi.errors import DudiError
 from dudi.example import Example, Message
 from dudi.files import write_text
 from dudi.text.borders import Pieces
-from dudi.text.rendering import read_template_file, render
+from dudi.text.rendering import left_out, read_template_file, render
 from dudi.text.special_tokens import Specials
-from dudi.text.template import MERGE_SYSTEM, NO_DATE, with_values
+from dudi.text.template import MERGE_SYSTEM, NO_DATE, merged, with_values
 
 KWARGS = "chat_kwargs.json"
 """Beside a saved tokenizer: the `chat.kwargs` that are written into its template."""
 _TOGETHER = 256
 """Rows tokenized in one call."""
+_FIX_DATE = (
+    "set chat.template to a copy of it with a date in place of strftime_now",
+    'fix it, such as chat.kwargs = { date_string = "26 Jul 2024" }',
+)
 _PROBE = (Message("user", "?"),)
 _PROBES = (_PROBE, (Message("system", "!"), *_PROBE))
 
@@ -75,7 +79,13 @@ class Chat:
         self._check_template()
         full = self._render((*_PROBE, Message("assistant", "0")), False, trial=True)
         if not full.startswith(prompt) or "0" not in full[len(prompt) :]:
-            raise DudiError("the chat template does not continue its own generation prompt: it cannot be trained with")
+            raise DudiError(
+                f"the chat template does not continue its own generation prompt, which ends with {prompt[-20:]!r}: it"
+                " cannot be trained with; set chat.kwargs where it has a switch for this, such as enable_thinking ="
+                " false, or chat.template to a copy that does"
+            )
+        ended = self._render(_PROBE, False, trial=True)
+        self._opening = len(prompt) - len(ended) if prompt.startswith(ended) else 0
         self._read_end(full[len(prompt) :].rpartition("0")[2])
         eos = self.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # an id may be 0
         self.stop_ids = tuple(sorted(id for id in {self.turn_end, eos, *stops} if 0 <= id < self.vocab))
@@ -92,8 +102,8 @@ class Chat:
                 continue  # a turn that it refuses
             if "strftime_now" in self.template and self._rendered(NO_DATE + self.template, self.kwargs, probe) is None:
                 raise DudiError(
-                    "the chat template prints today's date, so that the same run differs from day to day: fix it, such"
-                    ' as chat.kwargs = { date_string = "26 Jul 2024" }'
+                    "the chat template prints today's date, so that the same run differs from day to day: "
+                    + _FIX_DATE["date_string" in self.template]
                 )
             if self._rendered(saved, {}, probe) != text:
                 raise DudiError(
@@ -205,10 +215,32 @@ class Chat:
             write_text(Path(folder) / KWARGS, json.dumps(self.kwargs, indent=1, ensure_ascii=False))
 
     def _answer(self, messages: Sequence[Message]) -> tuple[str, _Span]:
-        """A rendered conversation, and its last turn in it."""
+        """A rendered conversation, and its last turn in it. Raises `DudiError` where the template refuses it, or leaves
+        out a part of it."""
+        try:
+            return self._written(messages)
+        except DudiError as error:
+            if messages[0].role != "system" or len(messages) < 3 or not self._takes(merged(messages)):
+                raise
+            raise DudiError(f"{error}; chat.merge_system (--merge-system) puts a system turn into the user's") from None
+
+    def _takes(self, messages: Sequence[Message]) -> bool:
+        try:
+            self._written(messages)
+        except DudiError:
+            return False
+        return True
+
+    def _written(self, messages: Sequence[Message]) -> tuple[str, _Span]:
+        marked = self._marked(messages)
         prompt, full = self._render(messages[:-1], True), self._render(messages, False)
         if not full.startswith(prompt) or not full.endswith(self.tail) or len(full) < len(prompt) + len(self.tail):
             raise DudiError("the chat template does not continue its own generation prompt for this conversation")
+        if role := left_out(marked[:-1], prompt):
+            raise DudiError(f"the chat template leaves out or rewrites the text of a turn ({role})")
+        # As a user's, since nothing of y may be missing; reasoning may begin in the opening (`<think>`).
+        if left_out([{**marked[-1], "role": "user"}], full[len(prompt) - self._opening :]):
+            raise DudiError("the chat template leaves out or rewrites a part of the answer")
         return full, _Span(len(prompt), len(full) - len(self.tail) + len(self._lead), False)
 
     def _earlier(self, whole: str, messages: Sequence[Message]) -> _Span:
@@ -227,9 +259,11 @@ class Chat:
 
     def _render(self, messages: Sequence[Message], prompt: bool, trial: bool = False) -> str:
         """The template's text; special tokens that stand in messages are marked in it (`dudi.text.special_tokens`)."""
-        marked = [{"role": m.role, "content": self.specials.mark(m.content)} for m in messages]
         assert self.template is not None
-        return render(self.tokenizer, self.template, marked, prompt, self.kwargs, trial)
+        return render(self.tokenizer, self.template, self._marked(messages), prompt, self.kwargs, trial)
+
+    def _marked(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        return [{"role": m.role, "content": self.specials.mark(m.content)} for m in messages]
 
     def _rendered(self, template: str, kwargs: Mapping[str, Any], messages: Sequence[Message]) -> str | None:
         """What another template writes for a prompt; None where it refuses."""

@@ -68,6 +68,22 @@ def render(
     return text
 
 
+def left_out(messages: Sequence[Mapping[str, str]], text: str) -> str | None:
+    """The role of the first message whose text the template did not write, white space aside; None if it wrote all.
+
+    Earlier answers are the template's to show as it likes: many take old reasoning out on purpose.
+    """
+    squeezed: str | None = None
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "assistant" or content.strip() in text:
+            continue
+        squeezed = squeezed or "".join(text.split())
+        if "".join(content.split()) not in squeezed:
+            return message["role"]
+    return None
+
+
 def read_template_file(file: Path) -> str:
     """A template's text. Raises `OSError` or `ValueError`."""
     if not file.is_file():  # a device or a pipe may have no end

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dudi.errors import DudiError
+from dudi.example import Message
 
 MERGE_SYSTEM = (
     "{%- if messages | length > 1 and messages[0]['role'] == 'system' and messages[0]['content'] is string"
@@ -19,6 +20,12 @@ MERGE_SYSTEM = (
 lets the template begin on a line of its own, as it did before."""
 NO_DATE = "{%- set strftime_now = raise_exception %}\n"
 """Before a template: asking for today's date is an error."""
+
+
+def merged(messages: Sequence[Message]) -> list[Message]:
+    """What `MERGE_SYSTEM` makes of a conversation that begins with a system turn."""
+    system, first, *rest = messages
+    return [Message(first.role, f"{system.content}\n\n{first.content}"), *rest]
 
 
 def with_values(template: str, values: Mapping[str, Any], given: Collection[str]) -> str:

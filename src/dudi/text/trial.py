@@ -47,6 +47,8 @@ class Trial:
     refused: dict[str, Counter[str]] = field(default_factory=dict)
     earlier: dict[str, Counter[str]] = field(default_factory=dict)
     """Rows refused only where earlier answers are trained on too."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Rows with characters that the tokenizer does not know, by language: they are lost to the model."""
     first: str | None = None
     """The first row refused."""
     unmade: dict[str, str] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class Trial:
             self.first = self.first or f"{example.id}: {error}"
             return
         self.lengths.setdefault(example.l, []).append(Lengths(len(x), len(y), p_z, z))
+        unknown = self.chat.tokenizer.unk_token_id  # some give the token that ends a text for it
+        self.unknown[example.l] += unknown not in self.chat.stop_ids and unknown in (*x, *y)
         if any(message.role == "assistant" for message in example.x):
             try:
                 self.chat.conversation(example.x, example.y)
@@ -112,6 +116,12 @@ class Trial:
             for reason, count in reasons.most_common()
         ]
         lines += [f"{language}: p_z and z cannot be made: {reason}" for language, reason in sorted(self.unmade.items())]
+        unknown = "kept rows hold characters that the tokenizer does not know"
+        lines += [
+            f"{language}: {count} of {len(self.lengths[language])} {unknown}"
+            for language, count in sorted(self.unknown.items())
+            if count
+        ]
         if self.lengths:
             prompt, total, teacher = self.limits()
             lines.append("limits that leave out or cut at most 2 % of the rows of each language:")

@@ -26,7 +26,7 @@ from dudi.example import Example
 from dudi.files import flush
 from dudi.text.chat import Chat
 
-_FORM = 1
+_FORM = 2
 """Of the file; raised when what is in it, or how a row is tokenized, changes."""
 _VERSIONS = ("dudi", "transformers", "tokenizers", "jinja2")
 

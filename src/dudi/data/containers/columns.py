@@ -49,6 +49,8 @@ ARROW = Container((".arrow", ".feather"), _arrow, compressed=False)
 
 
 def _chosen(where: str, schema: pa.Schema, header: Header) -> list[str]:
+    if twice := next((name for name in schema.names if schema.names.count(name) > 1), None):
+        raise DudiError(f"{where}: two columns are called {twice!r}")
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     return header(where, schema.names, texts)
 

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 Row = tuple[str, int, Any]
 """What a row is counted in (line, item, row), its number from 1, and its value or the `RowError` that it is."""
-COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-"""Compression by the last suffix of a file's name, for files read from start to end."""
+COMPRESSED = (".gz", ".bz2", ".zst")
+"""The last suffix of a compressed file's name, for files read from start to end."""
+_CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+"""Compression by a file's first bytes: what is downloaded is often unpacked on the way, and keeps its name."""
+_OTHERS = {
+    b"PK\x03\x04": "a ZIP archive (or a spreadsheet)",
+    b"\xfd7zXZ": "an xz file",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+}
+_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Header(Protocol):
@@ -49,23 +58,30 @@ class Container:
         object.__setattr__(self, "names", tuple(suffix + end for suffix in self.suffixes for end in ends))
 
 
-def refuse_utf16(start: bytes, where: str) -> None:
-    """Raises `DudiError` for text that says it is UTF-16, as some systems save what they call Unicode."""
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DudiError(f"{where}: UTF-16 text, wanted UTF-8: save it as UTF-8")
+def _refuse_others(start: bytes, where: str) -> None:
+    """Raises `DudiError` for bytes that begin no UTF-8 text, by what they say they are."""
+    if start.startswith(_MARKS) or b"\0" in start[:2]:  # without a mark, every other byte of a first brace is zero
+        wide = "UTF-32" if start.startswith(_MARKS[:2]) else "UTF-16"
+        raise DudiError(f"{where}: {wide} text, wanted UTF-8: save it as UTF-8")
+    if other := next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None):
+        raise DudiError(f"{where}: {other}, wanted text: unpack it, or give it the suffix of what it is")
 
 
 @contextmanager
 def opened(source: Source, path: str) -> Iterator[BinaryIO]:
-    """A file's bytes, decompressed as its name says. Damaged files are `DudiError`, whenever that shows."""
-    codec = next((codec for suffix, codec in COMPRESSED.items() if path.endswith(suffix)), None)
-    with source.open(path) as file:
-        if codec is None:
-            yield file
-            return
+    """A file's text as bytes, decompressed. Damaged files are `DudiError`, whenever that shows."""
+    where, codec = source.where(path), None
+    with source.open(path) as raw:
         try:
-            stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
-            yield cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
+            file = io.BufferedReader(cast(io.RawIOBase, raw), 1 << 16)
+            start = file.peek(8)
+            if codec := next((codec for magic, codec in _CODECS.items() if start.startswith(magic)), None):
+                stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
+                file = io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
+                start = file.peek(8)
+            _refuse_others(start, where)
+            yield cast(BinaryIO, file)
         except (pa.ArrowException, OSError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DudiError(f"{source.where(path)}: not a readable {codec} file ({line[:120]})") from None
+            kind = f"not a readable {codec} file" if codec else "cannot be read"
+            raise DudiError(f"{where}: {kind} ({line[:120]})") from None

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dudi.data.containers.container import Container, Header, Row, opened, refuse_utf16
+from dudi.data.containers.container import Container, Header, Row, opened
 from dudi.data.conversation import RowError
 from dudi.errors import DudiError
 
@@ -27,7 +27,6 @@ def _rows(source: Source, path: str, header: Header) -> Iterator[Row]:
             start = file.read(_PEEK)
         except OSError as error:
             raise DudiError(f"{source.where(path)}: cannot be read ({error.strerror or error})") from None
-        refuse_utf16(start, source.where(path))
         joined = _Joined(start, file)
         if _is_one_text(start):
             yield from _items(joined, source.where(path))
@@ -50,7 +49,7 @@ def _is_one_text(start: bytes) -> bool:
     if first == b"[":
         return True
     # Where its first line is a whole array and more follows, it has an array on each line.
-    return not (more and isinstance(_json(first), list))
+    return not (more and isinstance(_json(first, _Decoder()), list))
 
 
 class _Joined:
@@ -73,7 +72,7 @@ class _Joined:
 
 def _lines(file: _Joined, where: str) -> Iterator[Row]:
     """Blank lines are skipped."""
-    number = 0
+    number, decode = 0, _Decoder()
     while True:
         try:
             line = file.readline(MAX_LINE + 1)
@@ -88,12 +87,40 @@ def _lines(file: _Joined, where: str) -> Iterator[Row]:
             fault = RowError("too long", "line", f"more than {MAX_LINE:,} bytes", f"at most {MAX_LINE:,}")
             yield "line", number, fault
         elif line.strip():
-            yield "line", number, _json(line)
+            yield "line", number, _json(line, decode)
 
 
-def _json(line: bytes) -> Any:
+class _Decoder:
+    """JSON, in which NaN, as pandas writes where a value is missing, is none; and no object may have a key twice, since
+    one of the values would be dropped."""
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=lambda name: None)
+        self._twice: list[str] = []
+
+    def __call__(self, text: str, place: int = 0) -> tuple[Any, int]:
+        """The value that begins at a place, or the `RowError` that it is, and where it ends. Raises as `json` does."""
+        self._twice.clear()
+        value, end = self._decoder.raw_decode(text, place)
+        if self._twice:
+            return RowError("a key twice", self._twice[0], value, "an object whose keys are different"), end
+        return value, end
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            self._twice.append(next(key for key in keys if keys.count(key) > 1))
+        return found
+
+
+def _json(line: bytes, decode: _Decoder) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig").strip(_SPACE)
+        value, end = decode(text)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+        return value
     except UnicodeDecodeError as error:
         return RowError("not UTF-8", "line", f"byte {line[error.start]:#04x} at {error.start}", "UTF-8 text")
     except json.JSONDecodeError as error:
@@ -127,7 +154,8 @@ def _items(file: _Joined, where: str) -> Iterator[Row]:
             if after != ",":
                 text.fail(number, "no comma after it")
             text.skip()
-            text.peek()
+            if text.peek() == "]":
+                text.fail(number, "a comma after it, and no further item")
         number += 1
         yield "item", number, text.value(number)
 
@@ -139,6 +167,7 @@ class _Text:
         self._file, self._where = file, where
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._text, self._place, self._ended = "", 0, False
+        self._value = _Decoder()
 
     def peek(self) -> str:
         """The next character that is not space, not consumed; empty at the end of the file."""
@@ -158,7 +187,7 @@ class _Text:
         """Consume one JSON value."""
         while True:
             try:
-                value, end = json.JSONDecoder().raw_decode(self._text, self._place)
+                value, end = self._value(self._text, self._place)
             except json.JSONDecodeError as error:
                 value, end, fault = None, len(self._text), error.msg
             except (ValueError, RecursionError, MemoryError):

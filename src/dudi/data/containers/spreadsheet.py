@@ -1,4 +1,5 @@
-"""CSV and TSV: a header, then one row a line; a cell in quotes may hold line breaks. Rows are named by their line."""
+"""CSV and TSV: a header, then one row a line; a cell in quotes may hold line breaks. Rows are named by the line that
+they begin on."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dudi.data.containers.container import Container, Header, Row, opened, refuse_utf16
+from dudi.data.containers.container import Container, Header, Row, opened
 from dudi.data.conversation import MAX_CHARS, RowError
 from dudi.errors import DudiError
 
@@ -23,7 +24,6 @@ def _rows(source: Source, path: str, header: Header) -> Iterator[Row]:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         try:
             first = text.readline()
-            refuse_utf16(first[:2].encode("utf-8", "surrogateescape"), where)
             if not first.strip():
                 return
             delimiter = max(",;\t", key=first.count)  # spreadsheets write ; where the comma is the decimal point
@@ -32,9 +32,11 @@ def _rows(source: Source, path: str, header: Header) -> Iterator[Row]:
                 raise DudiError(f"{where}: line 1: two columns are called {twice[0]!r}")
             wanted = set(header(where, names))
             reader = csv.reader(text, delimiter=delimiter, strict=True)
+            line = 2
             for cells in reader:
                 if cells:
-                    yield "line", reader.line_num + 1, _row(names, cells, wanted)
+                    yield "line", line, _row(names, cells, wanted)
+                line = reader.line_num + 2
         except csv.Error as error:
             raise DudiError(f"{where}: line {reader.line_num + 1}: not CSV ({error})") from None
         except OSError as error:

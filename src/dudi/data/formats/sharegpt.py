@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from dudi.data.conversation import parse_conversations
-from dudi.data.formats.format import Conversation, Format, plain, system_turn
+from dudi.data.formats.format import SYSTEM, Conversation, Format, conversation_of
 
-COLUMNS = ("messages", "conversations")
-_KEYS = ("from", "value")
+COLUMNS = ("messages", "conversations", "conversation")
 
 
 def is_sharegpt(row: Mapping[str, Any]) -> bool:
     """Whether a row's first turn has `from` and no `role`."""
     turns = next((row[name] for name in COLUMNS if row.get(name) is not None), None)
+    if isinstance(turns, dict):
+        return "from" in turns and "role" not in turns
     if isinstance(turns, str):
         return any(f"{quote}from{quote}" in turns[:200] for quote in "\"'") and "role" not in turns[:200]
     first = turns[0] if isinstance(turns, list) and turns else None
@@ -23,9 +24,7 @@ def is_sharegpt(row: Mapping[str, Any]) -> bool:
 
 def _read(row: Mapping[str, Any]) -> Conversation:
     column = next((name for name in COLUMNS if row.get(name) is not None), COLUMNS[1])
-    turns = plain(parse_conversations(row.get(column), column), _KEYS)
-    system = [{"from": "system", "value": turn["content"]} for turn in system_turn(row)]
-    return Conversation([*system, *turns], f"(system + {column})" if system else column, _KEYS)
+    return conversation_of(row, parse_conversations(row.get(column), column), column)
 
 
 FORMAT = Format(
@@ -33,6 +32,6 @@ FORMAT = Format(
     "ShareGPT",
     tuple((column,) for column in COLUMNS),
     _read,
-    extra=("system",),
+    extra=SYSTEM,
     looks=is_sharegpt,
 )
