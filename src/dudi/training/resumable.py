@@ -90,6 +90,8 @@ class SavingTrainer(Trainer):
         self.evaluation_due = False
         self._staging: Path | None = None
         self._saved = -1  # the step of the last checkpoint
+        said = vars(job.student.config)
+        own = {name: said[name] for name in ("use_cache",) if name in said}
         super().__init__(
             model=job.student,
             args=arguments(job),
@@ -98,6 +100,8 @@ class SavingTrainer(Trainer):
             callbacks=[*callbacks],
             processing_class=job.builder.chat.tokenizer,
         )
+        said.pop("use_cache", None)  # the Trainer's own, false: the result would decode without its cache
+        said.update(own)
 
     @property
     def steps_per_epoch(self) -> int:
