@@ -20,6 +20,7 @@ from kit.command import Dudi, write_recipe
 from safetensors.torch import load_file, save_file
 
 from dudi.errors import DudiError
+from dudi.models.load import load_model
 from dudi.recipe.read import load_recipe
 from dudi.recipe.schema import Models
 from dudi.training import checkpoints
@@ -163,10 +164,10 @@ def raw(data: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / "model.safetensors").write_bytes(data) and None
 
 
-def index(text: str) -> Callable[[Path], None]:
+def index(text: str, of: str = "model.safetensors") -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
-        (folder / "model.safetensors.index.json").write_text(text)
+        (folder / f"{of}.index.json").write_text(text)
         (folder / "x.safetensors").write_bytes(b"")
 
     return edit
@@ -192,6 +193,30 @@ WEIGHTS: dict[str, tuple[Callable[[Path], None], str]] = {
         f"model.safetensors {NOT_WHOLE}",
     ),
     "data of no tensor": (header(lambda t: t.pop(INNER) and None), f"model.safetensors {NOT_WHOLE}"),
+    "a layer too many": (
+        tensors(lambda t: t.update({INNER.replace("0", "7"): torch.ones(128, 64)})),
+        f"{INNER.replace('0', '7')!r} has no place in it (1 such), and would be left out",
+    ),
+    "whole numbers": (
+        tensors(lambda t: t.update({INNER: t[INNER].char()})),
+        f"{INNER!r} is stored as I8, and no quant",
+    ),
+    "numbers without their scale": (
+        tensors(lambda t: t.update({INNER: t[INNER].to(torch.float8_e4m3fn)})),
+        f"{INNER!r} is stored as F8_E4M3, and no quantization_config there says how to read it",
+    ),
+    "not fetched by Git": (
+        raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "model.safetensors is a pointer of Git LFS and not the file itself: run `git lfs pull`",
+    ),
+    "under a name that nobody reads": (
+        lambda f: (f / "model.safetensors").rename(f / "consolidated.safetensors") and None,
+        "holds no weights (model.safetensors, or shards with their index)",
+    ),
+    "an index of pickles, a part missing": (
+        index('{"weight_map": {"a": "y.bin"}}', "pytorch_model.bin"),
+        "'y.bin', named in pytorch_model.bin.index.json, is not there",
+    ),
     "index not JSON": (index("{"), "model.safetensors.index.json is not readable"),
     "index without files": (index('{"weight_map": 3}'), "model.safetensors.index.json is not readable"),
     "index leads out": (index('{"weight_map": {"a": "../x.safetensors"}}'), "'../x.safetensors', named in"),
@@ -272,4 +297,19 @@ def test_whole_weights_pass(kind: str, tied: bool, tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
     assert (tmp_path / "parts" / "model.safetensors.index.json").is_file()
     for name in ("one", "parts"):
-        check_weights(tmp_path / name, "model")
+        check_weights(tmp_path / name, made.config, "model")
+    state = {
+        name: t for name, t in load_file(tmp_path / "one" / "model.safetensors").items() if name != "lm_head.weight"
+    }
+    extra = {"v_head.weight": torch.ones(1, 32), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(state | extra, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
+    load = functools.partial(load_model, str(tmp_path / "one"), "model", Models(student="x"), torch.float32)
+    if tied:  # what nothing reads does no harm
+        check_weights(tmp_path / "one", made.config, "model")
+        load()
+        return
+    with pytest.raises(DudiError, match=r"'lm_head\.weight' is missing"):  # nobody makes a head up
+        load()
+    save_file(state, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DudiError, match=r"'lm_head\.weight' is missing"):
+        check_weights(tmp_path / "one", made.config, "model")

@@ -82,6 +82,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma4": {**_OUTER, "text_config": COMMON | _GEMMA4, "audio_config": None},
     "qwen3_5": {**_OUTER, "text_config": COMMON | _LINEAR},
     "mixtral": _EXPERTS,
+    "llama4_text": {**_EXPERTS, "interleave_moe_layer_step": 2, "attention_chunk_size": 8, "intermediate_size_mlp": 48},
     "gemma": {},
     "gemma2": {**_SLIDING, "query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0, "attn_logit_softcapping": 5.0},
     "gemma3_text": {**_SLIDING, "query_pre_attn_scalar": 8},

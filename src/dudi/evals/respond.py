@@ -18,6 +18,7 @@ from dudi.evals.answers import Answer
 from dudi.evals.bench import Benchmark
 from dudi.files import sha256_of
 from dudi.models.load import arithmetic, check_model, load_config, load_model, load_tokenizer
+from dudi.models.positions import positions
 from dudi.models.reader import check_head
 from dudi.recipe.schema import Models, TemplateValue
 from dudi.records import CHAT_KWARGS, Item
@@ -81,7 +82,7 @@ class Responder:
     def _request(self, item: Item, benchmark: Benchmark, seed: int) -> Request:
         limit = benchmark.max_new_tokens(item)
         prompt = tuple(self.chat.prompt(item.prompt))
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = positions(self.model.config)
         if longest is not None and len(prompt) + limit > longest:
             raise DudiError(
                 f"item {item.id!r}: {len(prompt)} tokens and {limit} new ones are more than the model's {longest}"

@@ -20,9 +20,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from dudi.errors import DudiError
-from dudi.models.files import check_weights, local_folder, reading_model
+from dudi.models.files import check_layers, check_weights, local_folder, reading_model
 from dudi.models.parts import check_size
-from dudi.models.refusals import cannot_load, check_folder, looks_local
+from dudi.models.refusals import cannot_load, check_folder, check_kind, has_tokenizer, looks_local
 from dudi.models.sharding import is_sharded, over
 from dudi.recipe.schema import Generation, Models
 
@@ -54,6 +54,13 @@ def load_tokenizer(path: str, what: str, models: Models, revision: str | None = 
     return tokenizer
 
 
+def own_tokenizer(path: str, what: str, models: Models) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model that needs none, since it is read with another's; None where it has none, or is not on
+    this disk."""
+    folder = local_folder(path, None)
+    return load_tokenizer(path, what, models) if folder is not None and has_tokenizer(folder) else None
+
+
 def load_config(path: str, what: str, models: Models, revision: str | None = None) -> Any:
     """A model's config from a folder or the hub."""
     return _load(AutoConfig.from_pretrained, path, what, models, revision)
@@ -73,7 +80,7 @@ def eos_ids(config: Any, path: str, what: str, revision: str | None, special: Co
     """
     with reading_model(path, what):
         config = config.get_text_config()
-        unchosen = _listed(type(config)().eos_token_id)
+        unchosen = _listed(getattr(type(config)(), "eos_token_id", None))
         folder = Path(path).expanduser()
         file = cached_file(
             str(folder) if folder.is_dir() else path,
@@ -81,7 +88,7 @@ def eos_ids(config: Any, path: str, what: str, revision: str | None, special: Co
             revision=revision,
             _raise_exceptions_for_missing_entries=False,
         )
-    found = config.eos_token_id
+    found = getattr(config, "eos_token_id", None)
     if file is not None:
         try:
             found = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
@@ -99,20 +106,21 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def check_model(config: Any, path: str, what: str, models: Models, revision: str | None, vocab: int) -> None:
+def check_model(
+    config: Any, path: str, what: str, models: Models, revision: str | None, vocab: int, trained: bool = False
+) -> None:
     """That a model is there, has an embedding for every token, and weights that can be loaded as far as they are on
     this disk, before a run folder is made and gigabytes are read.
 
-    vocab: of the tokenizer, as `Chat.limit` left it. Raises `DudiError`.
+    vocab: of the tokenizer, as `Chat.limit` left it; trained: its weights are to be changed. Raises `DudiError`.
     """
     with reading_model(path, what):
         folder = local_folder(path, revision)
         fetched = is_offline_mode() or Path(path).expanduser().is_dir()  # what is not there will not come
-        if folder is not None and fetched and not any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir()):
-            raise DudiError(f"{what}: {path!r} holds no weights (.safetensors)")
+        check_kind(config, path, what, trained)
         check_size(embeddings(config, path, what), vocab, what)
         if folder is not None:
-            check_weights(folder, what, models.trust_remote_code, partial=not fetched)
+            check_weights(folder, config, what, models.trust_remote_code, partial=not fetched)
 
 
 def load_model(
@@ -142,12 +150,15 @@ def load_model(
         **({} if models.attention is None else {"attn_implementation": models.attention}),
         **({"distributed_config": over(processes)} if processes > 1 else {}),
     )
+    where = f"{what}: {path!r}: the weights do not fit its config.json"
     missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
     if missing:
-        raise DudiError(
-            f"{what}: {path!r}: the weights do not fit its config.json: {missing[0]!r} is missing or of another shape"
-            f" ({len(missing)} such)"
-        )
+        raise DudiError(f"{where}: {missing[0]!r} is missing or of another shape ({len(missing)} such)")
+    check_layers(found["unexpected_keys"], model.state_dict(), where)
+    if not model.all_tied_weights_keys:  # the weights have a head of their own, whatever the config says of it
+        for config in (model.config, model.config.get_text_config(decoder=True)):
+            if getattr(config, "tie_word_embeddings", False):
+                config.tie_word_embeddings = False
     if not is_sharded(model):
         model.to(device())
     if frozen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -14,7 +16,8 @@ SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap
 
 def backbone(model: PreTrainedModel) -> nn.Module:
     """The model without its head: token ids -> last hidden states."""
-    return model.base_model
+    inner = model.base_model
+    return cast(nn.Module, getattr(model, "model", inner)) if inner is model else inner  # Llama 4 misnames its own
 
 
 def head_of(model: PreTrainedModel, vocab: int) -> Head:

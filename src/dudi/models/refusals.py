@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from dudi.errors import DudiError
 
@@ -14,6 +16,8 @@ MAX_CONFIG = 1 << 24
 """Bytes of config.json."""
 MAX_LAYERS = 10_000
 """The library writes a list of them before anything can be compared."""
+LFS = b"version https://git-lfs"
+"""How a file begins that Git keeps elsewhere."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -45,14 +49,59 @@ def check_folder(folder: Path, path: str, what: str, tokenizer: bool) -> None:
             f"{what}: {path!r} is an adapter and no whole model: merge it into its base model (PEFT:"
             " merge_and_unload, then save_pretrained of model and tokenizer) and give that folder"
         )
+    pointer = next((file for file in sorted(folder.iterdir()) if _points(file)), None)
+    if pointer is not None:
+        raise DudiError(
+            f"{what}: {path!r} cannot be loaded: {pointer.name} is a pointer of Git LFS and not the file itself: run"
+            " `git lfs pull` in that folder"
+        )
     check_config(folder, what)
     if not tokenizer and not (folder / "config.json").is_file():
         raise DudiError(f"{what}: {path!r} cannot be loaded: it holds no model (no config.json)")
-    if tokenizer and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
+    if tokenizer and not has_tokenizer(folder):
         raise DudiError(
             f"{what}: {path!r} cannot be loaded: it holds no tokenizer (tokenizer.json): copy the"
             " tokenizer files of the model that it was made from into it"
         )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there are a tokenizer's files in a model's folder."""
+    return any(any(folder.glob(name)) for name in TOKENIZER_FILES)
+
+
+def _points(file: Path) -> bool:
+    """Whether a file stands for one that a clone without Git LFS has not fetched."""
+    if not file.is_file() or file.stat().st_size > 1024:
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(LFS)) == LFS
+
+
+def check_kind(config: Any, path: str, what: str, trained: bool) -> None:
+    """Raises `DudiError` for a model with an encoder, and for a quantised one that is to be trained, that transformers
+    would read as if it were none, or (in the library's words) whose package is not installed."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise DudiError(
+            f"{what}: {path!r} is an encoder and a decoder ({config.model_type}): give a causal language model, which"
+            " only continues a text"
+        )
+    given = getattr(config, "quantization_config", None)
+    if given is None:
+        return
+    table = given if isinstance(given, dict) else given.to_dict()
+    method = table.get("quant_method")
+    if trained:
+        raise DudiError(
+            f"{what}: {path!r} is quantised ({method}): such weights cannot be trained; give the model that it was made"
+            " from"
+        )
+    if not AutoHfQuantizer.supports_quant_method(table):
+        raise DudiError(
+            f"{what}: {path!r} is quantised in a way that transformers does not know ({method}): give the model that it"
+            " was made from"
+        )
+    AutoHfQuantizer.from_config(given, pre_quantized=True).validate_environment()
 
 
 def _only(folder: Path, pattern: str) -> bool:
@@ -93,7 +142,7 @@ def cannot_load(path: str, what: str, error: Exception) -> DudiError:
     if _about_attention(text):
         return DudiError(
             f"{what}: {path!r} does not work with the attention that was asked for: {short}; leave models.attention"
-            ' out, so that transformers chooses, or set models.attention = "eager"'
+            ' out, so that transformers chooses, or set models.attention = "eager", whatever its config.json asks for'
         )
     if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
         return DudiError(

@@ -11,7 +11,7 @@ from typing import Any
 from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
-from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer
+from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer, own_tokenizer
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
@@ -184,11 +184,8 @@ def load_chat(recipe: Recipe) -> tuple[Chat, dict[str, Any]]:
         chat.limit(check_same_tokenizer(student, teacher))
     for what, (path, revision) in checked.items():
         chat.limit(embeddings(configs[what], path, what))
-        check_model(configs[what], path, what, models, revision, chat.vocab)
-    _check_positions(recipe, configs)
+        if what not in both and (own := own_tokenizer(path, what, models)) is not None:
+            chat.limit(check_same_tokenizer(student, own, what))
+        check_model(configs[what], path, what, models, revision, chat.vocab, trained=what != "models.teacher")
+        check_positions(configs[what], recipe, what, teaches=what == "models.teacher")
     return chat, configs
-
-
-def _check_positions(recipe: Recipe, configs: Mapping[str, Any]) -> None:
-    for what, config in configs.items():
-        check_positions(config, recipe, what, teaches=what == "models.teacher")

@@ -297,11 +297,13 @@ def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTra
         raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
 
 
-def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:
+def check_same_tokenizer(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, whose: str = "teacher"
+) -> int:
     """The number of token ids that both have in common, from 0 on: divergences compare token by token.
 
     What comes after them may differ in added tokens only (another member of the family, with tools); those are left
-    out. Raises `DudiError`, which names a difference, where ordinary tokens differ.
+    out. whose: the other one's, in errors. Raises `DudiError`, which names a difference, where ordinary tokens differ.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours == theirs:
@@ -318,7 +320,7 @@ def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTo
         return shared
     token = min((t for t in ordinary if ours.get(t) != theirs.get(t)), key=lambda t: (len(t), t), default=ordinary[0])
     raise DudiError(
-        f"student and teacher have different tokenizers ({len(ours)} and {len(theirs)} tokens; {token!r} is"
+        f"student and {whose} have different tokenizers ({len(ours)} and {len(theirs)} tokens; {token!r} is"
         f" {ours.get(token)} and {theirs.get(token)}): distillation compares distributions over the same tokens; use a"
-        " teacher of the student's family"
+        f" {whose} of the student's family"
     )

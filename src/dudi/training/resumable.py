@@ -23,7 +23,14 @@ from transformers.trainer_callback import ExportableState
 from dudi import processes
 from dudi.files import flush
 from dudi.models.reader import EmaTeacher
-from dudi.models.sharding import is_sharded, load_optimizer_state, load_weights, save_whole, whole_optimizer_state
+from dudi.models.sharding import (
+    is_sharded,
+    load_optimizer_state,
+    load_weights,
+    plain_type,
+    save_whole,
+    whole_optimizer_state,
+)
 from dudi.signals import views
 from dudi.training import checkpoints, faults
 from dudi.training.collapse import Collapse
@@ -90,6 +97,8 @@ class SavingTrainer(Trainer):
         self.evaluation_due = False
         self._staging: Path | None = None
         self._saved = -1  # the step of the last checkpoint
+        said = vars(job.student.config)
+        own = {name: said[name] for name in ("use_cache",) if name in said}
         super().__init__(
             model=job.student,
             args=arguments(job),
@@ -98,6 +107,8 @@ class SavingTrainer(Trainer):
             callbacks=[*callbacks],
             processing_class=job.builder.chat.tokenizer,
         )
+        said.pop("use_cache", None)  # the Trainer's own, false: the result would decode without its cache
+        said.update(own)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -249,9 +260,14 @@ class SavingTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As transformers reads a model: some are saved under other names than their own (a text model within one that
+        sees images, experts that are fused), which the Trainer would pass over, and go on from other weights."""
         with _reading(resume_from_checkpoint, "the weights"):
-            if not is_sharded(self.student):
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
-                return
-            files = sorted(Path(resume_from_checkpoint).glob("model*.safetensors"))
-            load_weights(self.student, {name: t for file in files for name, t in load_file(file).items()})
+            kind, dtype = cast(Any, plain_type(self.student)), self.student.dtype
+            found, how = kind.from_pretrained(resume_from_checkpoint, dtype=dtype, output_loading_info=True)
+            if how["missing_keys"] or how["mismatched_keys"]:
+                raise ValueError("tensors are missing")
+            if is_sharded(self.student):
+                load_weights(self.student, found.state_dict())
+            else:
+                self.student.load_state_dict(found.state_dict())
