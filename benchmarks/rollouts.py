@@ -3,10 +3,10 @@
     python benchmarks/rollouts.py                     # 7 M parameters, V = 8,192, batch 32, 64 + 64 tokens
     python benchmarks/rollouts.py --rounds 11 --batch 8 --vocab 32000 --hidden 256 --layers 4
 
-A random Qwen2, float32, SDPA, one thread. `full`: every answer has 64 tokens. `ragged`: answers end after 2 to 64 tokens,
-33 on average, the same for both (as a request's limit here, as a stopping criterion there). `sampled` is temperature 1
-without top-k and top-p; `greedy` checks that both write the same tokens. The two take turns; medians, and ratios of
-medians.
+A random Qwen2, float32, SDPA, one thread. `full`: every answer has 64 tokens. `ragged`: answers end after 2 to 64
+tokens, 33 on average, the same for both (as a request's limit here, as a stopping criterion there). `sampled` is
+temperature 1 without top-k and top-p; `greedy` checks that both write the same tokens. The two take turns; medians, and
+ratios of medians.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Ends(StoppingCriteria):
         self.limits = limits
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        """Which rows are done [B]."""
         return input_ids.shape[1] - PROMPT >= self.limits
 
 

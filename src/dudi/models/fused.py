@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import LlamaModel, PreTrainedModel, Qwen2Model, Qwen3Model
 
 from dudi.models.parts import backbone, positions_of
+from dudi.models.products import Product
 
 FAMILY = (LlamaModel, Qwen2Model, Qwen3Model)
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -59,20 +60,6 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-class _Product:
-    """Linear layers of the same input as one product. The weight [H, outputs] is a copy in the order of reading."""
-
-    def __init__(self, *linears: nn.Linear) -> None:
-        self.weight = torch.cat(tuple(linear.weight for linear in linears)).t().contiguous()
-        biases = [linear.bias for linear in linears if linear.bias is not None]
-        assert len(biases) in (0, len(linears))
-        self.bias = torch.cat(biases) if biases else None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [rows, H] -> [rows, outputs]."""
-        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
-
-
 class _Layer:
     """One decoder layer and its part of the cache, keys and values [B, K, L, D]."""
 
@@ -80,24 +67,24 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.before, self.between, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
         self.norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
-        self.qkv = _Product(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out, self.down = _Product(attention.o_proj), _Product(mlp.down_proj)
-        self.gate_up = _Product(mlp.gate_proj, mlp.up_proj)
+        self.qkv = Product.of(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out, self.down = Product.of(attention.o_proj), Product.of(mlp.down_proj)
+        self.gate_up = Product.of(mlp.gate_proj, mlp.up_proj)
         self.scale, self.size = attention.scaling, attention.head_dim
         self.kv = attention.k_proj.out_features // self.size
         self.group = attention.num_key_value_groups
-        self.keys = self.qkv.weight.new_zeros(rows, self.kv, length, self.size)
+        self.keys = attention.q_proj.weight.new_zeros(rows, self.kv, length, self.size)
         self.values = torch.zeros_like(self.keys)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, l, H] -> queries [B, l, N, D], keys and values [B, l, K, D]; the first two rotated."""
         rows, new, _ = x.shape
         heads = self.kv * (self.group + 2)
-        made = self.qkv(self.before(x).flatten(0, 1)).view(rows, new, heads, self.size)
+        made = self.qkv(_normed(self.before, x).flatten(0, 1)).view(rows, new, heads, self.size)
         turned, values = made[:, :, : -self.kv], made[:, :, -self.kv :]
         if self.norms:
             queries, keys = turned[:, :, : -self.kv], turned[:, :, -self.kv :]
-            turned = torch.cat((self.norms[0](queries), self.norms[1](keys)), 2)
+            turned = torch.cat((_normed(self.norms[0], queries), _normed(self.norms[1], keys)), 2)
         half = self.size // 2
         swapped = torch.cat((turned[..., half:], turned[..., :half]), -1)
         turned = torch.addcmul(turned * cos, swapped, sin)
@@ -107,7 +94,7 @@ class _Layer:
         """The layer's output [B, l, H]: its input, what attention found [B, l, N D], and the feed-forward part."""
         shape = x.shape
         x = x.flatten(0, 1) + self.out(attended.flatten(0, 1))
-        gate, up = self.gate_up(self.between(x)).chunk(2, -1)
+        gate, up = self.gate_up(_normed(self.between, x)).chunk(2, -1)
         return (x + self.down(self.act(gate) * up)).view(shape)
 
     def look_back(self, queries: Tensor, mask: Tensor | None, reach: int) -> Tensor:
@@ -129,6 +116,13 @@ class _Layer:
         return found.transpose(1, 2).flatten(2)
 
 
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    """A norm of the family: in float32 its formula as one operation; elsewhere, where rounding is part of it, itself."""
+    if x.dtype is torch.float32 and norm.weight.dtype is torch.float32:
+        return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+    return cast(Tensor, norm(x))
+
+
 class FusedDecoder:
     """A batch that is being continued; see `dudi.models.decoding.Decoder` for how it is called.
 
@@ -140,34 +134,38 @@ class FusedDecoder:
 
     def __init__(self, model: PreTrainedModel, mask: Tensor, fixed: bool = False) -> None:
         reads = cast(Any, backbone(model))
-        self.embed, self.norm, self.rotary = reads.embed_tokens, reads.norm, reads.rotary_emb
+        self.embed, self.norm = reads.embed_tokens, reads.norm
         self.layers = [_Layer(layer, *mask.shape) for layer in reads.layers[: reads.config.num_hidden_layers]]
         self.fixed, self.fed = fixed, 0
         self.mask = mask.bool()
         self.padded = not bool(self.mask.all())
-        self.positions = positions_of(mask)
         self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
+        cos, sin = reads.rotary_emb(self.embed.weight, positions_of(mask))
+        half = sin.shape[-1] // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        self.cos, self.sin = cos[:, :, None], sin[:, :, None]  # [B, L, 1, D], sines with the signs of the two halves
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Hidden state [B, H] of the last of these tokens [B, l]: the prompts first, then one token each."""
         hidden = self._prompt(ids) if self.fed == 0 else self._step(ids)
-        return self.norm(hidden[:, -1])
+        return _normed(self.norm, hidden[:, -1])
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-        self.mask, self.positions = self.mask[rows], self.positions[rows]
+        self.mask, self.cos, self.sin = self.mask[rows], self.cos[rows], self.sin[rows]
 
     def _prompt(self, ids: Tensor) -> Tensor:
         self.fed = width = ids.shape[1]
-        x, (cos, sin) = self.embed(ids), self._angles(self.positions[:, :width])
+        self.place.fill_(width)
         mask = last = None
         if self.padded:  # what is padding sees itself, so that no row of the softmax is empty
             causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
             itself = torch.eye(width, dtype=torch.bool, device=ids.device)
             mask = ((causal & self.mask[:, None, :width]) | itself)[:, None]
             last = mask[:, :, -1:]
+        x, cos, sin = self.embed(ids), self.cos[:, :width], self.sin[:, :width]
         for layer in self.layers:
             queries, keys, values = layer.project(x, cos, sin)
             layer.keys[:, :, :width], layer.values[:, :, :width] = keys.transpose(1, 2), values.transpose(1, 2)
@@ -175,31 +173,21 @@ class FusedDecoder:
                 x = layer.finish(x[:, -1:], layer.look_back(queries[:, -1:], last, width))
             else:
                 x = layer.finish(x, layer.read(queries, mask))
-        self.place.fill_(width)
-        self.positions = self.positions[:, width - 1 : width]
         if self.fixed:
             self.mask[:, width:] = False
-        return x
+        return cast(Tensor, x)
 
     def _step(self, ids: Tensor) -> Tensor:
         self.fed += 1
-        self.positions += 1
-        x, (cos, sin) = self.embed(ids), self._angles(self.positions)
         reach = self.mask.shape[1] if self.fixed else self.fed
         if self.fixed:
             self.mask.index_fill_(1, self.place, True)
         mask = self.mask[:, None, None, :reach] if self.fixed or self.padded else None
+        x, cos, sin = self.embed(ids), self.cos.index_select(1, self.place), self.sin.index_select(1, self.place)
         for layer in self.layers:
             queries, keys, values = layer.project(x, cos, sin)
             layer.keys.index_copy_(2, self.place, keys.transpose(1, 2))
             layer.values.index_copy_(2, self.place, values.transpose(1, 2))
             x = layer.finish(x, layer.look_back(queries, mask, reach))
         self.place += 1
-        return x
-
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [B, l, 1, D] of a rotation, the sines with the signs of its two halves."""
-        cos, sin = self.rotary(self.embed.weight, positions)
-        half = sin.shape[-1] // 2
-        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        return cos[:, :, None], sin[:, :, None]
+        return cast(Tensor, x)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dudi.loss.head import Head
+from dudi.models.products import Product
 from dudi.rollouts import NotFinite, Request, Rollout, Sampling, uniforms
 
 BLOCK = 128
@@ -23,7 +24,8 @@ class Answers:
     """What has been said so far in each row. All that `take` touches lies where it is: it may be captured (CUDA)."""
 
     def __init__(self, requests: Sequence[Request], sampling: Sampling, head: Head) -> None:
-        self.requests, self.sampling, self.head = requests, sampling, head
+        self.requests, self.sampling, self.head = requests, sampling, head.cast()
+        self.product = Product(self.head.weight, self.head.bias)
         self.steps = max(request.limit for request in requests)
         device, rows = head.weight.device, len(requests)
         self.rows = torch.arange(rows, device=device)
@@ -43,13 +45,16 @@ class Answers:
 
     def take(self, hidden: Tensor) -> None:
         """Draw each row's next token from its last hidden state [n, H]."""
-        logits, temperature = self.head.logits(hidden), self.sampling.temperature
+        logits = self.head.finish(self.product(hidden.to(self.head.weight.dtype)))
+        temperature = self.sampling.temperature
         # NaN and infinity come through a maximum
         self.broken.copy_(self.active & ~torch.isfinite(logits.amax(-1)))
         if temperature == 0:
             token = logits.argmax(-1)
         else:
-            token = inverse_cdf(logits.div_(temperature), self.u.index_select(1, self.t)[:, 0])
+            if temperature != 1:
+                logits = logits / temperature
+            token = inverse_cdf(logits, self.u.index_select(1, self.t)[:, 0])
         token = torch.where(self.active, token, self.sampling.pad)
         self.tokens.index_copy_(1, self.t, token[:, None])
         self.lengths += self.active
@@ -57,7 +62,7 @@ class Answers:
         self.active &= ~self.finished & (self.lengths < self.limits)
         self.last.copy_(token[:, None])
         self.t += 1
-        self.counts[0], self.counts[1] = self.broken.sum(), self.active.sum()
+        torch.stack((self.broken.sum(), self.active.sum()), out=self.counts)
 
     def live(self) -> int:
         """How many rows go on. Raises `NotFinite` where the last logits were no numbers. (One wait for the device.)"""
