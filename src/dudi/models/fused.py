@@ -117,7 +117,7 @@ class _Layer:
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
-    """A norm of the family: in float32 its formula as one operation; elsewhere, where rounding is part of it, itself."""
+    """A norm of the family: in float32 its formula as one operation; else, as rounding is part of it, itself."""
     if x.dtype is torch.float32 and norm.weight.dtype is torch.float32:
         return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
     return cast(Tensor, norm(x))

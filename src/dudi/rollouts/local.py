@@ -22,7 +22,7 @@ from dudi.rollouts import Request, Rollout, Sampling, check_graph
 from dudi.rollouts.answers import Answers
 from dudi.rollouts.graph import Replayed
 
-LADDER = tuple(sorted(size << k for size in (2, 3) for k in range(20)))
+LADDER = (1, *sorted(size << k for size in (2, 3) for k in range(20)))
 """Numbers of rows: a batch becomes as small as the next of them when so many answers have ended, so that a model is
 called with few different shapes."""
 GRAPH_LADDER = tuple(4**k for k in range(10))
