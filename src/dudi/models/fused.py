@@ -93,9 +93,9 @@ class _Layer:
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The layer's output [B, l, H]: its input, what attention found [B, l, N D], and the feed-forward part."""
         shape = x.shape
-        x = x.flatten(0, 1) + self.out(attended.flatten(0, 1))
+        x = self.out(attended.flatten(0, 1)).add_(x.flatten(0, 1))
         gate, up = self.gate_up(_normed(self.between, x)).chunk(2, -1)
-        return (x + self.down(self.act(gate) * up)).view(shape)
+        return self.down(self.act(gate).mul_(up)).add_(x).view(shape)
 
     def look_back(self, queries: Tensor, mask: Tensor | None, reach: int) -> Tensor:
         """One query a sequence [B, 1, N, D] over the cache's first `reach` places -> [B, 1, N D]. The queries that
@@ -108,10 +108,12 @@ class _Layer:
 
     def read(self, queries: Tensor, mask: Tensor | None) -> Tensor:
         """All queries of a prompt [B, P, N, D], each over what is before it -> [B, P, N D]."""
-        reach = queries.shape[1]
-        keys, values = (c[:, :, :reach].repeat_interleave(self.group, 1) for c in (self.keys, self.values))
+        reach, queries = queries.shape[1], queries.transpose(1, 2)
+        keys, values, shared = self.keys[:, :, :reach], self.values[:, :, :reach], mask is None
+        if not shared:  # with a mask, a GPU has no fast kernel for shared keys
+            keys, values = keys.repeat_interleave(self.group, 1), values.repeat_interleave(self.group, 1)
         found = scaled_dot_product_attention(
-            queries.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None, scale=self.scale
+            queries, keys, values, attn_mask=mask, is_causal=shared, scale=self.scale, enable_gqa=shared
         )
         return found.transpose(1, 2).flatten(2)
 
@@ -140,10 +142,10 @@ class FusedDecoder:
         self.mask = mask.bool()
         self.padded = not bool(self.mask.all())
         self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
-        cos, sin = reads.rotary_emb(self.embed.weight, positions_of(mask))
-        half = sin.shape[-1] // 2
-        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        self.cos, self.sin = cos[:, :, None], sin[:, :, None]  # [B, L, 1, D], sines with the signs of the two halves
+        cos, sin = reads.rotary_emb(self.embed.weight, torch.arange(mask.shape[1], device=mask.device)[None])
+        half, positions = sin.shape[-1] // 2, positions_of(mask)
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)  # with the signs of the two halves of a rotation
+        self.cos, self.sin = cos[0, positions, None], sin[0, positions, None]  # [B, L, 1, D]
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Hidden state [B, H] of the last of these tokens [B, l]: the prompts first, then one token each."""

@@ -20,11 +20,11 @@ class Product:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.outputs, self.bias = len(weight), bias
-        panels = 1
         if weight.device.type == "cpu" and self.outputs >= WIDE:
-            panels = -(-self.outputs // PANEL)
-            weight = pad(weight, (0, 0, 0, panels * PANEL - self.outputs))
-        self.panels = weight.unflatten(0, (panels, -1)).transpose(1, 2).contiguous()  # [panels, I, outputs of one]
+            filled = pad(weight, (0, 0, 0, -self.outputs % PANEL))
+            self.panels = filled.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()  # [panels, I, PANEL]
+        else:
+            self.panels = weight.t().contiguous()[None]
 
     @classmethod
     def of(cls, *linears: nn.Linear) -> Product:

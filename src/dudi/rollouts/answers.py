@@ -106,7 +106,7 @@ def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
     places = block * BLOCK + torch.arange(BLOCK, device=logits.device)
     inside = weight.gather(-1, places.clamp(max=size - 1)).double().masked_fill_(places >= size, 0.0)
     token, _ = _interval(inside, rest)
-    return (block * BLOCK + token).squeeze(-1)
+    return (block * BLOCK + token).squeeze(-1).clamp_(max=size - 1)  # past it only where logits are no numbers
 
 
 def _interval(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ def _interval(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     last = sums[:, -1:]
     target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
     place = torch.searchsorted(sums, target, right=True) - 1
-    place = place.clamp_(0, weights.shape[-1] - 1)  # where logits are no numbers
+    place = place.clamp_(0, weights.shape[-1] - 1)  # out of it only where logits are no numbers
     return place, target - sums.gather(-1, place)
 
 
