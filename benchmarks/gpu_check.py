@@ -216,18 +216,24 @@ def time_steps(args: argparse.Namespace, device: torch.device) -> list[str]:
         lines += ["", f"The paper's main run, {PAPER_STEPS:,} such steps: {hours:.2f} hours of this device."]
     if device.type == "cuda":
         lines += ["", f"Peak memory of these steps: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB allocated."]
-    lines += ["", f"Decoding: {decode_ms(trainer, rows, args):.2f} ms a step of {2 * args.batch} rows (bfloat16 copy)."]
+    plain = decode_ms(trainer, rows, args, graph=False)
+    lines += ["", f"Decoding: {plain:.2f} ms a step of {2 * args.batch} rows (bfloat16 copy)."]
+    if device.type == "cuda":
+        captured = decode_ms(trainer, rows, args, graph=True)
+        lines += [f"As a CUDA graph, captured once a rollout (not counted): {captured:.2f} ms a step."]
     return lines
 
 
-def decode_ms(trainer: DistillationTrainer, rows: tuple[Row, ...], args: argparse.Namespace) -> float:
-    """Time of one more token for all rollouts of a step: two lengths, the difference; the prompt falls out."""
-    model = trainer.decoder.refreshed()
+def decode_ms(trainer: DistillationTrainer, rows: tuple[Row, ...], args: argparse.Namespace, graph: bool) -> float:
+    """Time of one more token for all rollouts of a step: two lengths, the difference; the prompt falls out, and with
+    it the capture of a graph, which either length pays once."""
+    model, chat = trainer.decoder.refreshed(), trainer.job.builder.chat
+    engine = LocalEngine(Sampling((), chat.pad, chat.vocab, 0.9, cuda_graph=graph))
     prompts = [row.x for row in rows[: args.batch]] * 2
 
     def seconds(new: int) -> float:
         started = time.perf_counter()
-        trainer.job.builder.engine(model, [Request(x, ("decode", k), new) for k, x in enumerate(prompts)])
+        engine(model, [Request(x, ("decode", k), new) for k, x in enumerate(prompts)])
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - started

@@ -17,7 +17,8 @@ from dudi.files import read_lines
 from dudi.models.reader import head_of
 from dudi.recipe.schema import Limits
 from dudi.rollouts import Request, Rollout, Sampling, uniforms
-from dudi.rollouts.local import LocalEngine, inverse_cdf
+from dudi.rollouts.answers import inverse_cdf
+from dudi.rollouts.local import LocalEngine
 from dudi.text.chat import Chat
 from dudi.training import trainer as trainer_module
 from dudi.training.metrics import record

@@ -29,7 +29,7 @@ from dudi.loss.head import Head
 from dudi.models.result import complete
 from dudi.recipe.read import parse_recipe
 from dudi.recipe.schema import Data, Recipe, Section
-from dudi.rollouts import ENGINES
+from dudi.rollouts import ENGINES, Sampling
 from dudi.training.job import arguments
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row
@@ -79,6 +79,21 @@ def windows_by_either_engine(w: World, table: dict[str, Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENGINES, "echo", Echo)
         return windows(w, table)
+
+
+def graph_asked_for(w: World, table: dict[str, Any]) -> list[bool]:
+    """What the engine is told, on a machine that has a CUDA device; elsewhere true is refused."""
+    told: list[bool] = []
+
+    def local(sampling: Sampling) -> Echo:
+        told.append(sampling.cuda_graph)
+        return Echo(sampling)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dudi.run.pipeline, "check_graph", lambda asked: None)
+        patch.setitem(ENGINES, "local", local)
+        w.start(table)
+    return told
 
 
 def first_rows(w: World, table: dict[str, Any]) -> Any:
@@ -316,6 +331,7 @@ ENTRIES: dict[str, Entry] = {
     "limits.teacher_prompt": Entry(250, windows),
     "rollouts.engine": Entry("echo", windows_by_either_engine),
     "rollouts.temperature": Entry(0.3, windows),
+    "rollouts.cuda_graph": Entry(True, graph_asked_for),
     **{f"training.{name}": entry for name, entry in TRAINING.items()},
     "generation.do_sample": Entry(True, generation_file),
     "generation.temperature": Entry(0.5, generation_file, SAMPLES),

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dudi.errors import DudiError
 from dudi.rollouts import ENGINES, Engine, Request, Sampling, uniforms
-from dudi.rollouts.local import inverse_cdf
+from dudi.rollouts.answers import inverse_cdf
 
 SAMPLING = Sampling(stop_ids=(2,), pad=0, vocab=kit.VOCAB, temperature=0.9)
 PROMPTS = ((5, 6, 7, 8, 9, 10, 11), (20,), (30, 31, 32), (40, 41, 42, 43, 44, 45, 46, 47, 48))

@@ -10,7 +10,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from dudi.rollouts import Request, Sampling
-from dudi.rollouts.local import LocalEngine, inverse_cdf
+from dudi.rollouts.answers import inverse_cdf
+from dudi.rollouts.local import LocalEngine
 
 QWEN = 151_936
 

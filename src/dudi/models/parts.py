@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dudi.errors import DudiError
@@ -30,6 +30,11 @@ def head_of(model: PreTrainedModel, vocab: int) -> Head:
     scale = _number(config, "logit_scale", 1.0) / _number(config, "logits_scaling", 1.0)
     softcap = max(_number(config, name, 0.0) for name in SOFTCAPS)
     return Head(linear.weight, linear.bias, vocab, scale, softcap or None)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """[B, L] the place of each token in its sequence, not counting the padding on its left."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _number(config: object, name: str, default: float) -> float:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from dudi.errors import DudiError
 from dudi.loss.scores import Reading, hidden_states
-from dudi.models.decoding import Decoder, positions_of
+from dudi.models.decoding import decoder
 from dudi.models.parts import backbone, check_size, head_of
 from dudi.models.sharding import plain_type, through
 
@@ -99,12 +99,8 @@ def _decoded(model: PreTrainedModel, prompt: Tensor, steps: Tensor, padding: int
     """[1 + steps, H]: hidden states at the prompt's end and at each token after it, with the cache."""
     mask = torch.ones(1, len(prompt) + len(steps), dtype=torch.long, device=prompt.device)
     mask[:, :padding] = 0
-    decoder, positions = Decoder(model), positions_of(mask)
-    width = len(prompt)
-    found = [decoder(prompt[None], mask[:, :width], positions[:, :width])]
-    for t in range(width, width + len(steps)):
-        found.append(decoder(steps[None, t - width, None], mask[:, : t + 1], positions[:, t : t + 1]))
-    return torch.cat(found)
+    feed = decoder(model, mask)
+    return torch.cat([feed(prompt[None]), *(feed(step) for step in steps[:, None, None])])
 
 
 def _hidden(model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -158,6 +158,10 @@ class Rollouts(Section):
     temperature: Annotated[float, Field(gt=0)] = 0.9
     """Of the softmax that responses are drawn from."""
 
+    cuda_graph: bool = False
+    """Decode each step as a CUDA graph: for whole models of the classes Llama, Qwen2 and Qwen3. Never run on a device
+    by the authors so far."""
+
 
 class Training(Section):
     """The optimizer step (paper, appendix B, and the defaults of the trainer it used)."""

@@ -47,12 +47,14 @@ class Rollout:
 @dataclass(frozen=True)
 class Sampling:
     """What an engine is told. stop_ids: tokens that end a response; pad: any token, for places that nobody reads;
-    vocab: entries of the head from there on are padding, and never sampled; temperature: 0 is greedy decoding."""
+    vocab: entries of the head from there on are padding, and never sampled; temperature: 0 is greedy decoding;
+    cuda_graph: whether a step is captured as a CUDA graph."""
 
     stop_ids: tuple[int, ...]
     pad: int
     vocab: int
     temperature: float
+    cuda_graph: bool = False
 
 
 class Engine(Protocol):
@@ -83,6 +85,17 @@ def check_engine(name: str, key: str = "rollouts.engine") -> None:
     """Raises `DudiError`, with the key that named it, where no engine has that name."""
     if name not in ENGINES:
         raise DudiError(f"{key}: {unknown(name, ENGINES, 'engine')}")
+
+
+def check_graph(asked: bool) -> None:
+    """Raises `DudiError` where a CUDA graph is asked for and there is no CUDA device."""
+    import torch
+
+    if asked and not torch.cuda.is_available():
+        raise DudiError(
+            "rollouts.cuda_graph is true, but PyTorch sees no CUDA device here; set it to false (the same steps, not"
+            " captured)"
+        )
 
 
 def uniforms(requests: Sequence[Request], steps: int) -> np.ndarray:

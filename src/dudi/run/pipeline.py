@@ -34,7 +34,7 @@ from dudi.models.reference import like_student
 from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
-from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
+from dudi.rollouts import Engine, Rollout, Sampling, check_engine, check_graph, engine
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
@@ -75,6 +75,7 @@ def run(
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine)
+    check_graph(recipe.rollouts.cuda_graph)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -281,7 +282,8 @@ class Pipeline:
 
     def _engine(self) -> Engine:
         chat, rollouts = self.prepared.chat, self.prepared.recipe.rollouts
-        return engine(rollouts.engine, Sampling(chat.stop_ids, chat.pad, chat.vocab, rollouts.temperature))
+        sampling = Sampling(chat.stop_ids, chat.pad, chat.vocab, rollouts.temperature, rollouts.cuda_graph)
+        return engine(rollouts.engine, sampling)
 
     def _load(self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1) -> PreTrainedModel:
         """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder; sharded `over`

@@ -187,5 +187,10 @@ def load_chat(recipe: Recipe) -> tuple[Chat, dict[str, Any]]:
         if what not in both and (own := own_tokenizer(path, what, models)) is not None:
             chat.limit(check_same_tokenizer(student, own, what))
         check_model(configs[what], path, what, models, revision, chat.vocab, trained=what != "models.teacher")
-        check_positions(configs[what], recipe, what, teaches=what == "models.teacher")
+    _check_positions(recipe, configs)
     return chat, configs
+
+
+def _check_positions(recipe: Recipe, configs: Mapping[str, Any]) -> None:
+    for what, config in configs.items():
+        check_positions(config, recipe, what, teaches=what == "models.teacher")

@@ -1,0 +1,195 @@
+"""The decoder layers of Llama, Qwen2 and Qwen3 with a cache of fixed size, in a quarter of the operations.
+
+A step of a small batch waits for the many small operations between the matrix products (and, on a GPU, for their
+launches). Here query, key and value are one product, gate and up another, on weights that lie as the product reads
+them; keys and values are written in place; a rotation is three operations. Embeddings, norms, activation and rotary
+frequencies are the model's own modules. Hidden states are those of the model's own forward up to rounding, which
+`dudi.models.probe.check_decoding` tries on each model.
+
+Shapes: B sequences padded on the left, l tokens fed at once, L tokens that fit, H hidden size, N query heads, K key and
+value heads, D size of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from transformers import LlamaModel, PreTrainedModel, Qwen2Model, Qwen3Model
+
+from dudi.models.parts import backbone, positions_of
+from dudi.models.products import Product
+
+FAMILY = (LlamaModel, Qwen2Model, Qwen3Model)
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def is_fusable(model: PreTrainedModel) -> bool:
+    """Whether a model can be decoded here: of the family, whole, in evaluation mode, with nothing added to it.
+
+    Read elsewhere are: subclasses (also what sharding makes), hooks and forwards of a module's own, adapters and
+    quantized layers, sliding windows, attention other than SDPA, rotary frequencies that follow the length, autocast.
+    """
+    reads = cast(Any, backbone(model))
+    if type(reads) not in FAMILY or reads.training or reads.config._attn_implementation != "sdpa":
+        return False
+    frequencies = str(reads.config.rope_parameters["rope_type"])
+    plain = all(
+        not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
+        for module in reads.modules()
+    )
+    return (
+        plain
+        and "dynamic" not in frequencies
+        and frequencies != "longrope"
+        and all(_is_plain(layer) for layer in reads.layers)
+        and not torch.is_autocast_enabled(reads.embed_tokens.weight.device.type)
+    )
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer's projections are linear, and its attention looks back at all tokens."""
+    named = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+    attention = layer.self_attn
+    return (
+        all(type(named[name]) is nn.Linear for name in LINEARS)
+        and getattr(attention, "sliding_window", None) is None
+        and attention.is_causal
+    )
+
+
+class _Layer:
+    """One decoder layer and its part of the cache, keys and values [B, K, L, D]."""
+
+    def __init__(self, layer: Any, rows: int, length: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.before, self.between, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
+        self.norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+        self.qkv = Product.of(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out, self.down = Product.of(attention.o_proj), Product.of(mlp.down_proj)
+        self.gate_up = Product.of(mlp.gate_proj, mlp.up_proj)
+        self.scale, self.size = attention.scaling, attention.head_dim
+        self.kv = attention.k_proj.out_features // self.size
+        self.group = attention.num_key_value_groups
+        self.keys = attention.q_proj.weight.new_zeros(rows, self.kv, length, self.size)
+        self.values = torch.zeros_like(self.keys)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, l, H] -> queries [B, l, N, D], keys and values [B, l, K, D]; the first two rotated."""
+        rows, new, _ = x.shape
+        heads = self.kv * (self.group + 2)
+        made = self.qkv(_normed(self.before, x).flatten(0, 1)).view(rows, new, heads, self.size)
+        turned, values = made[:, :, : -self.kv], made[:, :, -self.kv :]
+        if self.norms:
+            queries, keys = turned[:, :, : -self.kv], turned[:, :, -self.kv :]
+            turned = torch.cat((_normed(self.norms[0], queries), _normed(self.norms[1], keys)), 2)
+        half = self.size // 2
+        swapped = torch.cat((turned[..., half:], turned[..., :half]), -1)
+        turned = torch.addcmul(turned * cos, swapped, sin)
+        return turned[:, :, : -self.kv], turned[:, :, -self.kv :], values
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output [B, l, H]: its input, what attention found [B, l, N D], and the feed-forward part."""
+        shape = x.shape
+        x = self.out(attended.flatten(0, 1)).add_(x.flatten(0, 1))
+        gate, up = self.gate_up(_normed(self.between, x)).chunk(2, -1)
+        return self.down(self.act(gate).mul_(up)).add_(x).view(shape)
+
+    def look_back(self, queries: Tensor, mask: Tensor | None, reach: int) -> Tensor:
+        """One query a sequence [B, 1, N, D] over the cache's first `reach` places -> [B, 1, N D]. The queries that
+        share keys are taken as so many queries of one head: keys and values are never repeated."""
+        packed = queries.view(len(queries), self.kv, self.group, self.size)
+        found = scaled_dot_product_attention(
+            packed, self.keys[:, :, :reach], self.values[:, :, :reach], attn_mask=mask, scale=self.scale
+        )
+        return found.reshape(len(queries), 1, -1)
+
+    def read(self, queries: Tensor, mask: Tensor | None) -> Tensor:
+        """All queries of a prompt [B, P, N, D], each over what is before it -> [B, P, N D]."""
+        reach, queries = queries.shape[1], queries.transpose(1, 2)
+        keys, values, shared = self.keys[:, :, :reach], self.values[:, :, :reach], mask is None
+        if not shared:  # with a mask, a GPU has no fast kernel for shared keys
+            keys, values = keys.repeat_interleave(self.group, 1), values.repeat_interleave(self.group, 1)
+        found = scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=shared, scale=self.scale, enable_gqa=shared
+        )
+        return found.transpose(1, 2).flatten(2)
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    """A norm of the family: in float32 its formula as one operation; else, as rounding is part of it, itself."""
+    if x.dtype is torch.float32 and norm.weight.dtype is torch.float32:
+        return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+    return cast(Tensor, norm(x))
+
+
+class FusedDecoder:
+    """A batch that is being continued; see `dudi.models.decoding.Decoder` for how it is called.
+
+    fixed: steps have the same shapes and touch the same memory whatever has been fed (as a CUDA graph needs it); each
+    attends to all L places under a mask. Otherwise to those that are filled.
+    """
+
+    shrinks = True
+
+    def __init__(self, model: PreTrainedModel, mask: Tensor, fixed: bool = False) -> None:
+        reads = cast(Any, backbone(model))
+        self.embed, self.norm = reads.embed_tokens, reads.norm
+        self.layers = [_Layer(layer, *mask.shape) for layer in reads.layers[: reads.config.num_hidden_layers]]
+        self.fixed, self.fed = fixed, 0
+        self.mask = mask.bool()
+        self.padded = not bool(self.mask.all())
+        self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
+        cos, sin = reads.rotary_emb(self.embed.weight, torch.arange(mask.shape[1], device=mask.device)[None])
+        half, positions = sin.shape[-1] // 2, positions_of(mask)
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)  # with the signs of the two halves of a rotation
+        self.cos, self.sin = cos[0, positions, None], sin[0, positions, None]  # [B, L, 1, D]
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Hidden state [B, H] of the last of these tokens [B, l]: the prompts first, then one token each."""
+        hidden = self._prompt(ids) if self.fed == 0 else self._step(ids)
+        return _normed(self.norm, hidden[:, -1])
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self.mask, self.cos, self.sin = self.mask[rows], self.cos[rows], self.sin[rows]
+
+    def _prompt(self, ids: Tensor) -> Tensor:
+        self.fed = width = ids.shape[1]
+        self.place.fill_(width)
+        mask = last = None
+        if self.padded:  # what is padding sees itself, so that no row of the softmax is empty
+            causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
+            itself = torch.eye(width, dtype=torch.bool, device=ids.device)
+            mask = ((causal & self.mask[:, None, :width]) | itself)[:, None]
+            last = mask[:, :, -1:]
+        x, cos, sin = self.embed(ids), self.cos[:, :width], self.sin[:, :width]
+        for layer in self.layers:
+            queries, keys, values = layer.project(x, cos, sin)
+            layer.keys[:, :, :width], layer.values[:, :, :width] = keys.transpose(1, 2), values.transpose(1, 2)
+            if layer is self.layers[-1]:  # of which only the last token is read
+                x = layer.finish(x[:, -1:], layer.look_back(queries[:, -1:], last, width))
+            else:
+                x = layer.finish(x, layer.read(queries, mask))
+        if self.fixed:
+            self.mask[:, width:] = False
+        return cast(Tensor, x)
+
+    def _step(self, ids: Tensor) -> Tensor:
+        self.fed += 1
+        reach = self.mask.shape[1] if self.fixed else self.fed
+        if self.fixed:
+            self.mask.index_fill_(1, self.place, True)
+        mask = self.mask[:, None, None, :reach] if self.fixed or self.padded else None
+        x, cos, sin = self.embed(ids), self.cos.index_select(1, self.place), self.sin.index_select(1, self.place)
+        for layer in self.layers:
+            queries, keys, values = layer.project(x, cos, sin)
+            layer.keys.index_copy_(2, self.place, keys.transpose(1, 2))
+            layer.values.index_copy_(2, self.place, values.transpose(1, 2))
+            x = layer.finish(x, layer.look_back(queries, mask, reach))
+        self.place += 1
+        return cast(Tensor, x)
