@@ -25,6 +25,7 @@ from dudi.errors import DudiError
 from dudi.methods import Method
 from dudi.recipe.schema import Recipe, Training
 from dudi.recipe.stages import Stage, Train, plan
+from dudi.run.caching import caches
 from dudi.run.prepare import Prepared, prepare
 from dudi.training import faults
 from dudi.training.phases import Phases
@@ -114,7 +115,9 @@ def rehearse_recipe(recipe: Recipe) -> None:
     state = PartialState(cpu=not torch.cuda.is_available())
     output = Path(recipe.output.format(name=recipe.name)).absolute()
     beside = next(folder for folder in output.parents if folder.is_dir())
-    rehearse(prepare(recipe), state, beside)
+    prepared = prepare(recipe)
+    caches(prepared, output)
+    rehearse(prepared, state, beside)
 
 
 def check_room(recipe: Recipe, stages: Sequence[Stage], weights: int, folder: Path) -> None:
