@@ -25,7 +25,7 @@ from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
-_OF_A_COPY = {"_name_or_path", "transformers_version", "distributed_config"}
+_OF_A_COPY = {"_name_or_path", "architectures", "distributed_config", "dtype", "transformers_version"}
 """What a config says of the copy that was loaded, and not of the model."""
 
 
