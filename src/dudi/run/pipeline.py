@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.utils import logging as transformers_logging
 
 from dudi import processes
 from dudi.data.load import Rows, read_rows
@@ -41,7 +40,7 @@ from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
 from dudi.run.lock import check_free, locked
-from dudi.run.machine import advice, check_devices, deterministic
+from dudi.run.machine import advice, check_devices, deterministic, quiet_library
 from dudi.run.notes import check_evaluation, notes
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.rehearsal import rehearse_first
@@ -72,8 +71,7 @@ def run(
     """
     check_devices()
     launched()  # before accelerate looks at the environment
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine)
