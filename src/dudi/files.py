@@ -16,10 +16,15 @@ MAX_TOML = 1 << 20
 
 def write_text(path: Path, text: str) -> None:
     """A small file that is whole or absent."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same, of bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(data)
         flush(aside)
         os.replace(aside, path)
         flush(path.parent)

@@ -44,9 +44,14 @@ def anywhere(flag: bool) -> bool:
     return bool(most(int(flag)))
 
 
+def place() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and talks."""
-    return not _several() or dist.get_rank() == 0
+    return place()[0] == 0
 
 
 def gathered(value: T) -> list[T]:

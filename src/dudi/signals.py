@@ -79,6 +79,11 @@ class View:
         """Short name, for logs: the response, since a method reads each response through one view."""
         return self.response.value
 
+    @property
+    def fixed(self) -> bool:
+        """Prompt and response are the same in every epoch, so that a frozen model says the same of them each time."""
+        return not self.response.sampled and self.verbalizer is Mode.NONE and self.loss_on is LossOn.LAST
+
 
 class Seen(Protocol):
     """A row through a view, as far as counting needs it."""

@@ -150,6 +150,17 @@ def test_micro_batching_changes_nothing(method: str, tmp_path: Path) -> None:
         same_metrics(found[8][0], found[size][0], 1e-9)
 
 
+@pytest.mark.parametrize("method", ["spin", "seqkd-jsd", "gkd-off", "dudi"])
+def test_a_cache_changes_nothing(method: str, tmp_path: Path) -> None:
+    """Neither does the size of the groups in which it is filled."""
+    plain = made(tmp_path / "off", method, micro_batch=8)
+    wanted = kit.step(plain)
+    for size, cache in ((8, "memory"), (3, "disk"), (1, "memory")):
+        t = made(tmp_path / str(size), method, micro_batch=size, cache=cache)
+        close(wanted, kit.step(t), 1e-9)
+        same_metrics(plain, t, 1e-9)
+
+
 @pytest.mark.parametrize(("method", "tokens"), [("sft", 400), ("dudi", 1700)])
 def test_token_budget_changes_nothing(method: str, tokens: int, tmp_path: Path) -> None:
     whole, split = made(tmp_path / "a", method), made(tmp_path / "b", method, micro_batch_tokens=tokens)

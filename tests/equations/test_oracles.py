@@ -151,6 +151,16 @@ def test_a_step_is_the_equation(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["spin", "spin-online", "seqkd-jsd", "gkd-sum", "dudi", "dudi-none", "dudi-without-off"]
+)
+def test_a_step_is_the_equation_with_a_cache(tmp_path: Path, name: str) -> None:
+    """Methods that score a response which stays the same, beside others that do not."""
+    made = make(tmp_path, METHODS[name], cache="memory", micro_batch=2)
+    assert made.cache.judged or made.cache.compared
+    agree(kit.step(made), oracle(made).step(METHODS[name]), 1e-9)
+
+
+@pytest.mark.parametrize(
     "table", [{"name": "gkd"}, {"name": "gkd", "lam": 0.2, "divergence": "reverse_kl"}], ids=["default", "reverse"]
 )
 @pytest.mark.parametrize("on_policy", [True, False])
@@ -306,14 +316,19 @@ def test_evaluation_is_the_expected_loss(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "table",
-    [{"name": "gkd"}, {"name": "sdft", "ema_rate": 0.3, "skip_tokens": 1}, {"name": "spin", "variant": "online"}],
-    ids=lambda t: t["name"],
+    ("table", "cache"),
+    [
+        ({"name": "gkd"}, "off"),
+        ({"name": "gkd"}, "memory"),
+        ({"name": "sdft", "ema_rate": 0.3, "skip_tokens": 1}, "off"),
+        ({"name": "spin", "variant": "online"}, "disk"),
+    ],
+    ids=lambda t: t if isinstance(t, str) else t["name"],
 )
-def test_a_run_of_several_steps(tmp_path: Path, table: dict[str, Any]) -> None:
+def test_a_run_of_several_steps(tmp_path: Path, table: dict[str, Any], cache: str) -> None:
     """Two epochs of three steps: order, coin, clipping, AdamW, linear decay, moving average, by hand."""
     lr, steps = 5e-3, 6
-    made = make(tmp_path, table, batch=4, epochs=2.0, lr=lr, max_grad_norm=0.02)
+    made = make(tmp_path, table, batch=4, epochs=2.0, lr=lr, max_grad_norm=0.02, cache=cache)
     brute = oracle(made, l_z={index: None for index in range(len(PLACES))})
     known = {key: value for key, value in table.items() if key != "ema_rate"}
     everything = list(brute.rows)

@@ -70,6 +70,13 @@ FAST = {
     "between stages": at("seqkd", "stage", "seqkd"),
     "disk full": at("dudi", "full", "write", SAVED + "model.safetensors", "inside", status=2, left=(2,)),
     "newest truncated": at("dudi", "step", 5, left=(2, 4), damage=(("1-dudi/checkpoint-4/optimizer.pt", "truncate"),)),
+    "inside a file of the cache": at("cached", "write", ".group-000002.safetensors.tmp", "inside", left=()),
+    "SIGTERM while the cache is filled": at(
+        "cached", "SIGTERM", "rename", "group-000002.safetensors", "after", status=STOPPED, left=()
+    ),
+    "a file of the cache changed": at(
+        "cached", "step", 5, left=(2, 4), damage=(("1-dudi/cache/group-000002.safetensors", "flip"),)
+    ),
     "SIGTERM in a step": at("dudi", "SIGTERM", "step", 3, status=STOPPED, left=(2, 3)),
     "SIGTERM in an evaluation": at("dudi", "SIGTERM", "evaluation", 1, status=STOPPED, left=(2, 3)),
     "SIGTERM in a generation": at("seqkd", "SIGTERM", "decode", 2, status=STOPPED),
@@ -88,6 +95,13 @@ SLOW = {
     **{f"recipe.toml, {when}": at("dudi", "rename", "recipe.toml", when) for when in ("before", "after")},
     **{f"data, {when}": at("dudi", "rename", "/data", when) for when in ("before", "after")},
     **{f"summary.{e}, before": at("dudi", "rename", f"summary.{e}", "before") for e in ("json", "md")},
+    **{
+        f"{when} a file of the cache is there": at("cached", "rename", "group-000002.safetensors", when)
+        for when in ("before", "after")
+    },
+    "disk full in the cache": at("cached", "full", "write", ".group-000002.safetensors.tmp", "inside", status=2),
+    "the cache is gone": at("cached", "step", 5, damage=(("1-dudi/cache/group-000000.safetensors", "remove"),)),
+    **{f"in step {n} with a cache in memory": at("remembered", "step", n) for n in (1, 3, 5)},
     **{f"before {stage} of SPIN": at("spin", "stage", stage) for stage in ("spin-1-responses", "spin-1", "spin-2")},
     **{f"SPIN, response {n}": at("spin", "decode", n) for n in (1, 3, 5)},
     **{f"SeqKD, {when} a batch": at("seqkd", "rename", "batch-000001.jsonl", when) for when in ("before", "after")},
@@ -129,6 +143,8 @@ def recipes(folder: Path) -> dict[str, Any]:
     data = {"data": {"eval_rows_per_language": 1}, "number": 22}
     return {
         "dudi": ({"name": "dudi"}, {"training": {**training, "max_steps": 6}, **none, **data}),
+        "cached": ({"name": "dudi"}, {"training": {**training, "max_steps": 6, "cache": "disk"}, **none, **data}),
+        "remembered": ({"name": "dudi"}, {"training": {**training, "max_steps": 6, "cache": "memory"}, **none, **data}),
         "sdft": ({"name": "sdft", "ema_rate": 0.3}, {"training": {**training, "eval_every": 0}, **none}),
         "seqkd": ({"name": "seqkd"}, {"training": short, "cold_start": {"training": short}}),
         "spin": ({"name": "spin", "iterations": 2}, {"training": short, "cold_start": {"training": short}}),
@@ -200,10 +216,14 @@ def check(name: str, case: Case, ran: Ran) -> None:
         assert "--resume" in line and "Traceback" not in text
     for file, _ in case.damage:
         folder, text = Path(file).parent.name, re.sub(r"\s", "", report["said"][-1])  # lines are wrapped anywhere
+        if folder == "cache":
+            assert file not in report["files"] or "damagedorofothermodels" in text, "one that is gone is no damage"
+            continue
         assert f"{folder}isdamaged({Path(file).name}" in text or f"{folder}:{Path(file).name}" in text
     left = ran.output(name)
     runs.assert_same_end(ran.output(f"straight {case.of}"), left)
     assert not list(left.rglob("staging")), "nothing half-written is left in a stage"
+    assert not list(left.rglob("cache")), "a training that has its result needs none"
     for stage in runs.stages(left):
         for whole in (*stage.glob("checkpoint-*"), *stage.glob("model")):
             assert checkpoints.damage(whole) is None

@@ -116,6 +116,29 @@ def test_stopped_and_resumed_is_the_straight_run(method: str, tmp_path: Path) ->
     assert [c.name for c in checkpoints.complete(tmp_path / "stopped")] == ["checkpoint-4", "checkpoint-6"]
 
 
+@pytest.mark.parametrize(
+    ("method", "cache", "again"),
+    [
+        ("dudi", "memory", "memory"),
+        ("dudi", "disk", "disk"),
+        ("dudi", "disk", "memory"),
+        pytest.param("spin", "memory", "disk", marks=SLOW),
+        pytest.param("seqkd", "disk", "disk", marks=SLOW),
+        pytest.param("gkd-sum", "memory", "memory", marks=SLOW),
+    ],
+)
+def test_stopped_and_resumed_with_a_cache(method: str, cache: str, again: str, tmp_path: Path) -> None:
+    """Kept, made anew, or kept elsewhere from now on: the same bits."""
+    training = {"eval_every": 3, "log_every": 2}
+    straight = made(tmp_path / "straight", method, evals=3, cache=cache, **training)
+    resume_stage(straight)
+    kinds = iter((cache, again))
+    resumed = stop_and_resume(
+        lambda: made(tmp_path / "stopped", method, evals=3, cache=next(kinds), **training), steps=5
+    )
+    assert_same_state(straight, resumed)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_stopped_anywhere(steps: int, tmp_path: Path) -> None:
     """Before any checkpoint; at the end of an epoch, after its metrics were written; right at a checkpoint."""

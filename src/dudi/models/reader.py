@@ -7,9 +7,11 @@ such a call.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,14 @@ from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+_OF_A_COPY = {"_name_or_path", "architectures", "distributed_config", "dtype", "transformers_version"}
+"""What a config says of the copy that was loaded, and not of the model."""
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's contents, in its own dtype."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(cast(Any, flat.view(torch.uint8).numpy()))
 
 
 class Reader:
@@ -48,6 +58,17 @@ class Reader:
         """The head, whole on this process, for use outside of a call: of a frozen model."""
         head = head_of(self.model, self.vocab)
         return replace(head, weight=whole(head.weight), bias=None if head.bias is None else whole(head.bias))
+
+    @torch.no_grad()
+    def fingerprint(self) -> str:
+        """The SHA-256 of all that its answers depend on: weights, buffers, configuration, vocabulary."""
+        config = self.model.config.to_dict()
+        about = {key: config[key] for key in sorted(config.keys() - _OF_A_COPY)}
+        digest = hashlib.sha256(json.dumps([self.vocab, about], default=str).encode())
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(as_bytes(whole(tensor)))
+        return digest.hexdigest()
 
     @torch.no_grad()
     def hidden(self, readings: Mapping[Key, Reading], most: int) -> dict[Key, Tensor]:

@@ -203,6 +203,12 @@ class Training(Section):
     """Steps between checkpoints (weights, optimizer, schedule); one is saved at the end of the training, too."""
     keep_checkpoints: PositiveInt = 2
     """So many of the newest stay. Once the next stage has begun, a finished one keeps its `model/` alone."""
+    cache: Literal["off", "memory", "disk"] = "off"
+    """Where the teacher's hidden states and the reference's log-probabilities of y are kept: they are the same in every
+    epoch, so they are computed once, before the first step. In the memory of each process, or on disk in the run's
+    folder, for all processes. Off: computed in every epoch. It pays from the second epoch on."""
+    cache_limit: Annotated[float, Field(gt=0)] = 32.0
+    """GB that the cache may take; a run that needs more is refused before it begins."""
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time (slower; CUBLAS_WORKSPACE_CONFIG=:4096:8 has to be in
     the environment). On a CPU all do."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from dudi.errors import DudiError
 from dudi.recipe.schema import Recipe, Training
@@ -28,6 +29,12 @@ def check_devices() -> None:
             f"{gpus} GPUs are visible, but only one process was started: use all with `dudi run ... --launch ddp` or"
             f" `torchrun --nproc-per-node {gpus} -m dudi run ...`, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def quiet_library() -> None:
+    """No word of transformers' own but errors, and no bars."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 @contextmanager

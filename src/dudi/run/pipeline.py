@@ -4,6 +4,7 @@ RUN/recipe.toml, environment.json     what was run, with what
 RUN/data/                             the very rows, their report and manifest; their token ids, for the next start
 RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
 RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, rollouts.jsonl, phases.json, checkpoint-*/, model/
+RUN/<n>-<stage>/cache/                while it trains: what is read once of frozen models (training.cache = "disk")
 RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
 RUN/summary.json, summary.md          written last
 """
@@ -22,7 +23,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.utils import logging as transformers_logging
 
 from dudi import processes
 from dudi.data.load import Rows, read_rows
@@ -35,17 +35,18 @@ from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, check_graph, engine
+from dudi.run.caching import caches
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
 from dudi.run.lock import check_free, locked
-from dudi.run.machine import advice, check_devices, deterministic
+from dudi.run.machine import advice, check_devices, deterministic, quiet_library
 from dudi.run.notes import check_evaluation, notes
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.rehearsal import rehearse_first
 from dudi.run.resume import changed_on_resume
 from dudi.run.summary import write_summary
-from dudi.training import checkpoints, faults
+from dudi.training import cache, checkpoints, faults
 from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
@@ -70,8 +71,7 @@ def run(
     """
     check_devices()
     launched()  # before accelerate looks at the environment
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine)
@@ -91,6 +91,7 @@ def run(
             kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
         prepared = prepare(recipe, kept or data, None if kept is None else folder / "data", phases)
         check_evaluation(recipe, prepared)
+        cached = caches(prepared, folder, state.num_processes)
     stages, stop = plan(recipe), faults.Stop()
     with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):
         with processes.together():
@@ -101,7 +102,7 @@ def run(
         with processes.together():
             if state.is_main_process:
                 begin(folder, prepared, state, resume)
-        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said]:
+        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *cached]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
         if rehearsal:
@@ -149,6 +150,8 @@ class Pipeline:
         elif not processes.from_first(partial(self._trained, stage)):
             self.say(title)
             self._train(stage, title)
+        if self.state.is_main_process:
+            cache.remove(self._of(stage.name))
 
     def _trained(self, stage: Train) -> bool:
         """Whether a stage has its result. A damaged one is written again, from the last checkpoint, which must be."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dudi.training.monitors import Course, Monitor
 
-PHASES = ("rollout", "teacher", "reference", "student", "backward", "optimizer", "evaluation", "saving")
+PHASES = ("rollout", "teacher", "reference", "student", "backward", "optimizer", "caching", "evaluation", "saving")
 SILENCE = 60.0
 """Seconds without a line after which a step is one, though no interval ends."""
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers.utils import logging as transformers_logging
 
 from dudi import processes
 from dudi.errors import DudiError
 from dudi.methods import Method
 from dudi.recipe.schema import Recipe, Training
 from dudi.recipe.stages import Stage, Train, plan
+from dudi.run.caching import caches
+from dudi.run.machine import quiet_library
 from dudi.run.prepare import Prepared, prepare
 from dudi.training import faults
 from dudi.training.phases import Phases
@@ -109,12 +110,13 @@ def rehearse_first(prepared: Prepared, state: PartialState, folder: Path, phases
 
 def rehearse_recipe(recipe: Recipe) -> None:
     """The rehearsal alone: what the run would train on is read and tokenized, and nothing is kept."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     output = Path(recipe.output.format(name=recipe.name)).absolute()
     beside = next(folder for folder in output.parents if folder.is_dir())
-    rehearse(prepare(recipe), state, beside)
+    prepared = prepare(recipe)
+    caches(prepared, output)
+    rehearse(prepared, state, beside)
 
 
 def check_room(recipe: Recipe, stages: Sequence[Stage], weights: int, folder: Path) -> None:

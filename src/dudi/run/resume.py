@@ -28,6 +28,8 @@ FREE = (
             "head_chunk",
             "gradient_checkpointing",
             "deterministic",
+            "cache",
+            "cache_limit",
             "save_every",
             "keep_checkpoints",
         )

@@ -164,6 +164,7 @@ LOWER = {
     "student": f"{_ROWS} or training.head_chunk, or set training.gradient_checkpointing",
     "backward": f"{_ROWS} or training.head_chunk, or set training.gradient_checkpointing",
     "evaluation": f"{_ROWS} or limits.rollout",
+    "caching": f'{_ROWS}; if it is not the device\'s memory, set training.cache = "disk"',
     "optimizer": "the student's gradients and optimizer states do not fit: take a smaller models.student",
     "generation": "lower limits.rollout or training.batch: a batch is sampled in one call",
     "loading": "the models do not fit: take a smaller models.teacher or models.student, or set models.precision",

@@ -31,9 +31,10 @@ from dudi.loss.scores import Block, Scores, response_log_probs
 from dudi.models.dropout import dropout_off
 from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
-from dudi.signals import Signal, View, compared, judged, views
+from dudi.signals import Signal, View, views
 from dudi.training import faults
 from dudi.training.between import BetweenSteps
+from dudi.training.cache import Cache, Frozen
 from dudi.training.job import Job
 from dudi.training.metrics import Meter, record
 from dudi.training.monitors import Lines, Monitor
@@ -74,6 +75,7 @@ class DistillationTrainer(SavingTrainer):
         self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
         with torch.autocast(job.student.device.type, torch.bfloat16, enabled=job.autocast):  # R is stored for it
             self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+        self.cache = Cache(job, self._frozen, self._identity, self.say)
         if not job.training.dropout:
             dropout_off(job.student, "student")
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
@@ -110,6 +112,7 @@ class DistillationTrainer(SavingTrainer):
     # ── the step ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one whole optimizer step; returns this process's share of the loss."""
+        self._fill_cache()
         step, job = self.state.global_step, self.job
         model.train()
         self.last_lr = self._get_learning_rate()
@@ -166,15 +169,13 @@ class DistillationTrainer(SavingTrainer):
         """Teacher and reference score their views; then one student forward scores its own and gives the loss."""
         chunk = self.job.training.head_chunk
         blocks = collate(window, places, self.job.builder.chat.pad, self.args.device)
-        with self._phase("teacher"), torch.no_grad(), self._autocast():
-            teacher, teacher_head = self._judge(blocks, judged(signals))
-        with self._phase("reference"), torch.no_grad(), self._autocast():
-            reference = self._compare(blocks, compared(signals))
+        with self._phase("teacher"):
+            frozen = self.cache.of(window, places, blocks, signals)
 
         def then(hidden: dict[View, Tensor], head: Head, zero: Tensor) -> Objective:
             if not blocks:  # no row has a term (all z too long)
                 return Objective(zero, {}, {})
-            scores = Scores(blocks, hidden, head, teacher, teacher_head, reference)
+            scores = Scores(blocks, hidden, head, frozen.teacher, self.teacher_head, frozen.reference)
             found = objective(signals, scores, counts, chunk, measure)
             return replace(found, loss=found.loss + zero)
 
@@ -182,19 +183,38 @@ class DistillationTrainer(SavingTrainer):
             readings = {view: block.student for view, block in blocks.items()}
             return self.reader.reading(model, readings, len(views(signals)), then)
 
-    def _judge(self, blocks: Mapping[View, Block], judged: Sequence[View]) -> tuple[dict[View, Tensor], Head | None]:
-        """The teacher's hidden states of the views that it scores, and its head."""
-        if self.teacher is None:
-            return {}, None
+    def _frozen(self, blocks: Mapping[View, Block], judged: Sequence[View], compared: Sequence[View]) -> Frozen:
+        """What the teacher says of some views, and the reference of others."""
+        with self._phase("teacher"), torch.no_grad(), self._autocast():
+            teacher = self._judge(blocks, judged)
+        with self._phase("reference"), torch.no_grad(), self._autocast():
+            return Frozen(teacher, self._compare(blocks, compared))
+
+    def _judge(self, blocks: Mapping[View, Block], judged: Sequence[View]) -> dict[View, Tensor]:
+        """The teacher's hidden states of the views that it scores."""
+        if self.teacher is None or not judged:
+            return {}
         readings = {view: block.teacher for view in judged if (block := blocks.get(view)) and block.teacher}
-        return self.teacher.hidden(readings, len(judged)), self.teacher_head
+        return self.teacher.hidden(readings, len(judged))
 
     def _compare(self, blocks: Mapping[View, Block], compared: Sequence[View]) -> dict[View, Tensor]:
         """The reference's log R(.|x) of the views that it scores, by row."""
-        if self.reference is None:
+        if self.reference is None or not compared:
             return {}
         hidden = self.reference.hidden({v: blocks[v].student for v in compared if v in blocks}, len(compared))
         return response_log_probs(hidden, self.reference.head(), blocks, self.job.training.head_chunk)
+
+    def _fill_cache(self) -> None:
+        """Before the first step or evaluation, on all processes together."""
+        if self.cache.empty:
+            rows = len(self.job.rows) + len(self.job.eval_rows)
+            with self._outside("caching", f"cache: teacher and reference read {rows} rows"), faults.memory("caching"):
+                self.cache.fill(self.stop, self.args.device)
+
+    def _identity(self) -> str:
+        """Who teacher and reference are, and how they compute."""
+        readers = (self.teacher if self.cache.judged else None, self.reference if self.cache.compared else None)
+        return " ".join([str(self.job.autocast), *("-" if one is None else one.fingerprint() for one in readers)])
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -249,6 +269,7 @@ class DistillationTrainer(SavingTrainer):
 
         A coin's signals are each weighted by their probability: the expected loss.
         """
+        self._fill_cache()
         with self._outside("evaluation", f"evaluation at step {self.state.global_step}"):
             meter = self._evaluated()
         signals = self.job.method.expected()

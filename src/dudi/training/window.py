@@ -178,6 +178,15 @@ class WindowBuilder:
             window.items[view][place] = Item(item.student, item.teacher, rollout.ids, rollout.finished, item.l_z)
         return window
 
+    def fixed(self, signals: Sequence[Signal], rows: Sequence[Row]) -> Window:
+        """Rows through those views that are the same in every epoch (`View.fixed`): nothing is sampled."""
+        scored = judged(signals)
+        window = Window([*rows], [1.0] * len(rows), {})
+        for view in views(signals):
+            if view.fixed:
+                window.items[view] = [self._item(view, row, 0, view in scored, window) for row in rows]
+        return window
+
     def _item(self, view: View, row: Row, epoch: int, judged: bool, window: Window) -> Item | None:
         """A row through a view; sampled responses are filled in later."""
         if view.loss_on is LossOn.ALL_ASSISTANT:

@@ -51,6 +51,7 @@ CASES = {
     "gkd": Case({"name": "gkd"}),
     "dudi": Case({"name": "dudi"}, no_z=("id", "ms", "ta", "tl"), evals=3, training={"eval_every": 3}),
     "sdft": Case({"name": "sdft", "ema_rate": 0.3}, no_z=("id", "ms", "ta", "tl")),
+    "cached": Case({"name": "dudi"}, evals=3, training={"eval_every": 3, "cache": "memory"}),
 }
 MORE = {
     "dft": Case({"name": "dft"}),
@@ -58,6 +59,9 @@ MORE = {
     "seqkd": Case({"name": "seqkd", "variant": "jsd"}),
     "spin-stored": Case({"name": "spin"}),
     "seqkd-nll": Case({"name": "seqkd"}),
+    "cached-on-disk": Case(
+        {"name": "gkd", "variant": "sum"}, evals=3, training={"eval_every": 3, "cache": "disk", "micro_batch": 2}
+    ),
     "tokens": Case({"name": "dudi"}, training={"micro_batch": 2, "micro_batch_tokens": 1100}),
     "sampled-dudi": Case({"name": "dudi"}, forced=False),
     "sampled-gkd": Case({"name": "gkd"}, forced=False),
