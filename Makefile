@@ -16,7 +16,7 @@ export HF_DATASETS_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all test-latest crash-test lock check format lint types layers gpu-check real-input clean
+.PHONY: help demo test test-all test-latest crash-test lock check format lint types layers bench gpu-check real-input clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -57,11 +57,23 @@ types: .venv/.installed-dev  ## mypy on the package
 layers: .venv/.installed-dev  ## import-linter: which module may import which
 	$(BIN)/lint-imports --no-cache
 
-gpu-check: .venv/.installed-test  ## the tests and the benchmark that need a CUDA device; fails where there is none
-	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
+# On the Python that has torch, transformers and accelerate already: a machine with a GPU may reach no index.
+GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+gpu-check: export PYTHONPATH := src
+gpu-check:  ## the benchmark and the tests that need a CUDA device, on the Python that is there; fails where there is none
+	@$(GPU_PYTHON) -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
 	  || { echo "gpu-check: no CUDA device here; run it on a machine with one (nothing was checked)" >&2; exit 1; }
-	$(BIN)/python -m pytest -q -m gpu
-	$(BIN)/python benchmarks/gpu_check.py
+	$(GPU_PYTHON) benchmarks/gpu_check.py
+	@$(GPU_PYTHON) -c 'import pytest, hypothesis' || { echo "gpu-check: the tests need pytest and hypothesis" >&2; exit 1; }
+	$(GPU_PYTHON) -m pytest -q -m gpu $(shell grep -rl mark.gpu tests)
+
+bench: .venv/.installed-peer  ## the benchmarks of docs/benchmarks.md: CPU seconds, one thread, TRL beside (some hours; MORE="--rounds 1" is shorter)
+	$(BIN)/python benchmarks/memory.py --repeats 5
+	$(BIN)/python benchmarks/rollouts.py $(MORE)
+	$(BIN)/python benchmarks/step.py $(MORE)
+	$(BIN)/python benchmarks/cache.py $(MORE)
+	$(BIN)/python benchmarks/growth.py $(MORE)
+	$(BIN)/python benchmarks/baseline.py $(MORE)
 
 REAL := $(DUDI_DATA_DIR)/sea_instruct_mini
 real-input: .venv/.installed  ## the full method on real sentences, from the folder in DUDI_DATA_DIR (up to an hour on two cores)

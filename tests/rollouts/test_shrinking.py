@@ -165,3 +165,16 @@ def test_other_models_are_not_captured() -> None:
     with pytest.raises(DudiError, match=r"^rollouts.cuda_graph: GPT2LMHeadModel cannot be decoded as a CUDA graph"):
         engine = LocalEngine(Sampling((), 0, VOCAB, 0.0, cuda_graph=True))
         engine(build("gpt2").cuda(), [Request((5, 6), ("k",), 3)])
+
+
+@pytest.mark.gpu
+def test_samples_can_be_drawn_where_only_operations_that_repeat_are_allowed() -> None:
+    """`training.deterministic`: torch forbids a GPU's running sums there."""
+    model = lively(kit.model(4, sharpness=3.0)).eval().cuda()
+    engine, asked = LocalEngine(Sampling((5,), 0, kit.VOCAB, 0.9)), lives(20, lambda k: 1 + (7 * k) % 20)
+    wanted = engine(model, asked)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert engine(model, asked) == wanted
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -114,12 +114,20 @@ def _interval(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
     A target at or past the sum is taken as the last number below it, which lies in an entry that has weight.
     """
-    sums = pad(weights.cumsum(-1), (1, 0))
+    sums = pad(_running(weights), (1, 0))
     last = sums[:, -1:]
     target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
     place = torch.searchsorted(sums, target, right=True) - 1
     place = place.clamp_(0, weights.shape[-1] - 1)  # out of it only where logits are no numbers
     return place, target - sums.gather(-1, place)
+
+
+def _running(weights: Tensor) -> Tensor:
+    """Running sums along a row. On a GPU torch has none that repeat (`training.deterministic` forbids the others): there
+    they are a product, which does."""
+    if not (weights.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return weights.cumsum(-1)
+    return weights @ weights.new_ones(weights.shape[-1], weights.shape[-1]).triu_()
 
 
 def _not_finite(requests: Sequence[Request], row: int, count: int, t: int) -> NotFinite:
