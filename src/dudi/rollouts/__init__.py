@@ -77,14 +77,15 @@ ENGINES: dict[str, Callable[[Sampling], Engine]] = {"local": _local}
 
 def engine(name: str, sampling: Sampling) -> Engine:
     """The engine of that name. Raises `DudiError` with the choices."""
-    check_engine(name)
+    check_engine(name, sampling.cuda_graph)
     return ENGINES[name](sampling)
 
 
-def check_engine(name: str) -> None:
-    """Raises `DudiError` where no engine has that name."""
+def check_engine(name: str, cuda_graph: bool) -> None:
+    """Raises `DudiError` where no engine has that name, or none could capture a step here."""
     if name not in ENGINES:
         raise DudiError(f"rollouts.engine: {unknown(name, ENGINES, 'engine')}")
+    check_graph(cuda_graph)
 
 
 def check_graph(asked: bool) -> None:

@@ -34,7 +34,7 @@ from dudi.models.reference import like_student
 from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
-from dudi.rollouts import Engine, Rollout, Sampling, check_engine, check_graph, engine
+from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
@@ -74,8 +74,7 @@ def run(
     transformers_logging.disable_progress_bar()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
-    check_engine(recipe.rollouts.engine)
-    check_graph(recipe.rollouts.cuda_graph)
+    check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
