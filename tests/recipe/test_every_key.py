@@ -21,6 +21,7 @@ from torch import Tensor
 import dudi.loss.head
 import dudi.models.load
 import dudi.recipe.schema
+import dudi.rollouts
 import dudi.run.pipeline
 from dudi.data.load import load_rows
 from dudi.errors import DudiError
@@ -90,7 +91,7 @@ def graph_asked_for(w: World, table: dict[str, Any]) -> list[bool]:
         return Echo(sampling)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dudi.run.pipeline, "check_graph", lambda asked: None)
+        patch.setattr(dudi.rollouts, "check_graph", lambda asked: None)
         patch.setitem(ENGINES, "local", local)
         w.start(table)
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import kit
 import pytest
@@ -16,8 +17,10 @@ from dudi.errors import DudiError
 from dudi.models.decoding import OwnDecoder, decoder
 from dudi.models.fused import FusedDecoder, is_fusable
 from dudi.models.products import PANEL, WIDE, Product
-from dudi.rollouts import Request, Sampling, check_graph, uniforms
+from dudi.recipe.read import parse_recipe
+from dudi.rollouts import Request, Sampling, uniforms
 from dudi.rollouts.local import GRAPH_LADDER, LADDER, LocalEngine
+from dudi.run.pipeline import run
 
 SAMPLING = Sampling((), 0, kit.VOCAB, 0.9)
 MASK = torch.ones(3, 12, dtype=torch.long)
@@ -146,7 +149,21 @@ def test_a_product_is_the_linear_layers(outputs: int, bias: bool) -> None:
 def test_a_graph_without_a_device_is_refused() -> None:
     with pytest.raises(DudiError, match=r"^rollouts.cuda_graph is true, but PyTorch sees no CUDA device here; [^\n]*$"):
         LocalEngine(Sampling((), 0, kit.VOCAB, 0.9, cuda_graph=True))
-    check_graph(False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_recipe_that_asks_for_one_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    table = {
+        "name": "r",
+        "output": str(tmp_path / "run"),
+        "method": {"name": "gkd"},
+        "models": {"student": "student", "teacher": "teacher"},
+        "data": {"source": "builtin"},
+        "rollouts": {"cuda_graph": True},
+    }
+    with pytest.raises(DudiError, match=r"^rollouts.cuda_graph is true"):
+        run(parse_recipe(table, "r.toml"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.gpu

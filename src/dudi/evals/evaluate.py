@@ -145,7 +145,7 @@ def _check_arguments(
     attention: str | None,
     engine: str,
 ) -> None:
-    check_engine(engine, "engine")
+    check_engine(engine, key="engine")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:

@@ -77,14 +77,15 @@ ENGINES: dict[str, Callable[[Sampling], Engine]] = {"local": _local}
 
 def engine(name: str, sampling: Sampling) -> Engine:
     """The engine of that name. Raises `DudiError` with the choices."""
-    check_engine(name)
+    check_engine(name, sampling.cuda_graph)
     return ENGINES[name](sampling)
 
 
-def check_engine(name: str, key: str = "rollouts.engine") -> None:
-    """Raises `DudiError`, with the key that named it, where no engine has that name."""
+def check_engine(name: str, cuda_graph: bool = False, key: str = "rollouts.engine") -> None:
+    """Raises `DudiError` where no engine has that name, which `key` gave, or none could capture a step here."""
     if name not in ENGINES:
         raise DudiError(f"{key}: {unknown(name, ENGINES, 'engine')}")
+    check_graph(cuda_graph)
 
 
 def check_graph(asked: bool) -> None:

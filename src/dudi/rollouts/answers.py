@@ -123,8 +123,8 @@ def _interval(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _running(weights: Tensor) -> Tensor:
-    """Running sums along a row. On a GPU torch has none that repeat (`training.deterministic` forbids the others): there
-    they are a product, which does."""
+    """Running sums along a row. On a GPU torch has none that repeat; where others are forbidden
+    (`training.deterministic`), they are a product, which does."""
     if not (weights.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return weights.cumsum(-1)
     return weights @ weights.new_ones(weights.shape[-1], weights.shape[-1]).triu_()

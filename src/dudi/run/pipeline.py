@@ -34,7 +34,7 @@ from dudi.models.reference import like_student
 from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
-from dudi.rollouts import Engine, Rollout, Sampling, check_engine, check_graph, engine
+from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.caching import caches
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
@@ -74,8 +74,7 @@ def run(
     quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
-    check_engine(recipe.rollouts.engine)
-    check_graph(recipe.rollouts.cuda_graph)
+    check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -326,4 +325,6 @@ def resume_stage(trainer: DistillationTrainer) -> None:
         if first:
             checkpoints.rotate(here, trainer.job.training.keep_checkpoints, found)  # a kill may have come before
         if trainer.args.eval_on_start:
+            trainer.tell(lambda monitor: monitor.begin(trainer.course()))
             trainer.evaluate()
+            trainer.tell(lambda monitor: monitor.end(trainer.state.global_step))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from dudi.training.metrics import record
-from dudi.training.monitors import Course
 
 if TYPE_CHECKING:
     from dudi.training.trainer import DistillationTrainer
@@ -22,10 +21,8 @@ class BetweenSteps(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The monitors hear what begins."""
-        trainer = self.trainer
-        phase, folder = (lambda: trainer.phases.now), trainer.job.folder
-        course = Course(trainer.title, folder, state.global_step, state.max_steps, phase, trainer.to_come)
-        trainer.tell(lambda monitor: monitor.begin(course))
+        course = self.trainer.course()
+        self.trainer.tell(lambda monitor: monitor.begin(course))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """And that it is done."""

@@ -37,7 +37,7 @@ from dudi.training.between import BetweenSteps
 from dudi.training.cache import Cache, Frozen
 from dudi.training.job import Job
 from dudi.training.metrics import Meter, record
-from dudi.training.monitors import Lines, Monitor
+from dudi.training.monitors import Course, Lines, Monitor
 from dudi.training.phases import Phases, trim
 from dudi.training.resumable import SavingTrainer
 from dudi.training.samples import Samples, text_of
@@ -317,6 +317,13 @@ class DistillationTrainer(SavingTrainer):
             super()._save_checkpoint(model, trial)
         if self.is_world_process_zero():
             self.phases.settle(self.job.folder)
+
+    def course(self) -> Course:
+        """Where this training stands, for the monitors."""
+        state = self.state
+        return Course(
+            self.title, self.job.folder, state.global_step, state.max_steps, lambda: self.phases.now, self.to_come
+        )
 
     def to_come(self, step: int) -> dict[str, int]:
         """How often a phase outside of steps still runs, from the end of `step` on; each runs at the last step too."""
