@@ -68,6 +68,7 @@ def measure(tmp_path: Path, what: str, size: int, row_bytes: int, row_group: int
     return int(result["grown"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["load", "check"])
 def test_peak_memory_small(tmp_path, what):
     # One row group, so that holding a row group or its column would show. Measured: 70 to 100 MB, whatever the size.

@@ -102,7 +102,7 @@ def turns(*roles: str) -> dict[str, Any]:
 ROWS: list[tuple[Any, str]] = [
     (turns("user"), "assistant"),
     (turns("user", "assistant", "user"), "assistant"),
-    (turns("user", "bot"), "bot"),
+    (turns("user", "critic"), "critic"),
     ({"language": "id", "messages": "q"}, "messages"),
     (
         {"language": "id", "messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]},
@@ -116,7 +116,7 @@ ROWS: list[tuple[Any, str]] = [
     ({"messages": GOOD["messages"]}, "language"),
     ({"language": "klingon", "messages": GOOD["messages"]}, "klingon"),
     (["q", "a"], "object"),
-    ({}, "language"),
+    ({}, "no conversation"),
 ]
 
 

@@ -58,30 +58,30 @@ FILES = (
 SAVED = "checkpoint-4/"
 
 FAST = {
+    "in a step": at("dudi", "step", 5, left=(2, 4)),
+    "inside a line of metrics": at("dudi", "write", "metrics.jsonl", "inside", 4),
+    "newest truncated": at("dudi", "step", 5, left=(2, 4), damage=(("1-dudi/checkpoint-4/optimizer.pt", "truncate"),)),
+    "inside a file of the cache": at("cached", "write", ".group-000002.safetensors.tmp", "inside", left=()),
+    "SIGTERM in a step": at("dudi", "SIGTERM", "step", 3, status=STOPPED, left=(2, 3)),
+}
+SLOW = {
     "inside the optimizer's file": at("sdft", "write", SAVED + "optimizer.pt", "inside", left=(2,)),
     "inside the list of files": at("sdft", "write", SAVED + "complete.json", "inside", left=(2,)),
     "after the list of files": at("sdft", "write", SAVED + "complete.json", "after", left=(2,)),
     "before the rename": at("sdft", "rename", "checkpoint-4", "before", left=(2,)),
     "after the rename": at("sdft", "rename", "checkpoint-4", "after", left=(2, 4)),
     "within the rotation": at("sdft", "remove", "checkpoint-2", "inside", left=(4, 6)),
-    "in a step": at("dudi", "step", 5, left=(2, 4)),
-    "inside a line of metrics": at("dudi", "write", "metrics.jsonl", "inside", 4),
     "inside a batch of responses": at("seqkd", "write", ".batch-000001.jsonl.tmp", "inside"),
     "between stages": at("seqkd", "stage", "seqkd"),
     "disk full": at("dudi", "full", "write", SAVED + "model.safetensors", "inside", status=2, left=(2,)),
-    "newest truncated": at("dudi", "step", 5, left=(2, 4), damage=(("1-dudi/checkpoint-4/optimizer.pt", "truncate"),)),
-    "inside a file of the cache": at("cached", "write", ".group-000002.safetensors.tmp", "inside", left=()),
     "SIGTERM while the cache is filled": at(
         "cached", "SIGTERM", "rename", "group-000002.safetensors", "after", status=STOPPED, left=()
     ),
     "a file of the cache changed": at(
         "cached", "step", 5, left=(2, 4), damage=(("1-dudi/cache/group-000002.safetensors", "flip"),)
     ),
-    "SIGTERM in a step": at("dudi", "SIGTERM", "step", 3, status=STOPPED, left=(2, 3)),
     "SIGTERM in an evaluation": at("dudi", "SIGTERM", "evaluation", 1, status=STOPPED, left=(2, 3)),
     "SIGTERM in a generation": at("seqkd", "SIGTERM", "decode", 2, status=STOPPED),
-}
-SLOW = {
     **{
         f"{when} {file}": at("sdft", "write", SAVED + file, when, left=(2,))
         for file in FILES
@@ -242,20 +242,22 @@ def test_same_end_everywhere(name: str, slow: Ran) -> None:
     check(name, SLOW[name], slow)
 
 
-def test_the_runs_are_worth_comparing(fast: Ran) -> None:
+@pytest.mark.slow
+def test_the_runs_are_worth_comparing(fast: Ran, slow: Ran) -> None:
     """Two lines of metrics and two evaluations, several batches of responses; a killed run is half done."""
     straight = fast.output("straight dudi")
     lines = [json.loads(line) for line in (straight / "1-dudi" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], "eval" in line) for line in lines] == [(3, False), (3, True), (6, False), (6, True)]
-    assert len(list(fast.output("straight seqkd").rglob("batch-*.jsonl"))) == 3
-    files = fast.reports["inside a batch of responses"]["files"]
+    assert len(list(slow.output("straight seqkd").rglob("batch-*.jsonl"))) == 3
+    files = slow.reports["inside a batch of responses"]["files"]
     here = "2-seqkd-responses/train/"
     assert f"{here}batch-000000.jsonl" in files and f"{here}batch-000001.jsonl" not in files
-    whole = (fast.output("straight sdft") / "1-sdft/checkpoint-4/optimizer.pt").stat().st_size
-    assert fast.reports["inside the optimizer's file"]["files"]["1-sdft/staging/checkpoint-4/optimizer.pt"][0] < whole
+    whole = (slow.output("straight sdft") / "1-sdft/checkpoint-4/optimizer.pt").stat().st_size
+    assert slow.reports["inside the optimizer's file"]["files"]["1-sdft/staging/checkpoint-4/optimizer.pt"][0] < whole
     assert "summary.json" not in fast.reports["in a step"]["files"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_anew(fast: Ran) -> None:
     case = at("dudi", "step", 5, damage=tuple((f"1-dudi/checkpoint-{n}/dudi.json", "truncate") for n in (2, 4)))
     folder = fast.folder / "all-damaged"

@@ -37,7 +37,7 @@ def test_no_space_when_a_run_begins(dudi: Dudi, monkeypatch: pytest.MonkeyPatch,
     if call == "replace":
         monkeypatch.setattr(os, "replace", full_for(name, os.replace))
     elif call == "open":
-        monkeypatch.setattr(Path, "write_text", full_for(name, Path.write_text))
+        monkeypatch.setattr(Path, "write_bytes", full_for(name, Path.write_bytes))
     else:
         monkeypatch.setattr(files, "flush", full_for(name, files.flush))
     assert "No space left on device; nothing was left there" in dudi.run_refused()
@@ -75,6 +75,7 @@ def half_written(self: Any, folder: Any, *args: Any, **kwargs: Any) -> None:
     no_space()
 
 
+@pytest.mark.slow
 def test_no_space_for_a_checkpoint_keeps_the_one_before(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dudi("run", str(dudi.file), "--output", str(dudi.folder / "whole")) == 0
     publish, calls = checkpoints.publish, []
@@ -102,6 +103,7 @@ def same_results(one: Path, other: Path) -> bool:
     return len(names) == 4 and all(a[name] == b[name] for name in names)
 
 
+@pytest.mark.slow
 def test_no_space_within_the_first_checkpoint(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import PreTrainedModel
 
@@ -142,6 +144,7 @@ def test_no_space_for_the_result_keeps_the_checkpoints(dudi: Dudi, monkeypatch: 
     assert read_lines(stage / "metrics.jsonl") == steps, "nothing is trained again"
 
 
+@pytest.mark.slow
 def test_no_space_for_metrics(dudi: Dudi, monkeypatch: pytest.MonkeyPatch) -> None:
     from dudi.training import monitors
 

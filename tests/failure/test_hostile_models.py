@@ -276,8 +276,10 @@ def test_a_model_in_the_hubs_cache_is_looked_at_too(
     change(snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(loading, "is_offline_mode", lambda: offline)
+    models_ = Models(student="x")
+    config = loading.load_config(str(models / "teacher"), "models.teacher", models_)
     check = functools.partial(
-        loading.check_model, "somebody/something", "models.teacher", Models(student="x"), revision, kit.VOCAB
+        loading.check_model, config, "somebody/something", "models.teacher", models_, revision, kit.VOCAB
     )
     if said is None:
         check()

@@ -119,9 +119,9 @@ def test_stopped_and_resumed_is_the_straight_run(method: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("method", "cache", "again"),
     [
-        ("dudi", "memory", "memory"),
-        ("dudi", "disk", "disk"),
         ("dudi", "disk", "memory"),
+        pytest.param("dudi", "memory", "memory", marks=SLOW),
+        pytest.param("dudi", "disk", "disk", marks=SLOW),
         pytest.param("spin", "memory", "disk", marks=SLOW),
         pytest.param("seqkd", "disk", "disk", marks=SLOW),
         pytest.param("gkd-sum", "memory", "memory", marks=SLOW),
@@ -139,7 +139,7 @@ def test_stopped_and_resumed_with_a_cache(method: str, cache: str, again: str, t
     assert_same_state(straight, resumed)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4])
+@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
 def test_stopped_anywhere(steps: int, tmp_path: Path) -> None:
     """Before any checkpoint; at the end of an epoch, after its metrics were written; right at a checkpoint."""
     straight = made(tmp_path / "straight", "sdft")
@@ -147,6 +147,7 @@ def test_stopped_anywhere(steps: int, tmp_path: Path) -> None:
     assert_same_state(straight, stop_and_resume(lambda: made(tmp_path / "stopped", "sdft"), steps))
 
 
+@pytest.mark.slow
 def test_resumed_twice_with_evaluations_between(tmp_path: Path) -> None:
     """Evaluation lines are not lost and not written twice."""
     straight = made(tmp_path / "straight", "dudi", evals=3, eval_every=2, log_every=2)

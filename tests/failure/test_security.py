@@ -246,7 +246,7 @@ def test_a_device_is_no_template(dudi: Dudi) -> None:
         ('data.template_folder="a\\u0000b"', "data.template_folder: expected text"),
         ("name=\udcff", "name: expected text"),
         ("data.template_folder=/dev/null", "data.template_folder: no folder"),
-        ("data.source=/dev/zero", "no .parquet or .jsonl file in '/dev/zero'"),
+        ("data.source=/dev/zero", "data.source: '/dev/zero' is neither a file nor a folder"),
         ("data.source=../../../../../../etc/passwd", "is neither a .jsonl nor a .parquet file"),
         ("models.student=/etc", "models.student: '/etc' cannot be loaded"),
         (".".join(["method", *"a" * 5000]) + "=1", "tables nested too deeply"),

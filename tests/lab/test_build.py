@@ -27,7 +27,7 @@ from dudi.lab.models import make_model, schedule, train
 from dudi.lab.plans import FULL, TINY, Build, Plan
 from dudi.lab.rows import TRAINED, lesson, plain_text
 from dudi.languages import LANGUAGES
-from dudi.models.load import check_model, load_model, load_tokenizer
+from dudi.models.load import check_model, load_config, load_model, load_tokenizer
 from dudi.recipe.schema import Models
 from dudi.text.chat import Chat
 from dudi.text.verbalizer import TEMPLATES, Verbalizer
@@ -95,6 +95,7 @@ def test_a_demonstration_is_learned_from_like_an_answer(built: Path) -> None:
     assert 60 < seen < 240
 
 
+@pytest.mark.slow
 def test_a_teacher_learns_one_language_after_the_other_and_z_last(built: Path) -> None:
     tokenizer, plan = read_tokenizer(built), replace(TEACHER, rows=16, steps=10_000)
 
@@ -187,6 +188,7 @@ def test_a_build_that_was_stopped_gives_the_same_weights(
     assert names == {*MICRO.models, "tokenizer", "build.json", "manifest.json"}, "nothing is left over"
 
 
+@pytest.mark.slow
 def test_a_stop_between_two_saves_is_no_other_weights(built: Path, tmp_path: Path) -> None:
     """By a `say` that raises, in the 100th step and before it is saved; over the border of a pool of documents."""
     tokenizer, plan = read_tokenizer(built), replace(STUDENT, steps=104, rows=2)
@@ -334,7 +336,7 @@ def test_exported_models_load_everywhere(lab: Path, name: str) -> None:
     assert (generation.eos_token_id, generation.do_sample) == (tokenizer.eos_token_id, False)
     models = Models(student=folder)
     chat = Chat(load_tokenizer(folder, "models.student", models), None, {})
-    check_model(folder, "models.student", models, None, chat.vocab)
+    check_model(load_config(folder, "models.student", models), folder, "models.student", models, None, chat.vocab)
     loaded = load_model(folder, "models.student", models, torch.float32)
     ids = torch.tensor([chat.prompt(_question())])
     assert loaded(ids).logits.shape[:2] == ids.shape

@@ -11,7 +11,7 @@ import torch
 
 from dudi.lab.build import WEIGHTS, export, hash_of, identity, read_tokenizer
 from dudi.lab.plans import FULL
-from dudi.models.load import check_model, load_model
+from dudi.models.load import check_model, load_config, load_model
 from dudi.recipe.schema import Models
 from dudi.text.chat import Chat
 
@@ -53,7 +53,8 @@ def test_they_load(shipped: Path) -> None:
     vocab = Chat(tokenizer, None, {}).vocab
     for name in FULL.models:
         folder = str(shipped / name)
-        check_model(folder, name, Models(student=folder), None, vocab)
+        models = Models(student=folder)
+        check_model(load_config(folder, name, models), folder, name, models, None, vocab)
 
 
 def test_they_are_exported_by_default(shipped: Path, tmp_path: Path) -> None:

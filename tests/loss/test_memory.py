@@ -30,10 +30,11 @@ def measure(case: str, tokens: int, needs_gb: float = 3.5) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_reverse_kl_peaks_below_a_gigabyte() -> None:
-    """1,024 response tokens in float32, gradients included; half of it is the gradient of the head itself."""
-    found = measure("chunked/reverse_kl/float32", 1024)
-    assert HEAD_GRADIENT_MB < found["peak_mb"] < 1000, found
+@pytest.mark.parametrize("tokens", [256, pytest.param(1024, marks=pytest.mark.slow)])
+def test_reverse_kl_peaks_below_900_megabytes(tokens: int) -> None:
+    """In float32, gradients included, however many chunks; most of it is the gradient of the head itself."""
+    found = measure("chunked/reverse_kl/float32", tokens)
+    assert HEAD_GRADIENT_MB < found["peak_mb"] < 900, found
     assert found["grad_hidden"] > 0 and found["grad_weight"] > 0
 
 

@@ -229,10 +229,6 @@ def first_method(w: World, table: dict[str, Any]) -> Any:
     return w.start(table)[0].method
 
 
-def first_training(w: World, table: dict[str, Any]) -> Any:
-    return w.start(table)[0].training
-
-
 def hub_revision(w: World, table: dict[str, Any]) -> Any:
     """The revision that the hub is asked for."""
     asked: list[str | None] = []
@@ -310,7 +306,9 @@ ENTRIES: dict[str, Entry] = {
     "cold_start.method": Entry({"name": "dft"}, first_method, COLD),
     "cold_start.checkpoint": Entry("@other", model_loads, COLD),
     **{
-        f"cold_start.training.{k}": Entry(e.value, first_training, {**e.base, "method": {"name": "dudi"}, **COLD})
+        f"cold_start.training.{k}": Entry(
+            e.value, lambda w, table: w.start(table)[0].training, {**e.base, "method": {"name": "dudi"}, **COLD}
+        )
         for k, e in TRAINING.items()
     },
     "models.student": Entry("@other", model_loads),

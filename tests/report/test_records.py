@@ -19,7 +19,12 @@ def test_what_is_written_is_read_back(evals: Path) -> None:
     for kind, name in ((About, "eval.json"), (Table, "table.json")):
         text = (folder / name).read_text(encoding="utf-8")
         assert json.loads(json.dumps(read_one(kind, folder / name).as_dict())) == json.loads(text) | (
-            {"benchmark": {"path": None, **json.loads(text)["benchmark"]}} if kind is About else {}
+            {
+                "benchmark": {"path": None, **json.loads(text)["benchmark"]},
+                "decoding": {**json.loads(text)["decoding"], "engine": "local"},
+            }
+            if kind is About
+            else {}
         )
     for kind, name in ((GradedAnswer, "responses-3.jsonl"), (TaskScore, "scores.jsonl")):
         text = (folder / name).read_text(encoding="utf-8")

@@ -191,6 +191,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert json.loads((other / "environment.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_launch_ddp_is_one_process(tmp_path: Path) -> None:
     """Cold start and DuDi with sampled responses, through the command, in two processes; and the page shown once."""
     cold = {"cold_start": {"training": SHORT}}

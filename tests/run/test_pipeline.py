@@ -244,9 +244,9 @@ def test_the_output_folder_may_have_any_name(
             'name = "spin"\niterations = 2',
             ["1-cold-start", "2-spin-1-responses", "3-spin-1", "4-spin-2-responses", "5-spin-2"],
         ),
-        ('name = "seqkd"', ["1-cold-start", "2-seqkd-responses", "3-seqkd"]),
-        ('name = "sdft"', ["1-cold-start", "2-sdft"]),
-        ('name = "gkd"', ["1-cold-start", "2-gkd"]),
+        pytest.param('name = "seqkd"', ["1-cold-start", "2-seqkd-responses", "3-seqkd"], marks=pytest.mark.slow),
+        pytest.param('name = "sdft"', ["1-cold-start", "2-sdft"], marks=pytest.mark.slow),
+        pytest.param('name = "gkd"', ["1-cold-start", "2-gkd"], marks=pytest.mark.slow),
         ('name = "dft"', ["1-dft"]),
     ],
 )

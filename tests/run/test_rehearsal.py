@@ -66,7 +66,15 @@ def test_check_rehearses_and_keeps_nothing(dudi: Dudi) -> None:
     assert line.startswith("rehearsal of stage 'dudi': teacher: ")
 
 
-@pytest.mark.parametrize("method", [{"name": "seqkd"}, {"name": "spin", "iterations": 3}, {"name": "sdft"}], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "seqkd"},
+        pytest.param({"name": "spin", "iterations": 3}, marks=pytest.mark.slow),
+        pytest.param({"name": "sdft"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_it_goes_through_every_kind_of_stage(dudi: Dudi, method: dict[str, Any], monkeypatch: Any) -> None:
     seen: list[str] = []
     real = Pipeline.run

@@ -69,6 +69,7 @@ def test_reference_is_the_cold_start(method: dict[str, Any], tmp_path: Path) -> 
     assert abs(last["margin"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_spin_moves_its_reference_with_each_iteration(tmp_path: Path) -> None:
     r = runs.recipe(
         tmp_path,

@@ -130,6 +130,8 @@ def _local(name: str, path: Path, key: str) -> Source:
         if container_of(path.name) is None:
             raise DudiError(f"{key}: {name!r} is neither a .jsonl nor a .parquet file, {_KINDS}")
         return Source(name, None, (path.name,), True, path.parent, None)
+    if not path.is_dir():
+        raise DudiError(f"{key}: {name!r} is neither a file nor a folder")
     try:
         files = _files(path)
     except OSError as error:
