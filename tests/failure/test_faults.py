@@ -92,6 +92,7 @@ def ends(two: Path, case: str) -> tuple[str, int, str]:
     return one["class"], one["status"], other["text"]
 
 
+@pytest.mark.slow
 def test_nan_on_one_process_stops_both(two: Path) -> None:
     kind, status, text = ends(two, "nan")
     assert (kind, status) == ("Diverged", 3)
@@ -101,6 +102,7 @@ def test_nan_on_one_process_stops_both(two: Path) -> None:
     assert [c.name for c in checkpoints.complete(two / "nan")] == ["checkpoint-4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "step", "name"), [("step", 5, "SIGTERM"), ("evaluation", 3, "SIGUSR1")])
 def test_a_signal_to_one_process_stops_both_and_changes_no_number(case: str, step: int, name: str, two: Path) -> None:
     """Within an interval of the metrics, so that its sums on each process are kept apart; weights: by the worker."""
@@ -113,6 +115,7 @@ def test_a_signal_to_one_process_stops_both_and_changes_no_number(case: str, ste
     assert here == there and len(here.splitlines()) == (4 if case == "evaluation" else 2)
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_process_stops_both(two: Path) -> None:
     kind, status, text = ends(two, "full")
     assert (kind, status) == ("DudiError", 2)
@@ -120,6 +123,7 @@ def test_a_full_disk_of_one_process_stops_both(two: Path) -> None:
     assert checkpoints.complete(two / "full") == []
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_generation_stops_both_after_their_batch(two: Path) -> None:
     kind, status, text = ends(two, "generating")
     assert (kind, status) == ("Preempted", 143) and "in stage seqkd-responses: the finished batches are saved" in text

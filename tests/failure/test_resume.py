@@ -104,7 +104,10 @@ def stop_and_resume(make: Callable[[], DistillationTrainer], steps: int) -> Dist
     return second
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in ("spin-online", "sdft", "gkd-coin", "dudi") else SLOW) for name in METHODS],
+)
 def test_stopped_and_resumed_is_the_straight_run(method: str, tmp_path: Path) -> None:
     """Stopped after step 5: from the checkpoint of step 4, in the middle of an epoch and of a metrics interval."""
     straight = made(tmp_path / "straight", method)

@@ -184,8 +184,14 @@ METHODS = {
 CLASSES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        pytest.param(family, method, marks=() if family == "qwen2" or method == "dudi" else pytest.mark.slow)
+        for family in FAMILIES
+        for method in METHODS
+    ],
+)
 def test_one_step_of_every_method(family: str, method: str, folders: dict[str, Path], tmp_path: Path) -> None:
     f, folder = FAMILIES[family], folders[family]
     spies: list[Spy] = []

@@ -83,7 +83,9 @@ def files(folder: Path) -> dict[str, int]:
 
 
 # ── the same numbers ─────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in ("spin", "dudi") else pytest.mark.slow) for name in METHODS]
+)
 def test_the_same_training_with_and_without(method: str, tmp_path: Path) -> None:
     """Weights, losses of training and evaluation, overlap: to rounding in micro-batches; memory and disk alike."""
     without = trained(tmp_path / "off", method, dtype=torch.float64)
@@ -94,7 +96,14 @@ def test_the_same_training_with_and_without(method: str, tmp_path: Path) -> None
         runs.assert_close(line, wanted)
 
 
-@pytest.mark.parametrize(("method", "where"), [("spin", "disk"), ("seqkd-jsd", "memory"), ("dudi", "disk")])
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [
+        pytest.param("spin", "disk", marks=pytest.mark.slow),
+        pytest.param("seqkd-jsd", "memory", marks=pytest.mark.slow),
+        ("dudi", "disk"),
+    ],
+)
 def test_rows_read_alone_give_the_same_bits(method: str, where: str, tmp_path: Path) -> None:
     """With `micro_batch = 1` a row has the same shape in both."""
     without = trained(tmp_path / "off", method, micro_batch=1)
