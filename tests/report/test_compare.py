@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from kit import reports
 
-from dudi.report.compare import AVERAGE, RESAMPLES, gains, item_values, manners, resampled_means
+from dudi.report.compare import AVERAGE, gains, item_values, manners
 from dudi.report.evals import Evaluation, read_evals
+from dudi.report.stats.intervals import RESAMPLES, resampled_means
 
 
 def read(*folders: Path) -> tuple[Evaluation, ...]:
@@ -52,11 +53,11 @@ def test_the_interval_is_that_of_a_plain_loop(two: tuple[Evaluation, Evaluation]
         drawn = generator.integers(0, len(row), size=(RESAMPLES, len(row)))
         means = sorted(sum(row[i] for i in draw) / len(row) for draw in drawn.tolist())
         one = found[language]
-        assert one.mean == pytest.approx(sum(row) / len(row)) and one.items == len(row)
+        assert one.mean == pytest.approx(sum(row) / len(row)) and one.n == len(row)
         assert one.low == pytest.approx(np.quantile(means, 0.025)) and one.high == pytest.approx(
             np.quantile(means, 0.975)
         )
-    assert found[AVERAGE].mean == pytest.approx((30 + 50) / 2) and found[AVERAGE].items == 8
+    assert found[AVERAGE].mean == pytest.approx((30 + 50) / 2) and found[AVERAGE].n == 8
     width = found[AVERAGE].high - found[AVERAGE].low
     assert width < max(found[l].high - found[l].low for l in differences)
     assert "en" not in found
@@ -65,7 +66,7 @@ def test_the_interval_is_that_of_a_plain_loop(two: tuple[Evaluation, Evaluation]
 def test_long_rows_are_drawn_in_parts_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(50.0)
     whole = resampled_means(values, "vi", 1000)
-    monkeypatch.setattr("dudi.report.compare._CHUNK", 333)
+    monkeypatch.setattr("dudi.report.stats.intervals._CHUNK", 333)
     assert np.array_equal(whole, resampled_means(values, "vi", 1000))
     assert not np.array_equal(whole, resampled_means(values, "ms", 1000))
 
@@ -95,7 +96,7 @@ def test_which_side_of_zero(two: tuple[Evaluation, Evaluation], other: list[floa
 
 def test_items_without_a_value_are_left_out(two: tuple[Evaluation, Evaluation]) -> None:
     found = gains(with_values(two[0], {"th": [0, None, 0]}), with_values(two[1], {"th": [1, 1, None]}))
-    assert found["th"].items == 1 and found["th"].mean == 100
+    assert found["th"].n == 1 and found["th"].mean == 100
     assert AVERAGE not in found, "Burmese is averaged, and has no item"
 
 

@@ -7,31 +7,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dudi.records import GradedAnswer
 from dudi.report.evals import Evaluation
+from dudi.report.stats.intervals import Interval, percentile_interval, resampled_means
 
-RESAMPLES = 10_000
-LEVEL = 0.95
-_CHUNK = 4_000_000
-"""Numbers drawn at a time, so that memory stays small."""
 AVERAGE = "average"
-
-
-@dataclass(frozen=True)
-class Gain:
-    """The mean difference of item values to the baseline, in points of 100, and its interval over items."""
-
-    mean: float
-    low: float
-    high: float
-    items: int
-
-    @property
-    def side(self) -> str:
-        """Where the interval lies: above 0, below 0, or it contains 0."""
-        return "above 0" if self.low > 0 else "below 0" if self.high < 0 else "contains 0"
+OverItems = dict[str, Interval]
+"""By language, and `AVERAGE`: the mean difference of item values to the baseline, in points of 100."""
 
 
 @dataclass(frozen=True)
@@ -55,43 +38,31 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(there) if len(there) == len(values) else None
 
 
-def resampled_means(differences: NDArray[np.float64], key: str, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """Means of `resamples` draws with replacement, each as many as there are; a pure function of its arguments."""
-    generator = np.random.default_rng(list(key.encode()))
-    n = len(differences)
-    step = max(_CHUNK // n, 1)
-    parts = []
-    for start in range(0, resamples, step):
-        drawn = generator.integers(0, n, size=(min(step, resamples - start), n))
-        parts.append(differences[drawn].mean(axis=1))
-    return np.concatenate(parts)
-
-
-def gains(baseline: Evaluation, other: Evaluation) -> dict[str, Gain]:
-    """By language, and (`average`) the plain mean over the averaged languages, each resampled by itself.
-
-    Items that have no value in either are left out. The same items are drawn for every model.
-    """
+def gains(baseline: Evaluation, other: Evaluation) -> OverItems:
+    """The differences of two evaluations. Items that have no value in either are left out."""
     pairs: dict[str, list[float]] = {language: [] for language in baseline.table.languages}
     for response, mine, theirs in zip(baseline.items, item_values(baseline), item_values(other), strict=True):
         if mine is not None and theirs is not None:
             pairs[response.language].append(100 * (theirs - mine))
-    arrays = {language: np.array(values) for language, values in pairs.items() if values}
-    means = {language: resampled_means(values, language) for language, values in arrays.items()}
+    return over_items(pairs, baseline.table.averaged)
+
+
+def over_items(differences: Mapping[str, Sequence[float]], averaged: Sequence[str]) -> OverItems:
+    """Differences by language -> intervals; of the average (the plain mean over `averaged`), each resampled by itself.
+
+    The same items are drawn for every model. A language without any has no interval, and then neither has the average.
+    """
+    arrays = {language: np.array(values) for language, values in differences.items() if len(values)}
+    resampled = {language: resampled_means(values, language) for language, values in arrays.items()}
     found = {
-        language: _gain(float(arrays[language].mean()), means[language], len(arrays[language])) for language in means
+        language: percentile_interval(float(values.mean()), resampled[language], len(values))
+        for language, values in arrays.items()
     }
-    averaged = baseline.table.averaged
-    if all(language in means for language in averaged):
+    if all(language in found for language in averaged):
         centre = fmean(found[language].mean for language in averaged)
-        joint = np.mean([means[language] for language in averaged], axis=0)
-        found[AVERAGE] = _gain(centre, joint, sum(found[language].items for language in averaged))
+        joint = np.mean([resampled[language] for language in averaged], axis=0)
+        found[AVERAGE] = percentile_interval(centre, joint, sum(found[language].n for language in averaged))
     return found
-
-
-def _gain(mean: float, resampled: NDArray[np.float64], items: int) -> Gain:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Gain(mean, float(low), float(high), items)
 
 
 def manners(evaluation: Evaluation) -> dict[str, Manner]:
@@ -119,6 +90,6 @@ def difference(cell: float | None, base: float | None) -> float | None:
     return None if cell is None or base is None else cell - base
 
 
-def all_gains(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Mapping[str, dict[str, Gain]]:
+def all_gains(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Mapping[str, OverItems]:
     """The gains of every model but the baseline."""
     return {one.name: gains(baseline, one) for one in evaluations if one is not baseline}

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dudi.languages import LANGUAGES
 from dudi.records import Average
 from dudi.report.blocks import Block, Bullets, Folded, Section, Sub, Table, Text, Value, number, percent, signed
-from dudi.report.compare import AVERAGE, Gain, Manner, difference
+from dudi.report.compare import AVERAGE, Manner, OverItems, difference
 from dudi.report.evals import Evaluation
 from dudi.report.runs import Run
+from dudi.report.stats.intervals import Interval
 
 FEW = 30
 """Below so many items, an interval from a bootstrap is too narrow to trust."""
@@ -31,7 +32,7 @@ def other_marks(evaluations: Sequence[Evaluation], best: int) -> str:
 
 
 def scores_section(
-    evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, dict[str, Gain]], runs: Sequence[Run]
+    evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, OverItems], runs: Sequence[Run]
 ) -> Section:
     """Languages x models, differences over items, then each model's competencies."""
     first = evaluations[0].about.benchmark
@@ -134,17 +135,15 @@ def training_seeds(runs: Sequence[Run]) -> list[tuple[tuple[str, ...], tuple[int
     return found
 
 
-def _bootstrap(
-    evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, dict[str, Gain]]
-) -> list[Block]:
+def _bootstrap(evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, OverItems]) -> list[Block]:
     others = [e for e in evaluations if e is not baseline]
     languages = [*baseline.table.averaged, *(l for l in baseline.table.languages if l not in baseline.table.averaged)]
     rows: list[tuple[Value | str, ...]] = []
     for key in (*languages, AVERAGE):
         here = [gains[e.name].get(key) for e in others]
-        items = next((str(g.items) for g in here if g), "0")
+        items = next((str(g.n) for g in here if g), "0")
         rows.append((key if key == AVERAGE else language_name(key), items, *map(_interval, here)))
-    few = [language_name(l) for l in languages if any((g := gains[e.name].get(l)) and g.items < FEW for e in others)]
+    few = [language_name(l) for l in languages if any((g := gains[e.name].get(l)) and g.n < FEW for e in others)]
     table = Table(
         f"Difference to {baseline.name} over items, in points",
         ("language", "items", *(e.name for e in others)),
@@ -166,7 +165,7 @@ def _bootstrap(
     return [Sub("Is the difference more than the choice of items?"), table, Text(text, "note")]
 
 
-def _interval(gain: Gain | None) -> Value:
+def _interval(gain: Interval | None) -> Value:
     if gain is None:
         return Value("-")
     return Value(

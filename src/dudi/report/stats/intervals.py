@@ -1,0 +1,120 @@
+"""Intervals of a mean difference: over many items by a bootstrap, over few training seeds by Student's t."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import cos, pi, sin, sqrt, tan
+
+import numpy as np
+
+from dudi.report.stats.numbers import Floats, Numbers, between, positive, row
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+_CHUNK = 4_000_000
+"""Numbers drawn at a time, so that memory stays small."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its interval. n: the number of items or seeds that it is over."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def side(self) -> str:
+        """Where the interval lies: above 0, below 0, or it contains 0."""
+        return "above 0" if self.low > 0 else "below 0" if self.high < 0 else "contains 0"
+
+
+# ── over items ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def bootstrap_interval(
+    differences: Numbers,
+    key: str,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """The mean of paired differences with a percentile interval (Efron & Tibshirani 1993, chapter 13).
+
+    clusters: one for each difference; items that share one, such as a question in several phrasings, are drawn
+    together. key: names the stream of random numbers.
+    """
+    values = row(differences, "differences")
+    return percentile_interval(
+        float(values.mean()), resampled_means(values, key, resamples, clusters), len(values), level
+    )
+
+
+def resampled_means(
+    differences: Floats, key: str, resamples: int = RESAMPLES, clusters: Sequence[Hashable] | None = None
+) -> Floats:
+    """Means of `resamples` draws with replacement, each of as many clusters as there are; by default of single items.
+
+    A pure function of its arguments. The mean is over items: sums and sizes of the drawn clusters are added up first.
+    """
+    positive(resamples, "resamples")
+    if clusters is None:
+        sums, sizes = differences, np.ones(len(differences))
+    else:
+        places = {one: place for place, one in enumerate(dict.fromkeys(clusters))}
+        of = np.array([places[one] for one in clusters])
+        assert len(of) == len(differences), "a cluster for each difference"
+        sums, sizes = np.bincount(of, weights=differences), np.bincount(of).astype(np.float64)
+    generator = np.random.default_rng(list(key.encode()))
+    n = len(sums)
+    step = max(_CHUNK // n, 1)
+    parts = []
+    for start in range(0, resamples, step):
+        drawn = generator.integers(0, n, size=(min(step, resamples - start), n))
+        parts.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    return np.concatenate(parts)
+
+
+def percentile_interval(mean: float, resampled: Floats, n: int, level: float = LEVEL) -> Interval:
+    """A mean between the quantiles of its resampled values that leave out the same share at both ends."""
+    between(level, 0, 1, "level")
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), n)
+
+
+# ── over training seeds ──────────────────────────────────────────────────────────────────────────────────────────────
+def t_interval(differences: Numbers, level: float = LEVEL) -> Interval:
+    """The mean of paired differences, one a training seed: mean +- t * s / sqrt(n), t of n - 1 degrees of freedom.
+
+    Raises `DudiError` for a single one: it has no spread.
+    """
+    values = row(differences, "differences over training seeds", at_least=2)
+    n = len(values)
+    mean = float(values.mean())
+    half = t_quantile(level, n - 1) * float(values.std(ddof=1)) / sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def t_quantile(level: float, freedom: int) -> float:
+    """The t with P(|T| <= t) = level, T having Student's distribution with `freedom` degrees of freedom.
+
+    P is a finite sum in theta = atan(t / sqrt(freedom)) (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4); it is inverted
+    by bisection in theta.
+    """
+    between(level, 0, 1, "level")
+    positive(freedom, "degrees of freedom")
+    low, high = 0.0, pi / 2
+    for _ in range(60):
+        theta = (low + high) / 2
+        low, high = (theta, high) if _share_within(theta, freedom) < level else (low, theta)
+    return sqrt(freedom) * tan((low + high) / 2)
+
+
+def _share_within(theta: float, freedom: int) -> float:
+    """P(|T| <= sqrt(freedom) * tan(theta))."""
+    odd = freedom % 2
+    term, total = (cos(theta) if odd else 1.0), 0.0
+    for k in range(odd, freedom - 1, 2):  # powers of cos(theta) below freedom - 1, of the same parity
+        total += term
+        term *= (k + 1) / (k + 2) * cos(theta) ** 2
+    return 2 / pi * (theta + sin(theta) * total) if odd else sin(theta) * total
