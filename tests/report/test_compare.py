@@ -36,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Evaluatio
 def test_the_resampled_means_are_those_of_every_possible_draw() -> None:
     values = np.array([0.0, 10.0, 40.0, -20.0])
     every = np.array([np.mean(draw) for draw in itertools.product(values, repeat=4)])
-    found = resampled_means(values, "th", 200_000)
+    found = resampled_means([values], "th", resamples=200_000)[0]
     assert set(np.round(found, 9)) <= set(np.round(every, 9))
     for share in (0.025, 0.25, 0.5, 0.75, 0.975):
         assert abs(np.mean(found <= np.quantile(every, share)) - np.mean(every <= np.quantile(every, share))) < 0.005
@@ -65,10 +65,10 @@ def test_the_interval_is_that_of_a_plain_loop(two: tuple[Evaluation, Evaluation]
 
 def test_long_rows_are_drawn_in_parts_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(50.0)
-    whole = resampled_means(values, "vi", 1000)
+    whole = resampled_means([values], "vi", resamples=1000)
     monkeypatch.setattr("dudi.report.stats.intervals._CHUNK", 333)
-    assert np.array_equal(whole, resampled_means(values, "vi", 1000))
-    assert not np.array_equal(whole, resampled_means(values, "ms", 1000))
+    assert np.array_equal(whole, resampled_means([values], "vi", resamples=1000))
+    assert not np.array_equal(whole, resampled_means([values], "ms", resamples=1000))
 
 
 def test_coverage_under_no_difference() -> None:
@@ -76,7 +76,7 @@ def test_coverage_under_no_difference() -> None:
     generator = np.random.default_rng(0)
     hits = 0
     for n in range(200):
-        means = resampled_means(generator.normal(size=60), str(n), 1000)
+        means = resampled_means([generator.normal(size=60)], str(n), resamples=1000)[0]
         low, high = np.quantile(means, [0.025, 0.975])
         hits += low <= 0 <= high
     assert 180 <= hits <= 198

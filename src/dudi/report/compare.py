@@ -18,6 +18,23 @@ OverItems = dict[str, Interval]
 
 
 @dataclass(frozen=True)
+class Paired:
+    """The difference of an item's values, in points. key: items that share one are drawn together; else its id."""
+
+    language: str
+    task: str
+    key: str
+    difference: float
+
+    @classmethod
+    def of(cls, item: GradedAnswer, value: float | None, baseline: float | None) -> Paired | None:
+        """None where either has no value."""
+        if value is None or baseline is None:
+            return None
+        return cls(item.language, item.task, item.key or item.id, 100 * (value - baseline))
+
+
+@dataclass(frozen=True)
 class Manner:
     """What responses were like. in_language: of those whose language can be told (None: of none)."""
 
@@ -30,38 +47,43 @@ class Manner:
 def item_values(evaluation: Evaluation) -> list[float | None]:
     """The value of each item, the mean over decoding seeds; None where one has none."""
     columns = zip(*(evaluation.responses[seed] for seed in evaluation.table.seeds), strict=True)
-    return [_mean([response.value for response in column]) for column in columns]
+    return [mean_of([response.value for response in column]) for column in columns]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """None where one has none."""
     there = [value for value in values if value is not None]
     return fmean(there) if len(there) == len(values) else None
 
 
 def gains(baseline: Evaluation, other: Evaluation) -> OverItems:
     """The differences of two evaluations. Items that have no value in either are left out."""
-    pairs: dict[str, list[float]] = {language: [] for language in baseline.table.languages}
-    for response, mine, theirs in zip(baseline.items, item_values(baseline), item_values(other), strict=True):
-        if mine is not None and theirs is not None:
-            pairs[response.language].append(100 * (theirs - mine))
-    return over_items(pairs, baseline.table.averaged)
+    values = zip(baseline.items, item_values(other), item_values(baseline), strict=True)
+    pairs = [Paired.of(item, theirs, mine) for item, theirs, mine in values]
+    return over_items([pair for pair in pairs if pair is not None], baseline.table.averaged)
 
 
-def over_items(differences: Mapping[str, Sequence[float]], averaged: Sequence[str]) -> OverItems:
-    """Differences by language -> intervals; of the average (the plain mean over `averaged`), each resampled by itself.
+def over_items(pairs: Sequence[Paired], averaged: Sequence[str]) -> OverItems:
+    """Paired differences -> intervals by language, and of the average, which is the plain mean over `averaged`.
 
-    The same items are drawn for every model. A language without any has no interval, and then neither has the average.
+    Languages are resampled each by itself; but for the average all together where items of several share a key. The
+    same items are drawn for every model. A language without any has no interval, and then neither has the average.
     """
-    arrays = {language: np.array(values) for language, values in differences.items() if len(values)}
-    resampled = {language: resampled_means(values, language) for language, values in arrays.items()}
-    found = {
-        language: percentile_interval(float(values.mean()), resampled[language], len(values))
-        for language, values in arrays.items()
-    }
-    if all(language in found for language in averaged):
-        centre = fmean(found[language].mean for language in averaged)
-        joint = np.mean([resampled[language] for language in averaged], axis=0)
-        found[AVERAGE] = percentile_interval(centre, joint, sum(found[language].n for language in averaged))
+    rows: dict[str, list[Paired]] = {}
+    for pair in pairs:
+        rows.setdefault(pair.language, []).append(pair)
+    values = {l: np.array([pair.difference for pair in row]) for l, row in rows.items()}
+    keys = {l: [pair.key for pair in row] for l, row in rows.items()}
+    resampled = {l: resampled_means([values[l]], l, [keys[l]])[0] for l in rows}
+    found = {l: percentile_interval(float(values[l].mean()), resampled[l], len(values[l])) for l in rows}
+    if all(l in found for l in averaged):
+        centre, n = fmean(found[l].mean for l in averaged), sum(found[l].n for l in averaged)
+        apart = sum(len(set(keys[l])) for l in averaged) == len({key for l in averaged for key in keys[l]})
+        if apart:
+            means = np.array([resampled[l] for l in averaged])
+        else:
+            means = resampled_means([values[l] for l in averaged], AVERAGE, [keys[l] for l in averaged])
+        found[AVERAGE] = percentile_interval(centre, means.mean(axis=0), n)
     return found
 
 

@@ -37,7 +37,7 @@ def scores_section(
     """Languages x models, differences over items, then each model's competencies."""
     first = evaluations[0].about.benchmark
     blocks: list[Block] = [Text(f"Benchmark {first.name}, version {first.version}. {_scale(baseline, evaluations)}")]
-    blocks += [_main(evaluations, baseline), *_refused(evaluations)]
+    blocks += [_main(evaluations, baseline), *refused(evaluations)]
     blocks += [Text(text, "note") for text in _seeds(evaluations, runs)]
     if gains:
         blocks += _bootstrap(evaluations, baseline, gains)
@@ -83,7 +83,8 @@ def _has_translation(evaluations: Sequence[Evaluation]) -> bool:
     return any(t.by_language != t.by_language_without_translation for t in tables)
 
 
-def _refused(evaluations: Sequence[Evaluation]) -> list[Block]:
+def refused(evaluations: Sequence[Evaluation]) -> list[Block]:
+    """Which scores are missing, and why."""
     lines = [f"{e.name}: {line}" for e in evaluations for line in e.table.refused]
     if not lines:
         return []
@@ -142,7 +143,7 @@ def _bootstrap(evaluations: Sequence[Evaluation], baseline: Evaluation, gains: M
     for key in (*languages, AVERAGE):
         here = [gains[e.name].get(key) for e in others]
         items = next((str(g.n) for g in here if g), "0")
-        rows.append((key if key == AVERAGE else language_name(key), items, *map(_interval, here)))
+        rows.append((key if key == AVERAGE else language_name(key), items, *map(interval_value, here)))
     few = [language_name(l) for l in languages if any((g := gains[e.name].get(l)) and g.n < FEW for e in others)]
     table = Table(
         f"Difference to {baseline.name} over items, in points",
@@ -165,7 +166,8 @@ def _bootstrap(evaluations: Sequence[Evaluation], baseline: Evaluation, gains: M
     return [Sub("Is the difference more than the choice of items?"), table, Text(text, "note")]
 
 
-def _interval(gain: Interval | None) -> Value:
+def interval_value(gain: Interval | None) -> Value:
+    """A cell: on which side of 0, the mean, and the interval below."""
     if gain is None:
         return Value("-")
     return Value(

@@ -57,7 +57,7 @@ def test_clusters_are_drawn_whole() -> None:
     every = [
         np.mean([value for name in draw for value in clusters[name]]) for draw in itertools.product("abc", repeat=3)
     ]
-    found = resampled_means(values, "th", 60_000, of)
+    found = resampled_means([values], "th", [of], 60_000)[0]
     for mean in np.unique(np.round(every, 9)):
         share = np.mean(np.isclose(every, mean))
         assert np.mean(np.isclose(found, mean)) == pytest.approx(share, abs=0.008)
@@ -66,7 +66,7 @@ def test_clusters_are_drawn_whole() -> None:
 
 def test_single_items_are_clusters_of_one() -> None:
     values = np.random.default_rng(0).normal(size=30)
-    assert np.array_equal(resampled_means(values, "th"), resampled_means(values, "th", clusters=range(30)))
+    assert np.array_equal(resampled_means([values], "th"), resampled_means([values], "th", [range(30)]))
 
 
 def coverage(studies: int, clusters: int, each: int, clustered: bool) -> float:

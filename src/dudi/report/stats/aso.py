@@ -143,5 +143,5 @@ def _weights(pairs: Places, widths: Floats, number: int) -> Floats:
     """The weight of each of `number` pairs in each sample, (samples, pieces) -> (number, samples)."""
     samples = len(pairs)
     at = pairs + np.arange(samples)[:, None] * number
-    flat = np.bincount(at.ravel(), weights=np.tile(widths, samples), minlength=samples * number)
+    flat: Floats = np.bincount(at.ravel(), np.tile(widths, samples), samples * number).astype(np.float64)
     return flat.reshape(samples, number).T

@@ -45,34 +45,39 @@ def bootstrap_interval(
     together. key: names the stream of random numbers.
     """
     values = row(differences, "differences")
-    return percentile_interval(
-        float(values.mean()), resampled_means(values, key, resamples, clusters), len(values), level
-    )
+    resampled = resampled_means([values], key, None if clusters is None else [clusters], resamples)
+    return percentile_interval(float(values.mean()), resampled[0], len(values), level)
 
 
 def resampled_means(
-    differences: Floats, key: str, resamples: int = RESAMPLES, clusters: Sequence[Hashable] | None = None
+    differences: Sequence[Floats],
+    key: str,
+    clusters: Sequence[Sequence[Hashable]] | None = None,
+    resamples: int = RESAMPLES,
 ) -> Floats:
-    """Means of `resamples` draws with replacement, each of as many clusters as there are; by default of single items.
+    """Means of each group of differences in draws with replacement of as many clusters as all groups have together.
 
-    A pure function of its arguments. The mean is over items: sums and sizes of the drawn clusters are added up first.
+    clusters: of each difference, by default itself. A cluster is drawn with all its items in all groups; a mean is over
+    items, so sums and sizes are added up first. Draws that miss a group are left out. A pure function of its arguments.
+    Shape: (groups, draws).
     """
     positive(resamples, "resamples")
     if clusters is None:
-        sums, sizes = differences, np.ones(len(differences))
-    else:
-        places = {one: place for place, one in enumerate(dict.fromkeys(clusters))}
-        of = np.array([places[one] for one in clusters])
-        assert len(of) == len(differences), "a cluster for each difference"
-        sums, sizes = np.bincount(of, weights=differences), np.bincount(of).astype(np.float64)
+        clusters = [[(group, at) for at in range(len(values))] for group, values in enumerate(differences)]
+    places = {one: at for at, one in enumerate(dict.fromkeys(one for row in clusters for one in row))}
+    n = len(places)
+    of = [np.array([places[one] for one in row]) for row in clusters]
+    sums = np.array([np.bincount(at, values, n) for at, values in zip(of, differences, strict=True)])
+    sizes = np.array([np.bincount(at, minlength=n) for at in of], dtype=np.float64)
     generator = np.random.default_rng(list(key.encode()))
-    n = len(sums)
-    step = max(_CHUNK // n, 1)
+    step = max(_CHUNK // sums.size, 1)
     parts = []
     for start in range(0, resamples, step):
         drawn = generator.integers(0, n, size=(min(step, resamples - start), n))
-        parts.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    return np.concatenate(parts)
+        items = sizes[:, drawn].sum(axis=2)
+        met = (items > 0).all(axis=0)
+        parts.append(sums[:, drawn].sum(axis=2)[:, met] / items[:, met])
+    return np.concatenate(parts, axis=1)
 
 
 def percentile_interval(mean: float, resampled: Floats, n: int, level: float = LEVEL) -> Interval:
