@@ -202,6 +202,7 @@ def evaluation(
             "attention": None,
             "template_sha256": None,
             "chat_kwargs": {},
+            "engine": "local",
         },
         "versions": {"dudi": "0.1.0", "torch": "2.13.0"},
         "marks": {task.metric: METRICS[task.metric].mark for task in bench.tasks.values()},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kit import reports
 
-from dudi.report.compare import AVERAGE, gains, item_values, manners
+from dudi.report.compare import AVERAGE, Paired, gains, item_values, manners, over_items
 from dudi.report.evals import Evaluation, read_evals
 from dudi.report.stats.intervals import RESAMPLES, resampled_means
 
@@ -92,6 +92,31 @@ def test_which_side_of_zero(two: tuple[Evaluation, Evaluation], other: list[floa
     assert gains(base, better)["th"].side == side
     opposite = {"above 0": "below 0"}.get(side, side)
     assert gains(replace(better), base)["th"].side == opposite
+
+
+def test_items_that_share_a_key_are_drawn_together() -> None:
+    """A question in three languages: four draws of four questions, each with all its languages, listed one by one."""
+    gaps = {"id": [10.0, -20.0, 30.0, 40.0], "th": [20.0, -30.0, 50.0, 40.0], "my": [0.0, -10.0, 30.0, 20.0]}
+    shared = [Paired(l, "qa", f"q{n}", gap) for l, row in gaps.items() for n, gap in enumerate(row)]
+    apart = [replace(one, key=f"{one.language}/{one.key}") for one in shared]
+    found, other = over_items(shared, tuple(gaps)), over_items(apart, tuple(gaps))
+    for language in gaps:
+        assert found[language] == other[language], "one language has each question once"
+    means = np.array(list(gaps.values())).mean(axis=0)
+    every = [np.mean(draw) for draw in itertools.product(means, repeat=4)]
+    assert found[AVERAGE].mean == other[AVERAGE].mean == pytest.approx(means.mean())
+    assert found[AVERAGE].low == pytest.approx(np.quantile(every, 0.025), abs=2)
+    assert found[AVERAGE].high == pytest.approx(np.quantile(every, 0.975), abs=2)
+    assert other[AVERAGE].high - other[AVERAGE].low < 0.7 * (found[AVERAGE].high - found[AVERAGE].low)
+
+
+def test_phrasings_of_one_question_are_no_items_of_their_own() -> None:
+    once = [Paired("th", "qa", f"q{n}", gap) for n, gap in enumerate((10.0, -20.0, 30.0, 40.0))]
+    thrice = [one for one in once for _ in range(3)]
+    found, other = over_items(once, ("th",))["th"], over_items(thrice, ("th",))["th"]
+    assert (other.mean, other.n) == (found.mean, 12) and (other.low, other.high) == pytest.approx(
+        (found.low, found.high)
+    )
 
 
 def test_items_without_a_value_are_left_out(two: tuple[Evaluation, Evaluation]) -> None:
