@@ -136,5 +136,8 @@ def check_same(first: Evaluation, other: Evaluation) -> None:
             f"evaluations {first.name!r} and {other.name!r} asked different items ({len(first.items)} and"
             f" {len(other.items)}); evaluate both with the same --limit"
         )
-    if first.table.averaged != other.table.averaged or first.table.competencies != other.table.competencies:
+    tables = first.table, other.table
+    if any(
+        getattr(tables[0], field) != getattr(tables[1], field) for field in ("languages", "averaged", "competencies")
+    ):
         raise DudiError(f"evaluations {first.name!r} and {other.name!r} average differently; evaluate one again")

@@ -83,7 +83,7 @@ def test_two_seeds_by_hand(tmp_path: Path) -> None:
     assert difference["eps_min"] == eps_min([100, 75], [25, 75]) and difference["eps_min"] > 0
     assert row(found, competency="nlu")["scores"]["A"]["values"] == [50, 50]
     assert row(found, competency="nlu")["differences"]["B"]["items"]["mean"] == pytest.approx(25)
-    assert row(found, competency="rules")["differences"]["B"]["items"]["mean"] == pytest.approx(50)
+    assert row(found, competency="rules")["differences"]["B"]["items"] is None, "a single item"
     assert row(found, language="id", task="list")["scores"]["B"]["values"] == [100, 100]
     assert row(found, language="id", competency="rules")["scores"]["A"]["mean"] == 50
     assert found["holm"] == {"B": pytest.approx(4 / 6)}
@@ -226,6 +226,15 @@ def test_a_missing_task(made: Path, named: Named, tmp_path: Path) -> None:
     assert "| Thai (th) | " in text and "Missing scores." in text and "capital, th" in text
     (thai,) = [one for one in text.split("## Differences")[0].splitlines() if one.startswith("| Thai")]
     assert thai.endswith("| - |")
+
+
+def test_a_single_item_has_no_interval(named: Named, tmp_path: Path) -> None:
+    """The made-up benchmark has one item of format in each language."""
+    given = named(sft=4, dudi=4)
+    d = row(numbers(tmp_path, given), competency="Instruction following")["differences"]["dudi"]
+    assert d["items"] is None and d["seeds"] is not None
+    note = write_comparison(given).split("too narrow to trust: ")[1].split("\n")[0]
+    assert "Instruction following, Knowledge" in note and "Thai (th)" in note and "average" not in note
 
 
 def test_unequal_numbers_of_seeds_are_tested_and_not_paired(named: Named, tmp_path: Path) -> None:

@@ -82,8 +82,9 @@ class Difference:
 class Comparison:
     """Groups against one of them. differences: by name, of the rows in `by_language` and `by_competency`.
 
-    holm: name -> p of the overall difference, corrected for all of them. false_positives: (seeds of a method, of the
-    baseline), where both are two or more -> `false_positive_rate`.
+    least: of these rows, how many items of different keys one of its languages has at least. holm: name -> p of the
+    overall difference, corrected for all of them. false_positives: (seeds of a method, of the baseline), where both are
+    two or more -> `false_positive_rate`.
     """
 
     groups: tuple[Group, ...]
@@ -94,6 +95,7 @@ class Comparison:
     """Each language's competencies, then each language's tasks."""
     scores: dict[str, dict[Row, Scores]]
     differences: dict[str, dict[Row, Difference]]
+    least: dict[Row, int]
     holm: dict[str, float]
     false_positives: dict[tuple[int, int], tuple[float, float]]
 
@@ -121,12 +123,14 @@ def compare(groups: Sequence[Group], baseline: Group) -> Comparison:
     cells += [Row(l, task=task) for l in languages for task in t.by_task.get(l, {})]
     rows = (*by_language, *by_competency, *cells)
     scores = {group.name: {row: _scores(group, row) for row in rows} for group in groups}
-    differences = {}
+    differences: dict[str, dict[Row, Difference]] = {}
+    least: dict[Row, int] = {}
     for group in groups:
         if group is not baseline:
-            items = _items(baseline, group, (*by_language, *by_competency))
-            ours, theirs = scores[group.name], scores[baseline.name]
-            differences[group.name] = {row: difference(ours[row], theirs[row], items[row]) for row in items}
+            ours, theirs, paired = scores[group.name], scores[baseline.name], _paired(baseline, group)
+            over = {row: _over_items(paired, row, baseline) for row in (*by_language, *by_competency)}
+            differences[group.name] = {row: difference(ours[row], theirs[row], over[row][0]) for row in over}
+            least |= {row: min(n, least.get(row, n)) for row, (_, n) in over.items()}
     ps = {name: here[OVERALL].p for name, here in differences.items()}
     there = {name: p for name, p in ps.items() if p is not None}
     sizes = {(len(group.evaluations), len(baseline.evaluations)) for group in groups if group is not baseline}
@@ -138,6 +142,7 @@ def compare(groups: Sequence[Group], baseline: Group) -> Comparison:
         cells=tuple(cells),
         scores=scores,
         differences=differences,
+        least=least,
         holm=dict(zip(there, holm(list(there.values())), strict=True)) if there else {},
         false_positives={(n, m): false_positive_rate(n, m) for n, m in sorted(sizes) if min(n, m) > 1},
     )
@@ -163,20 +168,24 @@ def difference(ours: Scores, theirs: Scores, items: Interval | None) -> Differen
 
 
 # ── over items ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def _items(baseline: Group, group: Group, rows: Sequence[Row]) -> dict[Row, Interval | None]:
-    """The intervals over items; none without translation, since no record says which competencies that leaves out."""
+def _over_items(paired: Sequence[Paired], row: Row, baseline: Group) -> tuple[Interval | None, int]:
+    """The interval of a row, and how many items of different keys one of its languages has at least.
+
+    None where that is a single one, which has no spread; and without translation, since no record says which
+    competencies that leaves out.
+    """
     first = baseline.evaluations[0]
-    paired = _paired(baseline, group)
-    overall = over_items(paired, first.table.averaged)
-    found: dict[Row, Interval | None] = {}
-    for row in rows:
-        if row.competency is None:
-            found[row] = overall.get(row.language or AVERAGE) if row.translation else None
-        else:
-            here = [one for one in paired if first.tasks[one.task].competency == row.competency]
-            having = [l for l in first.table.averaged if row.competency in first.table.by_competency[l]]
-            found[row] = over_items(here, having).get(AVERAGE)
-    return found
+    languages: tuple[str, ...] = first.table.averaged
+    if row.language is not None:
+        languages = (row.language,)
+    elif row.competency is not None:
+        languages = tuple(l for l in languages if row.competency in first.table.by_competency[l])
+    here = [one for one in paired if row.competency in (None, first.tasks[one.task].competency)]
+    here = [one for one in here if one.language in languages]
+    least = min((len({one.key for one in here if one.language == l}) for l in languages), default=0)
+    if least < 2 or not row.translation:
+        return None, least
+    return over_items(here, languages)[AVERAGE], least
 
 
 def _paired(baseline: Group, group: Group) -> list[Paired]:

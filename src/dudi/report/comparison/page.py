@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dudi.report.blocks import Block, Page, Section, Sub, Table, Text, Value, number, signed
-from dudi.report.comparison.numbers import Comparison, Difference, Row, Scores
+from dudi.report.comparison.numbers import OVERALL, Comparison, Row, Scores
 from dudi.report.comparison.read import Group, remarks
 from dudi.report.results import FEW, interval_value, language_name, other_marks, refused
 from dudi.report.stats.aso import THRESHOLD
@@ -107,8 +107,8 @@ def _differences(c: Comparison) -> tuple[Block, ...]:
     )
     if any(not row.translation for row in c.by_language):
         text += " There is none without translation: no record says which items that leaves out."
-    few = [label(row) for row, d in _first(c).items() if row.language and d.items and d.items.n < FEW]
-    text += f" Under {FEW} items, and so too narrow to trust: {', '.join(few)}." if few else ""
+    few = [label(row) for row, least in c.least.items() if least < FEW and row not in (OVERALL, Row(translation=False))]
+    text += f" Of fewer than {FEW} items a language, and so too narrow to trust: {', '.join(few)}." if few else ""
     blocks.append(Text(text, "note"))
     if seeds:
         blocks += [Text(one, "note") for one in _about_seeds(c)]
@@ -123,10 +123,6 @@ def _differences(c: Comparison) -> tuple[Block, ...]:
             )
         )
     return tuple(blocks)
-
-
-def _first(c: Comparison) -> dict[Row, Difference]:
-    return c.differences[c.others[0].name]
 
 
 def _difference_table(c: Comparison, group: Group, seeds: bool) -> Table:
@@ -156,7 +152,9 @@ def _about_seeds(c: Comparison) -> list[str]:
         texts.append(f"Not as many training seeds as {c.baseline.name}, so not paired: {', '.join(unequal)}.")
     if len(c.holm) > 1:
         listed = ", ".join(f"{name} {p:.3f}" for name, p in c.holm.items())
-        texts.append(f"On the average, p corrected for {len(c.holm)} comparisons (Holm): {listed}. No other p is.")
+        texts.append(
+            f"On the average, p corrected for {len(c.holm)} comparisons (Holm): {listed}. No other p is corrected."
+        )
     rates = "; ".join(
         f"{100 * rate:.1f} % of the time with {a} seeds against {b}" for (a, b), (rate, _) in c.false_positives.items()
     )

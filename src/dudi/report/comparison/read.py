@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from dudi.errors import DudiError, unknown
 from dudi.records import DECODERS, About
@@ -67,10 +68,14 @@ def _parse(given: Sequence[str]) -> dict[str, list[Path]]:
     named: dict[str, list[Path]] = {}
     seen: dict[Path, str] = {}
     for text in given:
-        name, equals, folder = (text, "=", text) if Path(text).is_dir() else text.partition("=")
+        if any(category(sign) in ("Cc", "Cs") for sign in text):
+            raise DudiError(f"{text!r}: control characters, or bytes that are no UTF-8; rename the folder")
+        name, equals, folder = (text, "=", text) if _is_folder(text) else text.partition("=")
         if not equals or not name.strip() or not folder:
             raise DudiError(f"{text!r}: no such folder; expected FOLDER or NAME=FOLDER, as `dudi eval` writes it")
         path = Path(folder)
+        if not _is_folder(folder):
+            raise DudiError(f"{text!r}: no folder {folder!r}")
         if (place := path.resolve()) in seen:
             raise DudiError(f"{text!r}: the folder of {seen[place]!r} once more; give each evaluation once")
         seen[place] = text
@@ -78,6 +83,13 @@ def _parse(given: Sequence[str]) -> dict[str, list[Path]]:
     if len(seen) < 2:
         raise DudiError("nothing to compare: give two evaluations or more, such as SFT=eval/sft DuDi=eval/dudi")
     return named
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise DudiError(f"{text!r}: {error.strerror or error}") from None
 
 
 def _fields(about: About) -> Iterator[tuple[str, Any]]:

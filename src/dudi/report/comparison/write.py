@@ -13,7 +13,7 @@ from dudi.files import write_text
 from dudi.report.blocks import Page
 from dudi.report.comparison.numbers import Comparison, Difference, Row, Scores, compare
 from dudi.report.comparison.page import page
-from dudi.report.comparison.read import Group, choose, read_groups, remarks
+from dudi.report.comparison.read import PROMPTING, Group, choose, read_groups, remarks
 from dudi.report.html import html
 from dudi.report.latex import latex
 from dudi.report.markdown import markdown
@@ -39,6 +39,10 @@ def write_comparison(given: Sequence[str], baseline: str | None = None, outputs:
             raise DudiError(f"--output {str(output)!r} is a folder; expected a file")
     groups = read_groups(given)
     comparison = compare(groups, choose(groups, baseline))
+    folders = {one.folder.resolve() for group in groups for one in group.evaluations}
+    for output in outputs:
+        if output.resolve().parent in folders:
+            raise DudiError(f"--output {str(output)!r} lies among the files of an evaluation; choose another folder")
     shown = page(comparison)
     texts = {output: FORMATS[output.suffix](comparison, shown) for output in outputs}
     for output, text in texts.items():
@@ -61,7 +65,7 @@ def numbers(c: Comparison) -> dict[str, Any]:
     return {
         "baseline": c.baseline.name,
         "benchmark": {key: value for key, value in asdict(about.benchmark).items() if key != "path"},
-        "decoding": asdict(about.decoding),
+        "decoding": {key: value for key, value in asdict(about.decoding).items() if key not in PROMPTING},
         "methods": [_method(group) for group in c.groups],
         "rows": [_row(c, row) for row in rows],
         "holm": c.holm,
@@ -72,14 +76,9 @@ def numbers(c: Comparison) -> dict[str, Any]:
 
 
 def _method(group: Group) -> dict[str, Any]:
-    models = [one.about.model for one in group.evaluations]
-    return {
-        "name": group.name,
-        "evaluations": [
-            {"folder": str(one.folder), "weights_sha256": model.weights_sha256}
-            for one, model in zip(group.evaluations, models, strict=True)
-        ],
-    }
+    prompting = {key: value for key, value in asdict(group.evaluations[0].about.decoding).items() if key in PROMPTING}
+    seeds = [{"folder": str(one.folder), "weights_sha256": one.about.model.weights_sha256} for one in group.evaluations]
+    return {"name": group.name, **prompting, "seeds": seeds}
 
 
 def _row(c: Comparison, row: Row) -> dict[str, Any]:
