@@ -64,6 +64,23 @@ def test_clusters_are_drawn_whole() -> None:
     assert np.isclose(found[:, None], np.unique(every)).any(axis=1).all()
 
 
+def test_a_draw_that_misses_a_group_is_left_out() -> None:
+    """Clusters a and b of one group, b and c of the other: of the 27 draws, those with items of both groups."""
+    first, second = {"a": 1.0, "b": 5.0}, {"b": 10.0, "c": -4.0}
+    every = []
+    for draw in itertools.product("abc", repeat=3):
+        rows = [[group[name] for name in draw if name in group] for group in (first, second)]
+        if all(rows):
+            every.append(tuple(round(float(np.mean(row)), 9) for row in rows))
+    values = [np.array(list(group.values())) for group in (first, second)]
+    found = resampled_means(values, "x", [list(first), list(second)], 30_000)
+    assert found.shape[1] == pytest.approx(30_000 * len(every) / 27, rel=0.01)
+    pairs = [tuple(pair) for pair in found.T.round(9)]
+    assert set(pairs) == set(every)
+    for pair in set(every):
+        assert pairs.count(pair) / len(pairs) == pytest.approx(every.count(pair) / len(every), abs=0.01)
+
+
 def test_single_items_are_clusters_of_one() -> None:
     values = np.random.default_rng(0).normal(size=30)
     assert np.array_equal(resampled_means([values], "th"), resampled_means([values], "th", [range(30)]))

@@ -10,6 +10,7 @@ from math import comb
 from dudi.records import Average, Table
 from dudi.report.compare import AVERAGE, Paired, item_values, mean_of, over_items
 from dudi.report.comparison.read import Group
+from dudi.report.evals import Evaluation
 from dudi.report.stats.aso import eps_min, false_positive_rate
 from dudi.report.stats.exact import MOST, holm, permutation_p
 from dudi.report.stats.intervals import Interval, t_interval
@@ -128,7 +129,7 @@ def compare(groups: Sequence[Group], baseline: Group) -> Comparison:
     for group in groups:
         if group is not baseline:
             ours, theirs, paired = scores[group.name], scores[baseline.name], _paired(baseline, group)
-            over = {row: _over_items(paired, row, baseline) for row in (*by_language, *by_competency)}
+            over = _over_items(paired, (*by_language, *by_competency), baseline.evaluations[0])
             differences[group.name] = {row: difference(ours[row], theirs[row], over[row][0]) for row in over}
             least |= {row: min(n, least.get(row, n)) for row, (_, n) in over.items()}
     ps = {name: here[OVERALL].p for name, here in differences.items()}
@@ -168,24 +169,28 @@ def difference(ours: Scores, theirs: Scores, items: Interval | None) -> Differen
 
 
 # ── over items ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def _over_items(paired: Sequence[Paired], row: Row, baseline: Group) -> tuple[Interval | None, int]:
-    """The interval of a row, and how many items of different keys one of its languages has at least.
+def _over_items(
+    paired: Sequence[Paired], rows: Sequence[Row], first: Evaluation
+) -> dict[Row, tuple[Interval | None, int]]:
+    """The interval of each row, and how many items of different keys one of its languages has at least.
 
     None where that is a single one, which has no spread; and without translation, since no record says which
     competencies that leaves out.
     """
-    first = baseline.evaluations[0]
-    languages: tuple[str, ...] = first.table.averaged
-    if row.language is not None:
-        languages = (row.language,)
-    elif row.competency is not None:
-        languages = tuple(l for l in languages if row.competency in first.table.by_competency[l])
-    here = [one for one in paired if row.competency in (None, first.tasks[one.task].competency)]
-    here = [one for one in here if one.language in languages]
-    least = min((len({one.key for one in here if one.language == l}) for l in languages), default=0)
-    if least < 2 or not row.translation:
-        return None, least
-    return over_items(here, languages)[AVERAGE], least
+    averaged = first.table.averaged
+    overall = over_items(paired, averaged)
+    found: dict[Row, tuple[Interval | None, int]] = {}
+    for row in rows:
+        here, languages, interval = paired, averaged, overall.get(row.language or AVERAGE)
+        if row.language is not None:
+            languages = (row.language,)
+        elif row.competency is not None:
+            here = [one for one in paired if first.tasks[one.task].competency == row.competency]
+            languages = tuple(l for l in averaged if row.competency in first.table.by_competency[l])
+            interval = over_items([one for one in here if one.language in languages], languages).get(AVERAGE)
+        least = min((len({one.key for one in here if one.language == l}) for l in languages), default=0)
+        found[row] = (interval if least > 1 and row.translation else None), least
+    return found
 
 
 def _paired(baseline: Group, group: Group) -> list[Paired]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import cos, pi, sin, sqrt, tan
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dudi.report.stats.numbers import Floats, Numbers, between, positive, row
 
@@ -70,14 +71,25 @@ def resampled_means(
     sums = np.array([np.bincount(at, values, n) for at, values in zip(of, differences, strict=True)])
     sizes = np.array([np.bincount(at, minlength=n) for at in of], dtype=np.float64)
     generator = np.random.default_rng(list(key.encode()))
-    step = max(_CHUNK // sums.size, 1)
+    step = max(_CHUNK // n, 1)
     parts = []
     for start in range(0, resamples, step):
         drawn = generator.integers(0, n, size=(min(step, resamples - start), n))
-        items = sizes[:, drawn].sum(axis=2)
-        met = (items > 0).all(axis=0)
-        parts.append(sums[:, drawn].sum(axis=2)[:, met] / items[:, met])
-    return np.concatenate(parts, axis=1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 of a draw that misses a group
+            parts.append(_sums(sums, drawn) / _sums(sizes, drawn))
+    means = np.concatenate(parts, axis=1)
+    return means[:, np.isfinite(means).all(axis=0)]
+
+
+def _sums(rows: Floats, drawn: NDArray[np.int64]) -> Floats:
+    """Each row's sum over every draw, (groups, clusters) and (draws, clusters) -> (groups, draws)."""
+    alike = (rows == rows[:, :1]).all(axis=1)  # as sizes mostly are: nothing to look up
+    return np.array(
+        [
+            np.full(len(drawn), row[0] * len(row)) if same else row.take(drawn).sum(axis=1)
+            for row, same in zip(rows, alike, strict=True)
+        ]
+    )
 
 
 def percentile_interval(mean: float, resampled: Floats, n: int, level: float = LEVEL) -> Interval:
