@@ -244,6 +244,14 @@ def test_unequal_numbers_of_seeds_are_tested_and_not_paired(named: Named, tmp_pa
     assert "so not paired: gkd" in write_comparison(given)
 
 
+def test_too_many_arrangements_give_no_p(named: Named, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dudi.report.comparison.numbers.MOST", 69)
+    monkeypatch.setattr("dudi.report.comparison.page.MOST", 69)
+    found = numbers(tmp_path, given := named(sft=4, dudi=4))
+    assert row(found)["differences"]["dudi"]["p"] is None and found["holm"] == {}
+    assert "No p of 4 seeds against 4: there are more than 69 arrangements" in write_comparison(given)
+
+
 def test_single_models_have_no_test_over_seeds(named: Named, tmp_path: Path) -> None:
     given = named(sft=4, dudi=1)
     found = numbers(tmp_path, given)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 from dudi.report.blocks import Block, Page, Section, Sub, Table, Text, Value, number, signed
 from dudi.report.comparison.numbers import OVERALL, Comparison, Row, Scores
 from dudi.report.comparison.read import Group, remarks
 from dudi.report.results import FEW, interval_value, language_name, other_marks, refused
 from dudi.report.stats.aso import THRESHOLD
-from dudi.report.stats.exact import smallest_p
+from dudi.report.stats.exact import MOST, smallest_p
 
 
 def page(c: Comparison) -> Page:
@@ -141,12 +142,15 @@ def _difference_table(c: Comparison, group: Group, seeds: bool) -> Table:
 
 def _about_seeds(c: Comparison) -> list[str]:
     n = len(c.baseline.evaluations)
-    least = "; ".join(f"{smallest_p(a, b):.3f} with {a} seeds against {b}" for a, b in c.false_positives)
+    least = "; ".join(f"{smallest_p(a, b):.2g} with {a} seeds against {b}" for a, b in c.false_positives)
     texts = [
         "Over seeds: the difference of scores, a training seed of one paired with that of the other in the order in"
         " which their folders are given; mean with a 95 % interval by Student's t. p: exact permutation test of the"
         f" scores, two-sided; the least there can be is {least}."
     ]
+    large = [f"{a} seeds against {b}" for a, b in c.false_positives if comb(a + b, a) > MOST]
+    if large:
+        texts.append(f"No p of {', '.join(large)}: there are more than {MOST:,} arrangements to list.")
     unequal = [group.name for group in c.others if len(group.evaluations) not in (1, n)]
     if unequal and n > 1:
         texts.append(f"Not as many training seeds as {c.baseline.name}, so not paired: {', '.join(unequal)}.")
