@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["DudiError", "Monitor", "evaluate", "load_recipe", "train", "verbalize"]
+__all__ = ["DudiError", "Monitor", "evaluate", "load_recipe", "stats", "train", "verbalize"]
 
 _HOMES = {
     "DudiError": "dudi.errors",
     "Monitor": "dudi.training.monitors",
     "evaluate": "dudi.evals.evaluate",
     "load_recipe": "dudi.recipe.read",
+    "stats": "dudi.report.stats",
     "train": "dudi.run.api",
     "verbalize": "dudi.run.api",
 }
@@ -25,4 +26,5 @@ def __getattr__(name: str) -> Any:
     """The interface, each part loaded when it is first asked for: `import dudi` alone loads no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dudi' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    return home if name == "stats" else getattr(home, name)

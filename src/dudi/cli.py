@@ -289,6 +289,23 @@ def report(
     out.print(f"report: {page}", soft_wrap=True)
 
 
+@app.command()
+def compare(
+    evaluations: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]FOLDER...", help="Folders of `dudi eval`; a name once for each seed.")
+    ],
+    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="Compare with it; by default the first.")] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Write it too: .md, .json, .tex or .html; repeatable."),
+    ] = None,
+) -> None:
+    """Compare methods by their evaluations: scores over training seeds, differences with intervals, significance."""
+    from dudi.report.comparison.write import write_comparison
+
+    _page(write_comparison(evaluations, baseline, output or ()))
+
+
 def _version(value: bool) -> None:
     if value:
         out.print(__version__)

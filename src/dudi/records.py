@@ -25,6 +25,8 @@ from dudi.files import sha256_of
 from dudi.strict import STRICT, PerLanguage, Text
 
 T = TypeVar("T")
+Number = Annotated[float, Field(allow_inf_nan=False)]
+"""Of a record: NaN and infinities are refused."""
 CHAT_KWARGS = "chat_kwargs.json"
 """Beside a model's tokenizer: a JSON object of what its chat template was passed in training."""
 
@@ -101,6 +103,8 @@ class Item(Written):
     constraints: Constraints | None = None
     response_language: Text | None = None
     """The language in which the answer has to be, where it is not the item's own."""
+    key: Text | None = None
+    """Items that share one, such as a question in other words or languages, count as one draw in intervals."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -180,6 +184,9 @@ class Decoding:
     engine: str = "local"
 
 
+DECODERS = ("torch", "transformers")
+
+
 @dataclass(frozen=True)
 class About:
     """eval.json."""
@@ -188,6 +195,7 @@ class About:
     benchmark: AskedBenchmark
     decoding: Decoding
     versions: dict[str, str]
+    """Of packages; those of `DECODERS` may change an answer, the others only score."""
     marks: dict[str, str | None]
     """Metric -> what 100 times the value of one answer is called; None: an answer is right (1) or wrong."""
 
@@ -210,14 +218,17 @@ class GradedAnswer:
     response: str
     tokens: int
     finished: bool
-    value: float | None
+    value: Number | None
     prediction: str | None
     in_language: bool | None
     error: str | None = None
+    key: str | None = None
+    """The item's, if it has one."""
 
     def as_dict(self) -> dict[str, Any]:
         """What is written."""
-        return {key: value for key, value in asdict(self).items() if key != "error" or value is not None}
+        written = asdict(self)
+        return {name: value for name, value in written.items() if name not in ("error", "key") or value is not None}
 
 
 @dataclass(frozen=True)
@@ -236,12 +247,12 @@ class TaskScore:
     language: str
     seed: int
     metric: str
-    raw: float | None
-    score: float | None
+    raw: Number | None
+    score: Number | None
     n: int
-    stopped: float | None = None
-    tokens: float | None = None
-    in_language: float | None = None
+    stopped: Number | None = None
+    tokens: Number | None = None
+    in_language: Number | None = None
     undetermined: int | None = None
     error: str | None = None
 
@@ -254,8 +265,8 @@ class TaskScore:
 class Average:
     """An average over decoding seeds; spread: their standard deviation (None with one seed). mean None: refused."""
 
-    mean: float | None
-    spread: float | None = None
+    mean: Number | None
+    spread: Number | None = None
 
     def __str__(self) -> str:
         if self.mean is None:
@@ -271,10 +282,10 @@ class Measures:
     """Beside a score: number of items, and means over seeds of what `TaskScore` says of the responses."""
 
     n: int
-    stopped: float | None
-    tokens: float | None
-    in_language: float | None
-    undetermined: float | None
+    stopped: Number | None
+    tokens: Number | None
+    in_language: Number | None
+    undetermined: Number | None
 
 
 @dataclass(frozen=True)

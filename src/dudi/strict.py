@@ -73,6 +73,7 @@ JSON_WORDS = {
     "model_type": "a table (JSON object)",
     "model_attributes_type": "a table (JSON object)",
     "dataclass_type": "a table (JSON object)",
+    "finite_number": "a finite number",
     "string_too_short": "a text that is not empty",
     "greater_than": "a number greater than {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",

@@ -74,6 +74,13 @@ def test_the_translation_score_is_of_the_corpus_and_the_items_of_sentences(words
     assert values[1] == pytest.approx(1) and score.raw != pytest.approx(50 * (values[0] + values[1]))
 
 
+def test_the_key_of_an_item_goes_with_its_answer(tmp_path: Path) -> None:
+    keyed = [{**row, "key": "france"} if row["id"] in ("c1", "c3") else row for row in rows()]
+    found = {one.id: one for one in scored(write(tmp_path, items=keyed), {})}
+    assert [found[name].as_dict().get("key") for name in ("c1", "c2", "c3")] == ["france", None, "france"]
+    assert "key" not in found["c2"].as_dict()
+
+
 def test_an_item_without_an_answer_makes_its_task_missing(words: Path) -> None:
     b = read_benchmark(words)
     found = task_scores(scored(words, {"c2": Answer("", 0, False, "the template refuses")}), b, "m", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -190,7 +191,7 @@ def evaluation(
         scores += task_scores(rows, bench, model, seed)
     _lines(folder / "scores.jsonl", [score.as_dict() for score in scores])
     about = {
-        "model": {"path": model, "weights_sha256": "0", "files_sha256": "0", "generation_config": None},
+        "model": {"path": model, "weights_sha256": _weights(given), "files_sha256": "0", "generation_config": None},
         "benchmark": {"name": bench.name, "version": 1, "sha256": bench.sha256},
         "decoding": {
             "temperature": temperature,
@@ -201,6 +202,7 @@ def evaluation(
             "attention": None,
             "template_sha256": None,
             "chat_kwargs": {},
+            "engine": "local",
         },
         "versions": {"dudi": "0.1.0", "torch": "2.13.0"},
         "marks": {task.metric: METRICS[task.metric].mark for task in bench.tasks.values()},
@@ -211,6 +213,11 @@ def evaluation(
     table = aggregate(scores, bench).as_dict()
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
     return folder
+
+
+def _weights(given: Mapping[int, Sequence[Answer]]) -> str:
+    """Models that answer differently have other weights."""
+    return hashlib.sha256(repr(given).encode()).hexdigest()
 
 
 def simple(folder: Path, bench_folder: Path, share: float, **more: Any) -> Path:

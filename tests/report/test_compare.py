@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from kit import reports
 
-from dudi.report.compare import AVERAGE, RESAMPLES, gains, item_values, manners, resampled_means
+from dudi.report.compare import AVERAGE, Paired, gains, item_values, manners, over_items
 from dudi.report.evals import Evaluation, read_evals
+from dudi.report.stats.intervals import RESAMPLES, resampled_means
 
 
 def read(*folders: Path) -> tuple[Evaluation, ...]:
@@ -35,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Evaluatio
 def test_the_resampled_means_are_those_of_every_possible_draw() -> None:
     values = np.array([0.0, 10.0, 40.0, -20.0])
     every = np.array([np.mean(draw) for draw in itertools.product(values, repeat=4)])
-    found = resampled_means(values, "th", 200_000)
+    found = resampled_means([values], "th", resamples=200_000)[0]
     assert set(np.round(found, 9)) <= set(np.round(every, 9))
     for share in (0.025, 0.25, 0.5, 0.75, 0.975):
         assert abs(np.mean(found <= np.quantile(every, share)) - np.mean(every <= np.quantile(every, share))) < 0.005
@@ -52,11 +53,11 @@ def test_the_interval_is_that_of_a_plain_loop(two: tuple[Evaluation, Evaluation]
         drawn = generator.integers(0, len(row), size=(RESAMPLES, len(row)))
         means = sorted(sum(row[i] for i in draw) / len(row) for draw in drawn.tolist())
         one = found[language]
-        assert one.mean == pytest.approx(sum(row) / len(row)) and one.items == len(row)
+        assert one.mean == pytest.approx(sum(row) / len(row)) and one.n == len(row)
         assert one.low == pytest.approx(np.quantile(means, 0.025)) and one.high == pytest.approx(
             np.quantile(means, 0.975)
         )
-    assert found[AVERAGE].mean == pytest.approx((30 + 50) / 2) and found[AVERAGE].items == 8
+    assert found[AVERAGE].mean == pytest.approx((30 + 50) / 2) and found[AVERAGE].n == 8
     width = found[AVERAGE].high - found[AVERAGE].low
     assert width < max(found[l].high - found[l].low for l in differences)
     assert "en" not in found
@@ -64,10 +65,10 @@ def test_the_interval_is_that_of_a_plain_loop(two: tuple[Evaluation, Evaluation]
 
 def test_long_rows_are_drawn_in_parts_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(50.0)
-    whole = resampled_means(values, "vi", 1000)
-    monkeypatch.setattr("dudi.report.compare._CHUNK", 333)
-    assert np.array_equal(whole, resampled_means(values, "vi", 1000))
-    assert not np.array_equal(whole, resampled_means(values, "ms", 1000))
+    whole = resampled_means([values], "vi", resamples=1000)
+    monkeypatch.setattr("dudi.report.stats.intervals._CHUNK", 333)
+    assert np.array_equal(whole, resampled_means([values], "vi", resamples=1000))
+    assert not np.array_equal(whole, resampled_means([values], "ms", resamples=1000))
 
 
 def test_coverage_under_no_difference() -> None:
@@ -75,7 +76,7 @@ def test_coverage_under_no_difference() -> None:
     generator = np.random.default_rng(0)
     hits = 0
     for n in range(200):
-        means = resampled_means(generator.normal(size=60), str(n), 1000)
+        means = resampled_means([generator.normal(size=60)], str(n), resamples=1000)[0]
         low, high = np.quantile(means, [0.025, 0.975])
         hits += low <= 0 <= high
     assert 180 <= hits <= 198
@@ -93,9 +94,34 @@ def test_which_side_of_zero(two: tuple[Evaluation, Evaluation], other: list[floa
     assert gains(replace(better), base)["th"].side == opposite
 
 
+def test_items_that_share_a_key_are_drawn_together() -> None:
+    """A question in three languages: four draws of four questions, each with all its languages, listed one by one."""
+    gaps = {"id": [10.0, -20.0, 30.0, 40.0], "th": [20.0, -30.0, 50.0, 40.0], "my": [0.0, -10.0, 30.0, 20.0]}
+    shared = [Paired(l, "qa", f"q{n}", gap) for l, row in gaps.items() for n, gap in enumerate(row)]
+    apart = [replace(one, key=f"{one.language}/{one.key}") for one in shared]
+    found, other = over_items(shared, tuple(gaps)), over_items(apart, tuple(gaps))
+    for language in gaps:
+        assert found[language] == other[language], "one language has each question once"
+    means = np.array(list(gaps.values())).mean(axis=0)
+    every = [np.mean(draw) for draw in itertools.product(means, repeat=4)]
+    assert found[AVERAGE].mean == other[AVERAGE].mean == pytest.approx(means.mean())
+    assert found[AVERAGE].low == pytest.approx(np.quantile(every, 0.025), abs=2)
+    assert found[AVERAGE].high == pytest.approx(np.quantile(every, 0.975), abs=2)
+    assert other[AVERAGE].high - other[AVERAGE].low < 0.7 * (found[AVERAGE].high - found[AVERAGE].low)
+
+
+def test_phrasings_of_one_question_are_no_items_of_their_own() -> None:
+    once = [Paired("th", "qa", f"q{n}", gap) for n, gap in enumerate((10.0, -20.0, 30.0, 40.0))]
+    thrice = [one for one in once for _ in range(3)]
+    found, other = over_items(once, ("th",))["th"], over_items(thrice, ("th",))["th"]
+    assert (other.mean, other.n) == (found.mean, 12) and (other.low, other.high) == pytest.approx(
+        (found.low, found.high)
+    )
+
+
 def test_items_without_a_value_are_left_out(two: tuple[Evaluation, Evaluation]) -> None:
     found = gains(with_values(two[0], {"th": [0, None, 0]}), with_values(two[1], {"th": [1, 1, None]}))
-    assert found["th"].items == 1 and found["th"].mean == 100
+    assert found["th"].n == 1 and found["th"].mean == 100
     assert AVERAGE not in found, "Burmese is averaged, and has no item"
 
 

@@ -32,6 +32,18 @@ def test_what_is_written_is_read_back(evals: Path) -> None:
         assert "".join(lines) == text and len(lines) > 10
 
 
+@pytest.mark.parametrize("place", ["table", "score", "answer"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(place: str, number: float, evals: Path, tmp_path: Path) -> None:
+    files = {"table": "table.json", "score": "scores.jsonl", "answer": "responses-0.jsonl"}
+    kinds = {"table": Table, "score": TaskScore, "answer": GradedAnswer}
+    text = (evals / "base" / files[place]).read_text(encoding="utf-8").split("\n")[0]
+    keys = {"table": {"overall": {"mean": number}}, "score": {"score": number}, "answer": {"value": number}}
+    (tmp_path / "x.json").write_text(json.dumps({**json.loads(text), **keys[place]}), encoding="utf-8")
+    with pytest.raises(DudiError, match=r"expected a finite number, found (nan|inf)"):
+        read_one(kinds[place], tmp_path / "x.json")
+
+
 def test_keys_of_a_later_version_are_left_alone_in_an_evaluation_but_not_in_a_benchmark(evals: Path) -> None:
     line = json.loads((evals / "base" / "responses-0.jsonl").read_text(encoding="utf-8").split("\n")[0])
     assert parsed(GradedAnswer, json.dumps({**line, "later": 1}), "here") == parsed(

@@ -46,6 +46,7 @@ def grade(item: Item, answer: Answer, benchmark: Benchmark) -> GradedAnswer:
         prediction=None if worth is None else worth.prediction,
         in_language=in_language,
         error=answer.error,
+        key=item.key,
     )
 
 

@@ -27,15 +27,13 @@ from dudi.evals.respond import fingerprint, load_responder, models_of, used_chat
 from dudi.evals.tables import markdown
 from dudi.files import write_text
 from dudi.models.load import arithmetic
-from dudi.records import About, AskedBenchmark, AskedModel, Decoding, Table, TaskScore
+from dudi.records import DECODERS, About, AskedBenchmark, AskedModel, Decoding, Table, TaskScore
 from dudi.rollouts import check_engine
 from dudi.strict import read_text, shown
 
 RECORD = "eval.json"
 OURS = (RECORD, "responses-*.jsonl", "scores.jsonl", "table.json", "table.md")
 VERSIONS = ("dudi", "torch", "transformers", "sacrebleu", "py3langid")
-DECODERS = ("torch", "transformers")
-"""Packages whose version may change an answer; the others only score."""
 
 
 def evaluate(

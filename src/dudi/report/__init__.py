@@ -2,6 +2,9 @@
 
 files      what is read: run folders (`runs`) and evaluation folders (`evals`), checked line by line
 numbers    what is computed: `training` (runs), `compare` (evaluations)
-page       what is shown: `results`, `side_by_side`, `curves`, `figures` make blocks; `html` and `markdown` print them
+stats      intervals and tests, by themselves
+comparison methods against a baseline over training seeds: what `dudi compare` prints
+page       what is shown: `results`, `side_by_side`, `curves`, `figures` make blocks; `html` and `markdown` print them,
+           `latex` the tables
 `write`    puts the files into one folder, the page last
 """

@@ -31,6 +31,12 @@ class Value:
     side: str = ""
     """up, down or empty: colours what the sign says already."""
 
+    @property
+    def line(self) -> str:
+        """Both in one line, what is below in brackets of its own or ours."""
+        bracketed = self.under if self.under.startswith("[") else f"({self.under})"
+        return f"{self.text} {bracketed}" if self.under else self.text
+
 
 @dataclass(frozen=True)
 class Table:

@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dudi.records import GradedAnswer
 from dudi.report.evals import Evaluation
+from dudi.report.stats.intervals import Interval, percentile_interval, resampled_means
 
-RESAMPLES = 10_000
-LEVEL = 0.95
-_CHUNK = 4_000_000
-"""Numbers drawn at a time, so that memory stays small."""
 AVERAGE = "average"
+OverItems = dict[str, Interval]
+"""By language, and `AVERAGE`: the mean difference of item values to the baseline, in points of 100."""
 
 
 @dataclass(frozen=True)
-class Gain:
-    """The mean difference of item values to the baseline, in points of 100, and its interval over items."""
+class Paired:
+    """The difference of an item's values, in points. key: items that share one are drawn together; else its id."""
 
-    mean: float
-    low: float
-    high: float
-    items: int
+    language: str
+    task: str
+    key: str
+    difference: float
 
-    @property
-    def side(self) -> str:
-        """Where the interval lies: above 0, below 0, or it contains 0."""
-        return "above 0" if self.low > 0 else "below 0" if self.high < 0 else "contains 0"
+    @classmethod
+    def of(cls, item: GradedAnswer, value: float | None, baseline: float | None) -> Paired | None:
+        """None where either has no value."""
+        if value is None or baseline is None:
+            return None
+        return cls(item.language, item.task, item.key or item.id, 100 * (value - baseline))
 
 
 @dataclass(frozen=True)
@@ -47,51 +47,44 @@ class Manner:
 def item_values(evaluation: Evaluation) -> list[float | None]:
     """The value of each item, the mean over decoding seeds; None where one has none."""
     columns = zip(*(evaluation.responses[seed] for seed in evaluation.table.seeds), strict=True)
-    return [_mean([response.value for response in column]) for column in columns]
+    return [mean_of([response.value for response in column]) for column in columns]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """None where one has none."""
     there = [value for value in values if value is not None]
     return fmean(there) if len(there) == len(values) else None
 
 
-def resampled_means(differences: NDArray[np.float64], key: str, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """Means of `resamples` draws with replacement, each as many as there are; a pure function of its arguments."""
-    generator = np.random.default_rng(list(key.encode()))
-    n = len(differences)
-    step = max(_CHUNK // n, 1)
-    parts = []
-    for start in range(0, resamples, step):
-        drawn = generator.integers(0, n, size=(min(step, resamples - start), n))
-        parts.append(differences[drawn].mean(axis=1))
-    return np.concatenate(parts)
+def gains(baseline: Evaluation, other: Evaluation) -> OverItems:
+    """The differences of two evaluations. Items that have no value in either are left out."""
+    values = zip(baseline.items, item_values(other), item_values(baseline), strict=True)
+    pairs = [Paired.of(item, theirs, mine) for item, theirs, mine in values]
+    return over_items([pair for pair in pairs if pair is not None], baseline.table.averaged)
 
 
-def gains(baseline: Evaluation, other: Evaluation) -> dict[str, Gain]:
-    """By language, and (`average`) the plain mean over the averaged languages, each resampled by itself.
+def over_items(pairs: Sequence[Paired], averaged: Sequence[str]) -> OverItems:
+    """Paired differences -> intervals by language, and of the average, which is the plain mean over `averaged`.
 
-    Items that have no value in either are left out. The same items are drawn for every model.
+    Languages are resampled each by itself; but for the average all together where items of several share a key. The
+    same items are drawn for every model. A language without any has no interval, and then neither has the average.
     """
-    pairs: dict[str, list[float]] = {language: [] for language in baseline.table.languages}
-    for response, mine, theirs in zip(baseline.items, item_values(baseline), item_values(other), strict=True):
-        if mine is not None and theirs is not None:
-            pairs[response.language].append(100 * (theirs - mine))
-    arrays = {language: np.array(values) for language, values in pairs.items() if values}
-    means = {language: resampled_means(values, language) for language, values in arrays.items()}
-    found = {
-        language: _gain(float(arrays[language].mean()), means[language], len(arrays[language])) for language in means
-    }
-    averaged = baseline.table.averaged
-    if all(language in means for language in averaged):
-        centre = fmean(found[language].mean for language in averaged)
-        joint = np.mean([means[language] for language in averaged], axis=0)
-        found[AVERAGE] = _gain(centre, joint, sum(found[language].items for language in averaged))
+    rows: dict[str, list[Paired]] = {}
+    for pair in pairs:
+        rows.setdefault(pair.language, []).append(pair)
+    values = {l: np.array([pair.difference for pair in row]) for l, row in rows.items()}
+    keys = {l: [pair.key for pair in row] for l, row in rows.items()}
+    resampled = {l: resampled_means([values[l]], l, [keys[l]])[0] for l in rows}
+    found = {l: percentile_interval(float(values[l].mean()), resampled[l], len(values[l])) for l in rows}
+    if all(l in found for l in averaged):
+        centre, n = fmean(found[l].mean for l in averaged), sum(found[l].n for l in averaged)
+        apart = sum(len(set(keys[l])) for l in averaged) == len({key for l in averaged for key in keys[l]})
+        if apart:
+            means = np.array([resampled[l] for l in averaged])
+        else:
+            means = resampled_means([values[l] for l in averaged], AVERAGE, [keys[l] for l in averaged])
+        found[AVERAGE] = percentile_interval(centre, means.mean(axis=0), n)
     return found
-
-
-def _gain(mean: float, resampled: NDArray[np.float64], items: int) -> Gain:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Gain(mean, float(low), float(high), items)
 
 
 def manners(evaluation: Evaluation) -> dict[str, Manner]:
@@ -119,6 +112,6 @@ def difference(cell: float | None, base: float | None) -> float | None:
     return None if cell is None or base is None else cell - base
 
 
-def all_gains(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Mapping[str, dict[str, Gain]]:
+def all_gains(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Mapping[str, OverItems]:
     """The gains of every model but the baseline."""
     return {one.name: gains(baseline, one) for one in evaluations if one is not baseline}

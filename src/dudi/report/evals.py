@@ -77,13 +77,14 @@ def read_evals(named: Sequence[tuple[str, Path]]) -> tuple[Evaluation, ...]:
         if names.count(name) > 1:
             both = " and ".join(str(folder) for other, folder in named if other == name)
             raise DudiError(f"two evaluations are called {name!r} ({both}); name them with --eval NAME=FOLDER")
-    found = tuple(_read_eval(name, folder) for name, folder in named)
+    found = tuple(read_eval(name, folder) for name, folder in named)
     for other in found[1:]:
-        _check_same(found[0], other)
+        check_same(found[0], other)
     return found
 
 
-def _read_eval(name: str, folder: Path) -> Evaluation:
+def read_eval(name: str, folder: Path) -> Evaluation:
+    """One output folder of `dudi eval`. Raises `DudiError` for one that is not finished, or does not fit together."""
     if not folder.is_dir():
         raise DudiError(f"evaluation {name!r}: no folder {str(folder)!r}")
     for file in FILES:
@@ -95,6 +96,8 @@ def _read_eval(name: str, folder: Path) -> Evaluation:
     for seed in table.seeds:
         lines = folder / f"responses-{seed}.jsonl"
         responses[seed] = tuple(read_each(GradedAnswer, lines))
+        if not responses[seed]:
+            raise DudiError(f"{lines}: empty; evaluate again")
         if [r.id for r in responses[seed]] != [r.id for r in responses[table.seeds[0]]]:
             raise DudiError(f"{lines}: its items are not those of the first seed's file; evaluate again")
     tasks = {score.task: score for score in read_each(TaskScore, folder / "scores.jsonl")}
@@ -119,7 +122,8 @@ def _check_table(table: Table, file: Path) -> None:
             raise DudiError(f"{file}: averaged: {language!r} is not among the languages")
 
 
-def _check_same(first: Evaluation, other: Evaluation) -> None:
+def check_same(first: Evaluation, other: Evaluation) -> None:
+    """Raises `DudiError` for evaluations of different benchmarks or items."""
     one, two = first.about.benchmark, other.about.benchmark
     if (one.name, one.version, one.sha256) != (two.name, two.version, two.sha256):
         what = [f"{b.name} version {b.version} ({b.sha256[:8]})" for b in (one, two)]
@@ -132,5 +136,8 @@ def _check_same(first: Evaluation, other: Evaluation) -> None:
             f"evaluations {first.name!r} and {other.name!r} asked different items ({len(first.items)} and"
             f" {len(other.items)}); evaluate both with the same --limit"
         )
-    if first.table.averaged != other.table.averaged or first.table.competencies != other.table.competencies:
+    tables = first.table, other.table
+    if any(
+        getattr(tables[0], field) != getattr(tables[1], field) for field in ("languages", "averaged", "competencies")
+    ):
         raise DudiError(f"evaluations {first.name!r} and {other.name!r} average differently; evaluate one again")

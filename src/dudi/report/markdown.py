@@ -53,10 +53,7 @@ def _table(table: Table) -> list[str]:
 
 
 def _cell(cell: Value | str) -> str:
-    if isinstance(cell, str):
-        return cell
-    bracketed = cell.under if cell.under.startswith("[") else f"({cell.under})"
-    return f"{cell.text} {bracketed}" if cell.under else cell.text
+    return cell if isinstance(cell, str) else cell.line
 
 
 def _line(cells: Sequence[str]) -> str:

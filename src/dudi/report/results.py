@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dudi.languages import LANGUAGES
 from dudi.records import Average
 from dudi.report.blocks import Block, Bullets, Folded, Section, Sub, Table, Text, Value, number, percent, signed
-from dudi.report.compare import AVERAGE, Gain, Manner, difference
+from dudi.report.compare import AVERAGE, Manner, OverItems, difference
 from dudi.report.evals import Evaluation
 from dudi.report.runs import Run
+from dudi.report.stats.intervals import Interval
 
 FEW = 30
 """Below so many items, an interval from a bootstrap is too narrow to trust."""
@@ -31,12 +32,12 @@ def other_marks(evaluations: Sequence[Evaluation], best: int) -> str:
 
 
 def scores_section(
-    evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, dict[str, Gain]], runs: Sequence[Run]
+    evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, OverItems], runs: Sequence[Run]
 ) -> Section:
     """Languages x models, differences over items, then each model's competencies."""
     first = evaluations[0].about.benchmark
     blocks: list[Block] = [Text(f"Benchmark {first.name}, version {first.version}. {_scale(baseline, evaluations)}")]
-    blocks += [_main(evaluations, baseline), *_refused(evaluations)]
+    blocks += [_main(evaluations, baseline), *refused(evaluations)]
     blocks += [Text(text, "note") for text in _seeds(evaluations, runs)]
     if gains:
         blocks += _bootstrap(evaluations, baseline, gains)
@@ -82,7 +83,8 @@ def _has_translation(evaluations: Sequence[Evaluation]) -> bool:
     return any(t.by_language != t.by_language_without_translation for t in tables)
 
 
-def _refused(evaluations: Sequence[Evaluation]) -> list[Block]:
+def refused(evaluations: Sequence[Evaluation]) -> list[Block]:
+    """Which scores are missing, and why."""
     lines = [f"{e.name}: {line}" for e in evaluations for line in e.table.refused]
     if not lines:
         return []
@@ -134,17 +136,15 @@ def training_seeds(runs: Sequence[Run]) -> list[tuple[tuple[str, ...], tuple[int
     return found
 
 
-def _bootstrap(
-    evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, dict[str, Gain]]
-) -> list[Block]:
+def _bootstrap(evaluations: Sequence[Evaluation], baseline: Evaluation, gains: Mapping[str, OverItems]) -> list[Block]:
     others = [e for e in evaluations if e is not baseline]
     languages = [*baseline.table.averaged, *(l for l in baseline.table.languages if l not in baseline.table.averaged)]
     rows: list[tuple[Value | str, ...]] = []
     for key in (*languages, AVERAGE):
         here = [gains[e.name].get(key) for e in others]
-        items = next((str(g.items) for g in here if g), "0")
-        rows.append((key if key == AVERAGE else language_name(key), items, *map(_interval, here)))
-    few = [language_name(l) for l in languages if any((g := gains[e.name].get(l)) and g.items < FEW for e in others)]
+        items = next((str(g.n) for g in here if g), "0")
+        rows.append((key if key == AVERAGE else language_name(key), items, *map(interval_value, here)))
+    few = [language_name(l) for l in languages if any((g := gains[e.name].get(l)) and g.n < FEW for e in others)]
     table = Table(
         f"Difference to {baseline.name} over items, in points",
         ("language", "items", *(e.name for e in others)),
@@ -166,7 +166,8 @@ def _bootstrap(
     return [Sub("Is the difference more than the choice of items?"), table, Text(text, "note")]
 
 
-def _interval(gain: Gain | None) -> Value:
+def interval_value(gain: Interval | None) -> Value:
+    """A cell: on which side of 0, the mean, and the interval below."""
     if gain is None:
         return Value("-")
     return Value(

@@ -22,6 +22,7 @@ from dudi.report.results import evaluation_warnings, responses_section, scores_s
 from dudi.report.runs import Run, read_runs
 from dudi.report.samples import samples_section
 from dudi.report.side_by_side import answers_section, find_items
+from dudi.report.stats.intervals import Interval
 from dudi.report.training import run_warnings, sampled, signals
 
 
@@ -82,7 +83,7 @@ def make_report(
         numbers["baseline"] = base.name
         for e in evaluations:
             found = _eval_numbers(e, base)
-            found["over_items"] = {l: asdict(g) | {"side": g.side} for l, g in gains.get(e.name, {}).items()}
+            found["over_items"] = {l: _interval(g) for l, g in gains.get(e.name, {}).items()}
             found["responses"] = {l: asdict(m) for l, m in manner[e.name].items()}
             numbers["evaluations"].append(found)
     trained = [run for run in runs if run.stages]
@@ -186,6 +187,10 @@ def _eval_numbers(e: Evaluation, base: Evaluation) -> dict[str, Any]:
         "scores": _without(asdict(t), "model", "benchmark", "seeds"),
         "difference": gap,
     }
+
+
+def _interval(g: Interval) -> dict[str, Any]:
+    return {"mean": g.mean, "low": g.low, "high": g.high, "items": g.n, "side": g.side}
 
 
 def _without(table: dict[str, Any], *keys: str) -> dict[str, Any]:
