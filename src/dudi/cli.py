@@ -137,19 +137,17 @@ def plan_run(
     ends with status 1 where the run would not fit."""
     from dudi.recipe.read import load_recipe
     from dudi.run.plan.plan import plan
-    from dudi.run.plan.show import parts
+    from dudi.run.plan.show import parts, write_json
 
     planned = plan(load_recipe(recipe, set_ or ()), device, gpus, price)
     text = json.dumps(planned.table(), ensure_ascii=False, indent=1)
-    if json_ not in (None, "-"):
-        from dudi.run.plan.show import write_json
-
-        write_json(Path(json_), text)
     if json_ == "-":
         out.print(text, soft_wrap=True)
     else:
         for part in parts(planned):
             out.print(part, soft_wrap=isinstance(part, str))
+        if json_ is not None:
+            write_json(Path(json_), text)
     if planned.faults:
         raise typer.Exit(1)
 

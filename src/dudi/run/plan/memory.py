@@ -21,16 +21,18 @@ from dudi.run.plan.shapes import Shape, Size, key_of
 from dudi.run.prepare import Prepared
 from dudi.signals import compared, judged, views
 
-ROLLOUT, TEACHER, REFERENCE, STUDENT, OPTIMIZER, HOST = (
+ROLLOUT, TEACHER, REFERENCE, STUDENT, BACKWARD, OPTIMIZER = PHASES = (
     "rollout",
     "teacher",
     "reference",
     "student",
+    "backward",
     "optimizer",
-    "host",
 )
-PHASES = (ROLLOUT, TEACHER, REFERENCE, STUDENT, OPTIMIZER)
-AFTER_FIRST = (TEACHER, REFERENCE, STUDENT, OPTIMIZER)
+"""As in a run's `phases.json`; `student` goes on into the backward pass, of which `backward` is the end."""
+HOST = "host"
+"""Beside the device."""
+AFTER_FIRST = PHASES[1:]
 """Phases in which gradients of earlier micro-batches are there."""
 LOGITS = 16
 """Bytes of a logit while a token is drawn: the logits, divided by the temperature, their softmax, and a product."""
@@ -184,7 +186,9 @@ class Training:
         states = 2 * positions * student.hidden * weights.itemsize
         yield Item("head: a chunk of logits", products + block + states, (STUDENT,))
         cast = student.head * 2 if autocast else 0
-        yield Item("head: its gradient", student.head * weights.itemsize + cast, (STUDENT,))
+        yield Item("head: its gradient", student.head * weights.itemsize + cast, (STUDENT, BACKWARD))
+        embedded = student.model.get_input_embeddings().weight.numel() * weights.itemsize
+        yield Item("embedding: its gradient, by view", min(len(micro), 2) * embedded, (BACKWARD,))
         against = [read.student for read in micro if read.view in compared(signals)]
         if against and self.stage.reference is not None:
             trace = self.machine.shape(self.stage.reference).trace(longest, weights, autocast, False)

@@ -1,4 +1,4 @@
-"""A recipe, planned: what the run's own preparation says of the rows, then memory, time and disk. No weights are read."""
+"""A recipe, planned: what the run's own preparation says of the rows, then memory, time, disk. No weights are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from dudi.errors import DudiError
-from dudi.recipe.schema import Recipe
+from dudi.recipe.schema import LimitName, Recipe
 from dudi.recipe.stages import COLD_START, Generate, Train
 from dudi.recipe.stages import plan as stages_of
 from dudi.run.caching import caches
@@ -27,7 +27,7 @@ from dudi.text.trial import Lengths, Trial
 
 SAMPLE = 100
 """Rows of a language whose z is measured, for a limit to propose."""
-LIMITS = ("prompt", "total", "teacher_prompt")
+LIMITS: tuple[LimitName, ...] = ("prompt", "total", "teacher_prompt")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def plan(recipe: Recipe, device: str | None = None, gpus: int = 1, price: float 
         tokens=_tokens(prepared),
         limits={
             l: {name: recipe.limits.of(name, l) for name in LIMITS if name in of_l} for l, of_l in proposed.items()
-        },  # type: ignore[arg-type]
+        },
         proposed=proposed,
         stages=stages,
         disk=room,
@@ -176,13 +176,13 @@ def _faults(prepared: Prepared, machine: Machine, stages: tuple[Stage, ...], roo
         memory, usable = planned.memory, machine.device.usable
         if memory.peak > usable:
             yield (
-                f"stage {memory.stage!r} does not fit: {gb(memory.peak)} in the phase {memory.phase!r}, {machine.device.title}"
-                f" has {gb(usable)} for it: {_advice(prepared, stage, machine, planned)}"
+                f"stage {memory.stage!r} needs {gb(memory.peak)} (phase {memory.phase}), {machine.device.title} has"
+                f" {gb(usable)} for it: {_advice(prepared, stage, machine, planned)}"
             )
     if room.total > room.free:
         yield (
-            f"the run writes up to {gb(room.total)} and {room.folder!r} has {gb(room.free)} free: free disk space, choose"
-            " another folder with --set output=, or lower training.keep_checkpoints"
+            f"the run writes up to {gb(room.total)}, and {room.folder!r} has {gb(room.free)} free: free disk space,"
+            " choose another folder with --set output=FOLDER, or lower training.keep_checkpoints"
         )
 
 

@@ -90,7 +90,7 @@ class Reading:
         return [self._step(signals, found, micro_batch, lambda row, limit: limit) for found in longest]
 
     def usual(self, signals: tuple[Signal, ...]) -> list[Step]:
-        """Steps of rows drawn at random, each of whose rollouts is as long as the row's own answer, within its limit."""
+        """Steps of rows drawn at random, whose rollouts are as long as the rows' own answers, within their limits."""
         rows, drawn = self.prepared.train.rows, random.Random(self.prepared.recipe.seed)
         answers = {row.index: len(row.y) for row in rows}
         return [

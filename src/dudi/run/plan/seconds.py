@@ -7,7 +7,7 @@ for the many small operations of each layer. Left out: loading, saving, rehearsi
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,9 @@ from dudi.signals import View, compared, judged
 from dudi.training.job import steps_of
 
 LATENCY = {"own": 0.8e-3, "fused": 0.2e-3, "graph": 0.03e-3}
-"""Seconds that a GPU waits for a layer of a decoding step: in a model's own forward (20 ms for 24 layers, as published
-for Qwen2.5-0.5B with transformers), in a quarter of the operations, and as a CUDA graph. The last two are assumptions."""
+"""Seconds that a GPU waits for a layer of a decoding step: in a model's own forward (20 ms for 24 layers, as Qwen
+publishes for Qwen2.5-0.5B with transformers), in a quarter of the operations, and as a CUDA graph. The last two are
+assumptions."""
 OPTIMIZER = 36
 """Bytes that AdamW and clipping read and write for each float32 weight."""
 
@@ -55,12 +56,13 @@ class Clock:
         reading = Reading(self.prepared, self.stage, self.machine.gpus)
         training, evals = self.stage.training, len(self.prepared.eval.rows)
         steps = steps_of(training, len(self.prepared.train.rows))
-        step: Counter[str] = Counter()
+        step: dict[str, float] = defaultdict(float)
         filling = 0.0
         for share, signals in reading.sides():
             usual = reading.usual(signals)
             for one in usual:
-                step.update({name: share * s / len(usual) for name, s in self._step(one).items()})
+                for name, s in self._step(one).items():
+                    step[name] += share * s / len(usual)
                 filling += share * self._frozen(one, fixed=True) / len(usual)
         seconds = {name: steps * s for name, s in step.items()}
         seconds["optimizer"] = steps * self._optimizer()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,13 +22,15 @@ from dudi.models.sharding import bytes_here
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import TEACHER, Stage, Train
 from dudi.run.paths import named
-from dudi.run.plan.traced import Trace, traced
+from dudi.run.plan.traced import FEW, Trace, of_many, traced
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token")
 """What configs call the number of experts, and of those that read a token."""
 ROUND = 256
 """Lengths are traced in multiples of it: fewer traces."""
+_LAYER = re.compile(r".*?\.(\d+)\.(.*)")
+"""A weight's name: the number of its layer, and what it is there."""
 Size = tuple[int, int]
 """(sequences, padded length)."""
 
@@ -46,7 +50,7 @@ class Shape:
         """Of the part that writes."""
         return self.model.config.get_text_config(decoder=True)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Numbers that are trained; a tied head counts once."""
         return sum(p.numel() for p in self.model.parameters())
@@ -57,7 +61,8 @@ class Shape:
 
     def reference_bytes(self, dtype: torch.dtype, autocast: bool) -> int:
         """Of the weights as R keeps them (`dudi.models.reference`)."""
-        model = copy.deepcopy(self.model).to(dtype)
+        model = copy.deepcopy(self.model)
+        nn.Module.to(model, dtype)
         if autocast:
             round_linears(model)
         return bytes_here(model)
@@ -77,7 +82,7 @@ class Shape:
         """Of the decoder."""
         return int(self.config.num_hidden_layers)
 
-    @property
+    @cached_property
     def body(self) -> float:
         """Numbers that a token is multiplied with, in all layers together: of experts, those that read it."""
         outside = {id(self.model.get_input_embeddings().weight), id(self.model.get_output_embeddings().weight)}
@@ -123,8 +128,21 @@ class Shape:
         length = -(-length // ROUND) * ROUND
         key = (length, dtype, autocast, grad, checkpointing)
         if key not in self._traces:
-            self._traces[key] = traced(self.model.config, length, dtype, autocast, grad, checkpointing)
+            config, how = self.model.config, (length, dtype, autocast, grad, checkpointing)
+            many = self.layers > FEW[1] and self.uniform
+            self._traces[key] = of_many(config, self.layers, *how) if many else traced(config, *how)
         return self._traces[key]
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all layers are alike, by the shapes of their weights and by what the config says of each."""
+        by_layer: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+        for name, p in self.model.named_parameters():
+            if found := _LAYER.match(name):
+                by_layer.setdefault(found[1], []).append((found[2], tuple(p.shape)))
+        kinds = getattr(self.config, "layer_types", None) or ()
+        alike = len({tuple(shapes) for shapes in by_layer.values()}) == 1 and len(set(kinds)) <= 1
+        return alike and len(by_layer) == self.layers and self.config is self.model.config
 
 
 def shapes(recipe: Recipe) -> dict[str, Shape]:

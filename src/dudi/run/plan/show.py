@@ -15,8 +15,8 @@ from dudi.run.plan.plan import Plan, Stage, gb
 
 Part = Table | str
 MODEL = (
-    "A model, never calibrated on a GPU: {flops:.0%} of the arithmetic and {bytes:.0%} of the bandwidth of the data sheet,"
-    " responses as long as the rows' own answers."
+    "a model, never calibrated on a GPU: {flops:.0%} of the data sheet's arithmetic and {bytes:.0%} of its bandwidth,"
+    " responses as long as the rows' own answers"
 )
 
 
@@ -29,7 +29,7 @@ def parts(plan: Plan) -> Iterator[Part]:
     for fault in plan.faults:
         yield f"does not fit: {fault}"
     if not plan.faults:
-        yield "It fits."
+        yield "it fits"
 
 
 def _rows(plan: Plan) -> Iterator[Part]:
@@ -47,7 +47,7 @@ def _rows(plan: Plan) -> Iterator[Part]:
     for l, found in plan.proposed.items():
         limits.add_row(l, *(f"{n:,}" for name in names for n in (plan.limits[l][name], found[name])))
     yield limits
-    yield "proposed: prompt and total leave out or cut at most 2 % of a language's rows, teacher_prompt takes z from at most 1 %"
+    yield "proposed: limits that leave out or cut at most 2 % of the rows of each language, and take z from at most 1 %"
 
 
 def _memory(plan: Plan) -> Iterator[Part]:
@@ -57,7 +57,7 @@ def _memory(plan: Plan) -> Iterator[Part]:
     for name in dict.fromkeys(name for items in by_stage for name in items):
         phases = next(items[name].phases for items in by_stage if name in items)
         table.add_row(name, _when(phases), *(gb(items[name].bytes) if name in items else "" for items in by_stage))
-    table.add_row("peak", "", *(f"{gb(stage.memory.peak)} ({stage.memory.phase})" for stage in plan.stages))
+    table.add_row("peak", "", *(_peak(stage) for stage in plan.stages))
     table.add_row("micro_batch: recipe's, largest", "", *(_micro(stage) for stage in plan.stages))
     yield table
     share = "" if plan.device.is_cpu else f", {USABLE:.0%} of it for tensors"
@@ -104,6 +104,11 @@ def _when(phases: Sequence[str]) -> str:
     if phases == (HOST,):
         return "beside the device"
     return "micro-batches, step" if phases == AFTER_FIRST else ", ".join(phases)
+
+
+def _peak(stage: Stage) -> str:
+    least = "at least " if stage.memory.unknown else ""
+    return f"{least}{gb(stage.memory.peak)} ({stage.memory.phase})"
 
 
 def _micro(stage: Stage) -> str:

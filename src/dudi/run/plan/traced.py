@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from dudi.models.parts import backbone
 
+FEW = (4, 6)
+"""Layers of the models that tell what a layer takes. (In smaller ones other things come to a peak.)"""
 SHORT = 16
 """Tokens of the sequence that tells what does not grow with the tokens."""
 
@@ -49,11 +51,13 @@ def traced(
             attention = getattr(config, "_attn_implementation", None)
             model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
             model.train(grad).requires_grad_(grad)
+            model.get_input_embeddings().requires_grad_(False)  # its gradient, of the size of a head, comes last
             if checkpointing:
                 new = getattr(model, "activation_checkpointing_enable", None)
                 (new or model.gradient_checkpointing_enable)({"use_reentrant": False, "preserve_rng_state": False})
             for p in model.parameters():
-                p.grad = torch.zeros_like(p) if grad else None
+                if p.requires_grad:  # gradients count elsewhere: each is gone as soon as it would be added to its sum
+                    p.register_post_accumulate_grad_hook(_drop)
             length = max(length, 2 * SHORT)
             short, long = (_peak(model, tokens, autocast, grad) for tokens in (SHORT, length))
     except Exception as error:  # a model's own code may ask a tensor for its numbers, which it has not
@@ -62,9 +66,29 @@ def traced(
     return Trace(max(short - token * SHORT, 0.0), token)
 
 
+def of_many(
+    config: Any, layers: int, length: int, dtype: torch.dtype, autocast: bool, grad: bool, checkpointing: bool
+) -> Trace:
+    """The same of a model of many equal layers, from two models of few: each layer adds as much as the one before."""
+    few = [traced(_with_layers(config, number), length, dtype, autocast, grad, checkpointing) for number in FEW]
+    if fault := few[0].fault or few[1].fault:
+        return Trace(fault=fault)
+    more = (layers - FEW[1]) / (FEW[1] - FEW[0])
+    once, token = (a + more * (a - b) for a, b in ((few[1].once, few[0].once), (few[1].token, few[0].token)))
+    return Trace(max(once, 0.0), token)
+
+
+def _with_layers(config: Any, number: int) -> Any:
+    changed = copy.deepcopy(config)
+    if getattr(changed, "layer_types", None):
+        changed.layer_types = changed.layer_types[:number]
+    changed.num_hidden_layers = number
+    return changed
+
+
 def _peak(model: Any, length: int, autocast: bool, grad: bool) -> int:
     ids = torch.zeros(1, length, dtype=torch.long)
-    with _Live() as live:
+    with _Live(model) as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(grad):
             hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
         if grad:
@@ -72,13 +96,18 @@ def _peak(model: Any, length: int, autocast: bool, grad: bool) -> int:
     return live.peak
 
 
-class _Live(TorchDispatchMode):
-    """The bytes of all storages that are made under it, and their peak."""
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
 
-    def __init__(self) -> None:
+
+class _Live(TorchDispatchMode):
+    """The bytes of all storages that are made under it, and their peak; a model's own are there before."""
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._alive: dict[int, Any] = {}
+        own = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+        self._alive: dict[int, Any] = {id(storage): storage for storage in own}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
