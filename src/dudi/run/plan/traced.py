@@ -7,7 +7,10 @@ So the count holds for any architecture, precision and attention that can run so
 from __future__ import annotations
 
 import copy
+import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, masking_utils
 
 from dudi.models.parts import backbone
 
@@ -47,7 +50,7 @@ def traced(
     length: of the sequences that are meant; where attention keeps its weights, a token takes more in longer ones.
     """
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(), _unpacked(), _quiet():
             attention = getattr(config, "_attn_implementation", None)
             model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
             model.train(grad).requires_grad_(grad)
@@ -94,6 +97,30 @@ def _peak(model: Any, length: int, autocast: bool, grad: bool) -> int:
         if grad:
             hidden.sum().backward()
     return live.peak
+
+
+@contextmanager
+def _unpacked() -> Iterator[None]:
+    """The library finds out by their positions whether several sequences were packed into one; these have no numbers
+    to look at, and it would go on with a mask that no step has."""
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch logs of an operation that fails is said in a line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _drop(parameter: Tensor) -> None:
