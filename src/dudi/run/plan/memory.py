@@ -187,7 +187,7 @@ class Training:
         yield Item("head: a chunk of logits", products + block + states, (STUDENT,))
         cast = student.head * 2 if autocast else 0
         yield Item("head: its gradient", student.head * weights.itemsize + cast, (STUDENT, BACKWARD))
-        embedded = student.model.get_input_embeddings().weight.numel() * weights.itemsize
+        embedded = student.embedding * weights.itemsize
         yield Item("embedding: its gradient, by view", min(len(micro), 2) * embedded, (BACKWARD,))
         against = [read.student for read in micro if read.view in compared(signals)]
         if against and self.stage.reference is not None:

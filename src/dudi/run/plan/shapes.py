@@ -73,6 +73,11 @@ class Shape:
         return int(self.model.get_output_embeddings().weight.numel())
 
     @property
+    def embedding(self) -> int:
+        """Numbers of the embedding of tokens."""
+        return sum(p.numel() for p in self.model.get_input_embeddings().parameters())
+
+    @property
     def hidden(self) -> int:
         """Numbers of a hidden state."""
         return int(self.config.hidden_size)
