@@ -119,6 +119,39 @@ def check(
         out.print("  rehearsed: every stage loads, probes, steps, saves and is loaded again")
 
 
+@app.command("plan")
+def plan_run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="h200, h100, a100-80, a100-40, l40s, l4, rtx4090 or cpu; by default this machine's."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="Devices that share each step (ddp).")] = 1,
+    price: Annotated[float | None, typer.Option(help="Of a device for an hour, in any currency.")] = None,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the plan as JSON; - is standard output.")
+    ] = None,
+) -> None:
+    """Before anything is paid for: what a run reads and cuts, its memory, time, cost and disk. No weights are loaded;
+    ends with status 1 where the run would not fit."""
+    from dudi.recipe.read import load_recipe
+    from dudi.run.plan.plan import plan
+    from dudi.run.plan.show import parts, write_json
+
+    planned = plan(load_recipe(recipe, set_ or ()), device, gpus, price)
+    text = json.dumps(planned.table(), ensure_ascii=False, indent=1)
+    if json_ == "-":
+        out.print(text, soft_wrap=True)
+    else:
+        for part in parts(planned):
+            out.print(part, soft_wrap=isinstance(part, str))
+        if json_ is not None:
+            write_json(Path(json_), text)
+    if planned.faults:
+        raise typer.Exit(1)
+
+
 @app.command()
 def run(
     recipe: RecipeArgument,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dudi.errors import DudiError
@@ -20,6 +21,29 @@ SCALAR = 8
 """Bytes of a log R(y|x)."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the cache of a training holds. scored, compared: whether there is something of the teacher's, of R's;
+    tokens: of which the teacher's hidden states are kept; at_most: "at most " where a stage has yet to write them."""
+
+    scored: bool
+    compared: bool
+    tokens: int
+    at_most: str
+    bytes: int
+
+
+def kept(stage: Train, prepared: Prepared) -> Kept:
+    """What the cache of a training holds where it has one; in each process, if it is in memory."""
+    recipe, rows = prepared.recipe, [*prepared.train.rows, *prepared.eval.rows]
+    scored = [view for view in judged(stage.method.signals) if view.fixed and stage.method.judged_by_larger]
+    against = [view for view in compared(stage.method.signals) if view.fixed]
+    tokens = sum(_tokens(view, rows, recipe.limits) for view in scored)
+    size = (tokens * _width(recipe) if scored else 0) + SCALAR * len(against) * len(rows)
+    at_most = "at most " if any(view.response.stored for view in scored) else ""
+    return Kept(bool(scored), bool(against), tokens, at_most, size)
+
+
 def caches(prepared: Prepared, folder: Path, processes: int = 1) -> list[str]:
     """By stage with a cache, what it keeps and the room that takes, as lines to say.
 
@@ -30,17 +54,13 @@ def caches(prepared: Prepared, folder: Path, processes: int = 1) -> list[str]:
     lines = []
     for stage in stages:
         table, training = "cold_start.training" if stage.name == COLD_START else "training", stage.training
-        scored = [view for view in judged(stage.method.signals) if view.fixed and stage.method.judged_by_larger]
-        against = [view for view in compared(stage.method.signals) if view.fixed]
-        tokens = sum(_tokens(view, [*rows, *evals], recipe.limits) for view in scored)
-        needed = tokens * _width(recipe) if scored else 0
-        needed += SCALAR * len(against) * (len(rows) + len(evals))
-        if not needed:
+        found = kept(stage, prepared)
+        if not found.bytes:
             continue
+        needed, tokens, at_most = found.bytes, found.tokens, found.at_most
         _check(needed, f'{table}.cache = "{training.cache}" of stage {stage.name!r}', table, stage, folder)
-        at_most = "at most " if any(view.response.stored for view in scored) else ""
-        what = [f"the teacher's hidden states at {at_most}{tokens:,} tokens"] if scored else []
-        what += ["the reference's log-probabilities"] if against else []
+        what = [f"the teacher's hidden states at {at_most}{tokens:,} tokens"] if found.scored else []
+        what += ["the reference's log-probabilities"] if found.compared else []
         where = "on disk" if training.cache == "disk" else "in memory"
         where += f" of each of {processes} processes" if training.cache == "memory" and processes > 1 else ""
         again = training.eval_every and evals
