@@ -24,12 +24,14 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import psutil
 
 from dudi.errors import DudiError
-from dudi.recipe.schema import Recipe
-from dudi.recipe.stages import TEACHER, Generate, plan
+
+if TYPE_CHECKING:
+    from dudi.recipe.schema import Recipe
 
 CONFIGS = Path(__file__).parent / "launch_configs"
 ERRORS = "DUDI_ERRORS"
@@ -89,6 +91,8 @@ def mode_of(environment: Mapping[str, str]) -> Launch | None:
 
 def check_launch(recipe: Recipe, processes: int) -> None:
     """Refuse, with `DudiError`, what several processes cannot do, before anything is written."""
+    from dudi.recipe.stages import TEACHER, Generate, plan  # not with the command's help: it reads the schema
+
     written = [s.name for s in plan(recipe) if isinstance(s, Generate) and s.writer == TEACHER]
     if written and recipe.models.teacher_sharding == "shard" and processes > 1:
         raise DudiError(
