@@ -43,7 +43,7 @@ def run_two(place: str, mode: Launch, folder: Path, *launcher: str) -> tuple[int
     (folder / "recipe.toml").write_text(dump_recipe(recipe), encoding="utf-8")
     env = processes.environment()
     env["PYTHONPATH"] = os.pathsep.join((str(folder), env["PYTHONPATH"]))
-    command = [sys.executable, *launcher, "-m", "dudi", "run", str(folder / "recipe.toml")]
+    command = [sys.executable, *launcher, "-m", "dudi", "run", str(folder / "recipe.toml"), "--no-rehearsal"]
     if launcher:
         env |= mode.environment()
     else:
