@@ -86,3 +86,8 @@ def from_first(make: Callable[[], T]) -> T:
         dist.broadcast_object_list(found)
     result: T = found[0]
     return result
+
+
+def is_broken_off(error: Exception) -> bool:
+    """Whether an error only says that another process has gone, which says why itself. (Gloo's is a RuntimeError.)"""
+    return (dist.is_available() and isinstance(error, dist.DistError)) or "/gloo/" in str(error)

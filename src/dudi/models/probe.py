@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dudi import processes
 from dudi.errors import DudiError
 from dudi.loss.scores import Reading, hidden_states
 from dudi.models.decoding import decoder
@@ -131,6 +132,8 @@ def _evaluated(model: PreTrainedModel, what: str, probe: Callable[[], Result]) -
     except (DudiError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a class that needs other arguments, a cache of its own, images
+        if processes.is_broken_off(error):
+            raise
         text = " ".join(str(error).split()) or type(error).__name__
         raise DudiError(f"{what}: {_kind(model)} cannot be read as a language model: {text:.300}") from None
     finally:
