@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable
@@ -13,15 +12,12 @@ import kit
 import pytest
 import torch
 from kit import runs
-from rich.console import Console
 from transformers import TrainerCallback
 
 from dudi import rollouts
 from dudi.errors import DudiError
-from dudi.files import read_lines
 from dudi.rollouts.local import LocalEngine
 from dudi.run.pipeline import resume_stage, run
-from dudi.run.progress import Watcher
 from dudi.training import checkpoints
 from dudi.training.trainer import DistillationTrainer
 
@@ -393,15 +389,3 @@ def test_resuming_a_finished_run_changes_nothing(spin: tuple[Path, Path]) -> Non
     run(spin_recipe(folder, "straight"), resume=True, say=lambda *_: None)
     after = {f: f.read_bytes() for f in straight.rglob("*") if f.is_file() and f.name != "environment.json"}
     assert before == after
-
-
-def test_an_evaluation_that_was_left_over_after_the_last_step_is_made_and_shown(tmp_path: Path) -> None:
-    stopped = made(tmp_path, "sft", evals=2)
-    stopped.stop.due = lambda: stopped.phases.now == "evaluation"  # type: ignore[method-assign]
-    with pytest.raises(DudiError, match=r"stopped by a signal .* after step 6"):
-        resume_stage(stopped)
-    resumed, text = made(tmp_path, "sft", evals=2), io.StringIO()
-    resumed.monitors += (Watcher(Console(file=text, width=120)),)
-    resume_stage(resumed)
-    assert "step 6/6  held out: loss" in text.getvalue()
-    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl") if "eval" in line] == [6]

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from kit import runs
 from rich.console import Console
 
 from dudi.errors import DudiError
+from dudi.files import read_lines
 from dudi.recipe.schema import Training
 from dudi.run import machine, progress
 from dudi.run.machine import advice, deterministic
 from dudi.run.notes import notes
+from dudi.run.pipeline import resume_stage
 from dudi.run.progress import Watcher
 from dudi.training.monitors import Course
+from dudi.training.trainer import DistillationTrainer
 
 
 class Clock:
@@ -136,3 +140,20 @@ def test_answers_longer_than_those_of_training_are_said_once(tmp_path: Path) -> 
     assert "generation.max_new_tokens = 512 tokens; in training its answers have at most limits.rollout = 8" in line_
     assert notes(runs.recipe(tmp_path, {"name": "dudi"}, generation={"max_new_tokens": 8})) == []
     assert notes(runs.recipe(tmp_path, {"name": "sft"}, cold_start={"method": {"name": "none"}})) == []
+
+
+def test_an_evaluation_that_was_left_over_after_the_last_step_is_made_and_shown(tmp_path: Path) -> None:
+    rows = kit.short_rows(10)
+
+    def made() -> DistillationTrainer:
+        return kit.trainer(tmp_path, {"name": "sft"}, examples=rows[:8], evals=rows[8:], batch=4, micro_batch=2)
+
+    stopped = made()
+    stopped.stop.due = lambda: stopped.phases.now == "evaluation"  # type: ignore[method-assign]
+    with pytest.raises(DudiError, match=r"stopped by a signal .* after step 2"):
+        resume_stage(stopped)
+    resumed, text = made(), io.StringIO()
+    resumed.monitors += (Watcher(Console(file=text, width=120)),)
+    resume_stage(resumed)
+    assert "step 2/2  held out: loss" in text.getvalue()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl") if "eval" in line] == [2]
