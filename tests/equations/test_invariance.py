@@ -209,6 +209,7 @@ class EachStep(Recorder):
         return self.steps[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 1e-3)], ids=["float32", "bfloat16"])
 def test_sampled_steps_agree_until_rounding_tips_a_token(autocast: bool, tolerance: float, tmp_path: Path) -> None:
     """The first rollouts are of the same weights: the same tokens. After that the weights differ in their last bits,

@@ -207,6 +207,7 @@ def test_a_stop_between_two_saves_is_no_other_weights(built: Path, tmp_path: Pat
     assert hash_of(tmp_path / "whole", "*.safetensors") != hash_of(tmp_path / "other", "*.safetensors")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(built: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     train("m", replace(STUDENT, steps=200, rows=4), read_tokenizer(built), tmp_path / "m", 0, lines.append)

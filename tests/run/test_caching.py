@@ -50,6 +50,7 @@ def taken(made: Recipe) -> int:
 
 
 # ── the size ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["dudi", "spin", "seqkd"])
 def test_the_size_that_is_said_is_the_size_that_is_taken(method: str, precision: str, tmp_path: Path) -> None:
