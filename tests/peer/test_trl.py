@@ -32,7 +32,7 @@ from dudi.rollouts import Rollout
 from dudi.text.chat import Chat
 from dudi.training.window import Row, encode_rows
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]  # warnings of another implementation are its own
 transformers_logging.set_verbosity_error()
 
 TEMPLATE = (  # nothing after the last turn's end: TRL counts every token after the prompt
