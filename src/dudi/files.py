@@ -14,6 +14,11 @@ MAX_TOML = 1 << 20
 """Bytes of one TOML file; a recipe or template has a thousandth of it."""
 
 
+def nearest(path: Path) -> Path:
+    """A path, or the nearest of the folders above it that is there: whose disk what is yet to be made will fill."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+
+
 def write_text(path: Path, text: str) -> None:
     """A small file that is whole or absent."""
     write_bytes(path, text.encode())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dudi.errors import DudiError
+from dudi.files import nearest
 from dudi.models.files import reading_model
 from dudi.models.load import arithmetic, load_config
 from dudi.recipe.schema import Limits, Recipe
@@ -87,9 +88,11 @@ def _check(needed: int, what: str, table: str, stage: Train, folder: Path) -> No
             f"{what} needs {amount(needed)}, more than {table}.cache_limit = {limit:g} GB: raise the limit, or set"
             f' {table}.cache = "off"'
         )
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if stage.training.cache != "disk":
+        return
+    there = nearest(folder)
     free = shutil.disk_usage(there).free
-    if stage.training.cache == "disk" and needed > free:
+    if needed > free:
         raise DudiError(
             f"{what} needs {amount(needed)}, and {str(there)!r} has {amount(free)} free: free disk space, or set"
             f' {table}.cache = "off"'

@@ -18,7 +18,7 @@ from accelerate import PartialState
 
 from dudi.data.load import write_rows
 from dudi.errors import DudiError
-from dudi.files import write_text
+from dudi.files import nearest, write_text
 from dudi.recipe.read import dump_recipe, load_recipe
 from dudi.run.identity import Identity, check_unchanged, identities
 from dudi.run.lock import LOCK
@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
             folder.exists() and folder.is_dir() and all(f.suffix == ".tmp" or f.name == LOCK for f in folder.iterdir())
         )
         occupied = folder.exists() and not mine
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        there = nearest(folder)
     except OSError as error:
         raise DudiError(f"output folder {str(folder)!r} cannot be used ({error.strerror})") from None
     if occupied:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from dudi.files import nearest
 from dudi.models.load import arithmetic
 from dudi.recipe.stages import Train
 from dudi.run.caching import kept
@@ -46,5 +47,5 @@ def disk(prepared: Prepared, machine: Machine, folder: Path) -> Disk:
     items = {most[1]: most[0], f"{len(trainings)} results": results}
     if cached:
         items["cache"] = cached
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = nearest(folder)
     return Disk(items, shutil.disk_usage(there).free, str(there))
