@@ -19,7 +19,7 @@ responses that are longer than a chunk are projected twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,10 +120,9 @@ def response_log_probs(
     """
     head = head.cast()
     log_p = {k: positions.labels.new_zeros(rows, dtype=torch.float64) for k, positions in enumerate(views)}
-    for group in groups([len(p.labels) for p in views], {k: _row(p) for k, p in enumerate(views)}, rows, chunk):
+    for group in _groups(views, log_p, rows, chunk):
         for parts in group:
-            product_cV = head.product(gathered(hidden, parts))
-            _add_log_probs(product_cV, parts, head, views, log_p)
+            _add_log_probs(head.product(gathered(hidden, parts)), parts, head, views, log_p)
     return list(log_p.values())
 
 
@@ -147,9 +146,8 @@ class _Work:
         return replace(self, head=self.head.cast(), teacher_head=self.teacher_head and self.teacher_head.cast())
 
     def groups(self) -> Iterator[list[list[Part]]]:
-        """The chunks of the pass (see `dudi.loss.groups`)."""
-        rows = {place: _row(self.views[place]) for place in self.log_p}
-        return groups([len(p.labels) for p in self.views], rows, self.whole.rows if self.whole else 0, self.chunk)
+        """The chunks of the pass."""
+        return _groups(self.views, self.log_p, self.whole.rows if self.whole else 0, self.chunk)
 
 
 class _Score(torch.autograd.Function):
@@ -205,7 +203,9 @@ def _judge_whole(
     also the products of its only chunk, which are not made again."""
     if work.whole is None or group[0][0][0] not in work.log_p:
         return None, {}
+    product_cV: Tensor | None = None
     for parts in group:
+        product_cV = None  # before the next chunk's logits are there
         product_cV = work.head.product(gathered(hidden, parts))
         _add_log_probs(product_cV, parts, work.head, work.views, work.log_p)
     return (product_cV if len(group) == 1 else None), work.whole.slopes(work.log_p)
@@ -253,6 +253,11 @@ def _fill(product_nV: Tensor, place: int, rows: slice, slopes: Tensor | None, wo
             work.measures[place][:, at] = _measure(log_p_bV, log_q_bV)
         if work.need_grad:
             product_nV[inner] = head.through(total_bV, logits_bV)
+
+
+def _groups(views: Sequence[Positions], compared: Iterable[int], rows: int, chunk: int) -> Iterator[list[list[Part]]]:
+    """The chunks of these positions (see `dudi.loss.groups`). compared: places of the views that count as a whole."""
+    return groups([len(p.labels) for p in views], {place: _row(views[place]) for place in compared}, rows, chunk)
 
 
 def _row(positions: Positions) -> Tensor:
