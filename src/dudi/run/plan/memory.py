@@ -85,6 +85,10 @@ class Machine:
         """The model that a stage calls so."""
         return self.shapes[key_of(name, self.stages, self.shapes)]
 
+    def process(self) -> list[Item]:
+        """What is there whatever is run."""
+        return [Item("this process: libraries and rows", self.base)] if self.base else []
+
 
 @dataclass(frozen=True)
 class Training:
@@ -121,7 +125,7 @@ class Training:
     def _of(self, step: Step) -> Memory:
         student = self.machine.shape(self.stage.start)
         weights, _, autocast = arithmetic(self.prepared.recipe.models.precision)
-        items = [*self._base(), *self._student(student), *self._frozen(student)]
+        items = [*self.machine.process(), *self._student(student), *self._frozen(student)]
         unknown: list[str] = []
         decoding = torch.bfloat16 if autocast else weights
         if step.prompts[0]:
@@ -130,14 +134,10 @@ class Training:
             items += self._micro(student, micro, unknown)
         return Memory(self.stage.name, tuple(_largest(items)), tuple(dict.fromkeys(unknown)))
 
-    def _base(self) -> Iterator[Item]:
-        if self.machine.base:
-            yield Item("this process: libraries and rows", self.machine.base)
-
     def _student(self, student: Shape) -> Iterator[Item]:
         """What is there of the student at any step."""
         weights, _, autocast = arithmetic(self.prepared.recipe.models.precision)
-        size, name = student.bytes(weights), str(weights).removeprefix("torch.")
+        size, name = student.bytes(weights), _name(weights)
         yield Item(f"student, {name}", size)
         yield Item(f"gradients, {name}", size, AFTER_FIRST)
         yield Item(f"AdamW's moments, {name}", 2 * size)
@@ -154,7 +154,7 @@ class Training:
         weights, frozen, autocast = arithmetic(self.prepared.recipe.models.precision)
         if method.judged_by_larger:
             teacher = self.machine.shape("teacher")
-            size, name = teacher.bytes(frozen), str(frozen).removeprefix("torch.")
+            size, name = teacher.bytes(frozen), _name(frozen)
             if self.prepared.recipe.models.teacher_sharding == "shard" and self.machine.gpus > 1:
                 yield Item(f"teacher, {name}, its share", size / self.machine.gpus)
                 yield Item("teacher's head, whole", teacher.head * frozen.itemsize)
@@ -209,8 +209,7 @@ def generation(prepared: Prepared, stage: Generate, machine: Machine) -> Memory:
     writer = machine.shape(stage.writer)
     lengths = sorted(len(row.x) for row in prepared.train.rows)[-recipe.training.batch :]
     longest = max(recipe.limits.of("rollout", row.example.l) for row in prepared.train.rows)
-    items = [Item("this process: libraries and rows", machine.base)] if machine.base else []
-    items.append(Item(f"{stage.writer}, {str(frozen).removeprefix('torch.')}", writer.bytes(frozen)))
+    items = [*machine.process(), Item(f"{stage.writer}, {_name(frozen)}", writer.bytes(frozen))]
     size = (len(lengths), lengths[-1])
     items += decoding_items(writer, frozen, size, longest, prepared.chat.vocab, unknown)
     return Memory(stage.name, tuple(items), tuple(unknown))
@@ -242,6 +241,10 @@ def _largest(items: list[Item]) -> list[Item]:
 def _note(fault: str, model: Shape, what: str, unknown: list[str]) -> None:
     if fault:
         unknown.append(f"{model.key}: {what} cannot be counted for a {type(model.model).__name__} ({fault})")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _product(size: Size) -> int:

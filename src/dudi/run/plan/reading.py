@@ -38,14 +38,12 @@ Micro = tuple[Read, ...]
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step of one process. prompts: of the rollouts, padded; longest, tokens: of the rollouts."""
+    """One optimizer step of one process. prompts: of the rollouts, padded; longest: tokens of the longest rollout."""
 
     signals: tuple[Signal, ...]
     micro: tuple[Micro, ...]
     prompts: Size
     longest: int
-    tokens: int
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,6 @@ class Reading:
             tuple(micro),
             prompts=(len(asked), max((prompt for prompt, _ in asked), default=0)),
             longest=max((response for _, response in asked), default=0),
-            tokens=sum(response for _, response in asked),
-            rows=len(rows),
         )
 
 
