@@ -17,7 +17,7 @@ from dudi.evals.aggregate import averages
 from dudi.evals.bench import Benchmark
 from dudi.evals.cells import normalised
 from dudi.evals.metrics import METRICS
-from dudi.records import Average, GradedAnswer, Table, TaskScore
+from dudi.records import Average, ByName, GradedAnswer, Table, TaskScore
 
 DRAWS = 1_000
 LEVEL = 0.95
@@ -43,15 +43,19 @@ def with_intervals(
         low, high = np.quantile([one.mean for one in columns], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return replace(average, low=float(low), high=float(high))
 
-    by = {
-        name: {l: known(one, [getattr(t, name)[l] for t in tables]) for l, one in getattr(table, name).items()}
-        for name in ("by_language", "by_language_without_translation")
-    }
-    overall = {
-        name: known(getattr(table, name), [getattr(t, name) for t in tables])
-        for name in ("overall", "overall_without_translation")
-    }
-    return replace(table, **by, **overall)
+    def each(name: str) -> ByName:
+        return {l: known(one, [getattr(t, name)[l] for t in tables]) for l, one in getattr(table, name).items()}
+
+    def overall(name: str) -> Average:
+        return known(getattr(table, name), [getattr(t, name) for t in tables])
+
+    return replace(
+        table,
+        by_language=each("by_language"),
+        by_language_without_translation=each("by_language_without_translation"),
+        overall=overall("overall"),
+        overall_without_translation=overall("overall_without_translation"),
+    )
 
 
 def _drawn(
