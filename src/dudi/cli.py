@@ -335,11 +335,14 @@ def compare(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Write it too: .md, .json, .tex or .html; repeatable."),
     ] = None,
+    paper: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Show the rows of a table of the paper beside, such as 2.")
+    ] = None,
 ) -> None:
     """Compare methods by their evaluations: scores over training seeds, differences with intervals, significance."""
     from dudi.report.comparison.write import write_comparison
 
-    _page(write_comparison(evaluations, baseline, output or ()))
+    _page(write_comparison(evaluations, baseline, output or (), paper))
 
 
 def _version(value: bool) -> None:
