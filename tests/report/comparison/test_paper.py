@@ -37,6 +37,6 @@ def test_it_is_shown_and_written(tmp_path: Path) -> None:
     given = [f"{name}={reports.simple(tmp_path / name, bench, share)}" for name, share in (("a", 0.5), ("b", 0.9))]
     shown = write_comparison(given, outputs=(tmp_path / "x.tex",), paper="2")
     assert "## The paper's table 2" in shown and "10.1" in (tmp_path / "x.tex").read_text(encoding="utf-8")
-    with pytest.raises(DudiError, match="--paper '12': no recipe quotes such a table.*2, 3, 4, 5, 6, 7, 9"):
+    with pytest.raises(DudiError, match=r"--paper '12': no recipe quotes such a table.*2, 3, 4, 5, 6, 7, 9"):
         write_comparison(given, outputs=(tmp_path / "y.md",), paper="12")
     assert not (tmp_path / "y.md").exists()
