@@ -27,15 +27,17 @@ from transformers import PreTrainedModel, TrainerCallback
 from dudi import processes
 from dudi.data.load import Rows, read_rows
 from dudi.errors import DudiError
-from dudi.files import cut_back, read_lines
+from dudi.files import cut_back, read_lines, write_text
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
 from dudi.models.reference import like_student
 from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
+from dudi.report.card import CARD
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.caching import caches
+from dudi.run.cards import card_of
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
@@ -230,7 +232,9 @@ class Pipeline:
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
                 complete(staged, self.prepared.recipe.models, last)
-                checkpoints.publish(staged, here / "model")
+                if not self.trial:
+                    write_text(staged / CARD, card_of(self.folder, here / "model"))
+                checkpoints.publish(staged, here / "model", unlisted=(CARD,))
 
     def _generate(self, stage: Generate, title: str) -> None:
         """Write the answers that a later stage trains on; batches that are there already are kept."""
