@@ -19,3 +19,14 @@ def card(
         typer.echo(f"card: {written.file} ({scores})")
         for name in written.left_out:
             typer.echo(f"  left out: {name} is an evaluation of other weights")
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+) -> None:
+    """Copy a model folder with its weights in another dtype."""
+    from dudi.models.export import export as export_model
+
+    typer.echo(f"model folder: {export_model(model, output, dtype)}")
