@@ -22,7 +22,7 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
-from dudi.run.cli import card, export
+from dudi.run.cli import card, export, push
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
@@ -37,6 +37,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
 app.command()(card)
 app.command()(export)
+app.command()(push)
 WIDE = 10_000
 """Columns where nobody looks: a log or a pipe has no edge, and nothing is wrapped or cut for one."""
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)

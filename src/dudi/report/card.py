@@ -24,6 +24,8 @@ from dudi.report.runs import Run
 
 CARD = "README.md"
 BEGIN, END = "<!-- dudi card: written by `dudi card` from here -->", "<!-- dudi card: to here -->"
+PLACEHOLDER = "OWNER/NAME"
+"""What a card calls the model in its commands, until it has a name on the hub."""
 OURS = ("base_model", "language", "library_name", "pipeline_tag", "tags", "datasets", "model-index")
 """Keys of the front matter that are written again, where there is something to write."""
 

@@ -30,3 +30,26 @@ def export(
     from dudi.models.export import export as export_model
 
     typer.echo(f"model folder: {export_model(model, output, dtype)}")
+
+
+def push(
+    path: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, for its result; or any model folder.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="A private repository.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; without it, only say what would be.")] = False,
+) -> None:
+    """Show what of a model would go to the hub: files, sizes, the card. With --yes, upload it."""
+    from dudi.run.push import prepare, send
+
+    upload = prepare(path, repo)
+    typer.echo(f"from {upload.folder} to {repo}{' (private)' if private else ''}:")
+    for name, size in upload.files:
+        typer.echo(f"{size:15,} bytes  {name}")
+    typer.echo(f"{sum(size for _, size in upload.files):15,} bytes in all")
+    for name in upload.left_out:
+        typer.echo(f"  left out: {name}")
+    if not yes:
+        typer.echo(f"its card:\n\n{upload.card}")
+    if not upload.licensed:
+        typer.echo("the card names no license: add `license: ...` to the head of README.md")
+    typer.echo(f"uploaded: {send(upload, private)}" if yes else "nothing was uploaded: --yes does")
