@@ -53,6 +53,7 @@ from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
 from dudi.training.stored import CUT, generate, read_responses, write_cut
+from dudi.training.trackers import check_trackers
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, WindowBuilder
 
@@ -77,6 +78,7 @@ def run(
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
+    check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -212,7 +214,10 @@ class Pipeline:
         )
         here.mkdir(parents=True, exist_ok=True)
         trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
-        resume_stage(trainer)
+        try:
+            resume_stage(trainer)
+        finally:
+            trainer.tell(lambda monitor: monitor.close())
         with processes.together():
             if self.state.is_main_process and not self.trial:
                 trainer.watch.check_end(stage.name, read_lines(here / METRICS))
