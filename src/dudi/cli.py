@@ -22,6 +22,7 @@ from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.lab.cli import app as lab_app
+from dudi.run.cli import card, export, push
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
@@ -34,6 +35,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
+app.command()(card)
+app.command()(export)
+app.command()(push)
 WIDE = 10_000
 """Columns where nobody looks: a log or a pipe has no edge, and nothing is wrapped or cut for one."""
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
@@ -97,10 +101,12 @@ def check(
     from dudi.recipe.stages import Generate, plan
     from dudi.run.paths import on_the_hub, teacher_of
     from dudi.text.verbalizer import Verbalizer
+    from dudi.training.trackers import check_trackers
 
     loaded = load_recipe(recipe, set_ or ())
     check_settings(loaded.data)
     Verbalizer(loaded.data.languages, folder=loaded.data.template_folder)
+    check_trackers((*loaded.cold_start.training.report_to, *loaded.training.report_to))
     method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {teacher_of(loaded)}")
