@@ -44,8 +44,8 @@ class Task(Written):
     competency: Text
     metric: Text
     """A name of `dudi.evals.metrics.METRICS`."""
-    max_new_tokens: PerLanguage
-    """Limit of an answer in tokens: one number, or by language with a `default`."""
+    max_new_tokens: PerLanguage | None = None
+    """Limit of an answer in tokens: one number, or by language with a `default`; None where none is written."""
     group: Text | None = None
     """Tasks of the same group are averaged before they enter their competency, as one task."""
 
@@ -224,11 +224,18 @@ class GradedAnswer:
     error: str | None = None
     key: str | None = None
     """The item's, if it has one."""
+    log_p: tuple[Number, ...] | None = None
+    """Of each choice, in nats, where the model wrote nothing and the response is the choice taken."""
+
+    @property
+    def written(self) -> bool:
+        """Whether the model wrote it."""
+        return self.error is None and self.log_p is None
 
     def as_dict(self) -> dict[str, Any]:
         """What is written."""
-        written = asdict(self)
-        return {name: value for name, value in written.items() if name not in ("error", "key") or value is not None}
+        there = asdict(self).items()
+        return {name: value for name, value in there if name not in ("error", "key", "log_p") or value is not None}
 
 
 @dataclass(frozen=True)

@@ -106,11 +106,12 @@ def _how(decoding: Decoding, seed: int, device: str) -> str:
 def _record(model: AskedModel, folder: Path, bench: Benchmark, decoding: Decoding) -> About:
     """eval.json."""
     about = bench.description
+    more = sorted({name for item in bench.items for name in bench.metric(item).packages(item)})
     return About(
         model=model,
         benchmark=AskedBenchmark(path=str(folder), name=about.name, version=about.version, sha256=bench.sha256),
         decoding=decoding,
-        versions={name: metadata.version(name) for name in VERSIONS},
+        versions={name: metadata.version(name) for name in (*VERSIONS, *more)},
         marks={task.metric: METRICS[task.metric].mark for task in bench.tasks.values()},
     )
 
