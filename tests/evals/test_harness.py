@@ -1,7 +1,8 @@
-"""`dudi eval --with lm-eval`, as far as it needs no lm-eval: which tasks, what is written for it, what is read from it."""
+"""`dudi eval --with lm-eval`, as far as it needs no lm-eval: which tasks, what is written, what is read."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 from kit.evals import DESCRIPTION, item, rows, save_model, write
 from typer.testing import CliRunner
 
+import dudi
 from dudi.cli import app
 from dudi.errors import DudiError
 from dudi.evals.aggregate import aggregate
-from dudi.evals.bench import Benchmark, read_benchmark
+from dudi.evals.bench import read_benchmark
 from dudi.evals.harness import run
 from dudi.evals.harness.collect import answers, hub_benchmark, samples, score, too_long, unasked
 from dudi.evals.harness.run import Asking, evaluate_benchmark, evaluate_tasks
@@ -45,7 +47,7 @@ def likely(folder: Path) -> Path:
     """The small benchmark with choices that are texts, in competencies of their own and shared."""
     tasks = {**DESCRIPTION["tasks"], "cause": {"competency": "rules", "metric": "choice_loglik"}}
     more = [
-        item("x1", "cause", "id", "Hujan {{turun}}, lalu?", choices=["jalan basah.", "Jalan kering"], targets=["Jalan basah"]),
+        item("x1", "cause", "id", "Hujan {{turun}}?", choices=["jalan basah.", "Kering"], targets=["Jalan basah"]),
         item("x2", "cause", "id", "Lapar", choices=["tidur", "makan"], targets=["makan"]),
     ]  # fmt: skip
     return write(folder, {**DESCRIPTION, "tasks": tasks}, [*rows(), *more])
@@ -63,7 +65,7 @@ def test_items_with_choices_are_written_as_yaml_and_jsonl(tmp_path: Path) -> Non
     assert (yaml["task"], yaml["output_type"], yaml["doc_to_text"]) == (cells[2].name, "multiple_choice", "text")
     lines = Path(yaml["dataset_kwargs"]["data_files"]["test"]).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"id": "x1", "text": "Hujan {{turun}}, lalu?", "choices": ["jalan basah.", "Jalan kering"], "label": 0},
+        {"id": "x1", "text": "Hujan {{turun}}?", "choices": ["jalan basah.", "Kering"], "label": 0},
         {"id": "x2", "text": "Lapar", "choices": ["tidur", "makan"], "label": 1},
     ]
 
@@ -88,12 +90,8 @@ def test_items_of_several_messages_cannot_be_asked(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_without_choices_is_refused(tmp_path: Path) -> None:
-    only = {
-        **DESCRIPTION,
-        "tasks": {"capital": DESCRIPTION["tasks"]["capital"]},
-        "competencies": ["nlu"],
-        "translation": [],
-    }
+    tasks = {"capital": DESCRIPTION["tasks"]["capital"]}
+    only = {**DESCRIPTION, "tasks": tasks, "competencies": ["nlu"], "translation": []}
     folder = write(tmp_path, only, [row for row in rows() if row["task"] == "capital"])
     with pytest.raises(DudiError, match="'small': lm-eval compares choices, and no task has any: capital"):
         local_benchmark(read_benchmark(folder), None)
@@ -114,7 +112,10 @@ def sample(number: int, log_p: tuple[float, ...], target: Any, acc: float, **doc
     }
 
 
-FOUND = {"t_a": [sample(1, (-1.0, -2.0), 1, 0.0), sample(0, (-3.0, -2.0, -2.0), "B", 1.0)], "t_b": [sample(0, (-1.0, -2.0), 0, 1.0)]}  # fmt: skip
+FOUND = {
+    "t_a": [sample(1, (-1.0, -2.0), 1, 0.0), sample(0, (-3.0, -2.0, -2.0), "B", 1.0)],
+    "t_b": [sample(0, (-1.0, -2.0), 0, 1.0)],
+}
 
 
 def test_samples_of_a_group_are_one_cell() -> None:
@@ -138,15 +139,13 @@ def test_samples_of_a_group_are_one_cell() -> None:
     assert table.overall.mean == pytest.approx(200 / 3) and table.competencies == ("global_mmlu (acc)",)
 
 
-def test_other_documents_are_another_benchmark() -> None:
-    cell = Cell("xcopa", "id", "xcopa_id")
-    first = hub_benchmark(hub_description([cell]), {cell: samples(FOUND)}).sha256
-    changed = {name: [{**one, "doc_hash": "other"} for one in rows] for name, rows in FOUND.items()}
-    template = {name: [{**one, "arguments": [("Q", "A"), ("Q", "B")]} for one in rows] for name, rows in FOUND.items()}
-    assert hub_benchmark(hub_description([cell]), {cell: samples(changed)}).sha256 != first
-    assert hub_benchmark(hub_description([cell]), {cell: samples({"t_b": template["t_b"]})}).sha256 == hub_benchmark(
-        hub_description([cell]), {cell: samples({"t_b": FOUND["t_b"]})}
-    ).sha256  # fmt: skip
+def test_other_documents_are_another_benchmark_and_another_template_is_not() -> None:
+    def digest(**changes: Any) -> str:
+        cell = Cell("xcopa", "id", "xcopa_id")
+        changed = {name: [{**one, **changes} for one in rows] for name, rows in FOUND.items()}
+        return hub_benchmark(hub_description([cell]), {cell: samples(changed)}).sha256
+
+    assert digest(doc_hash="other") != digest() == digest(arguments=[("Q", "A"), ("Q", "B"), ("Q", "C")])
 
 
 def test_items_that_lm_eval_would_cut_make_their_cell_missing() -> None:
@@ -200,7 +199,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> None:
 CALLS: dict[str, tuple[Callable[[str, Path], Any], str]] = {
     "batch": (lambda m, t: evaluate_tasks(m, ["xcopa"], t / "o", Asking(batch=0)), "batch: expected a positive"),
     "limit": (lambda m, t: evaluate_tasks(m, ["xcopa"], t / "o", Asking(limit=0)), "limit: expected a positive"),
-    "attention": (lambda m, t: evaluate_tasks(m, ["xcopa"], t / "o", Asking(attention="x")), "attention: expected one of"),
+    "attention": (lambda m, t: evaluate_tasks(m, ["xcopa"], t / "o", Asking(attention="x")), "attention: expected"),
     "model": (lambda m, t: evaluate_tasks(f"{m}x", ["xcopa"], t / "o", Asking()), "no model folder"),
     "task": (lambda m, t: evaluate_tasks(m, ["copa"], t / "o", Asking()), "--tasks: unknown task: 'copa'"),
     "benchmark": (lambda m, t: evaluate_benchmark(m, t / "none", t / "o", Asking()), "no benchmark in"),
@@ -223,5 +222,14 @@ def test_an_evaluation_that_is_there_is_not_replaced_unasked(harness: None, mode
         evaluate_tasks(model, ["xcopa"], tmp_path / "o", Asking())
 
 
-def test_the_core_does_not_load_lm_eval() -> None:
-    assert isinstance(Benchmark, type) and not [name for name in vars(run) if name == "lm_eval"]
+def test_no_module_loads_an_extra_with_itself() -> None:
+    files = sorted(Path(dudi.__file__).parent.rglob("*.py"))
+    found = {
+        (file.name, name)
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or node.names[0].name]
+        if name.split(".")[0] in ("lm_eval", "pythainlp")
+    }
+    assert len(files) > 100 and found == set()
