@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
+from dudi.evals import options
 from dudi.lab.cli import app as lab_app
 from dudi.run.cli import card, export, push
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
@@ -217,18 +218,6 @@ def verbalize(
         out.print(text.text, soft_wrap=True)
 
 
-def lab_benchmark(model: str) -> Path:
-    """The benchmark that `eval` takes where none is given: the lab's, laid out beside the model's evaluations."""
-    from dudi.evals.evaluate import default_output
-    from dudi.lab.artefacts import write_benchmark
-
-    if not Path(model).expanduser().is_dir():
-        raise DudiError(f"model: no folder {model!r}")
-    folder = default_output(model, "lab-benchmark")
-    write_benchmark(folder)
-    return folder
-
-
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar, to be called with what is done and the total; none where nobody sees it."""
@@ -243,6 +232,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
+    with_: options.With = options.Evaluator.DUDI,
     benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="By default the lab's benchmark.")] = None,
     output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
@@ -259,9 +249,23 @@ def evaluate(
         str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
     ] = None,
     engine: Annotated[str, typer.Option(help="What decodes, as rollouts.engine of a recipe.")] = "local",
+    tasks: options.Tasks = None,
 ) -> None:
-    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
+    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table. With another
+    evaluator: by its tasks and its scores."""
+    if with_ is options.Evaluator.LM_EVAL:
+        from dudi.evals.harness.command import lm_eval_command
+
+        options.refuse("--with lm-eval", seed=seed)
+        shared = options.Shared(
+            output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
+        )
+        return _page(
+            lm_eval_command(model, benchmark, tasks or (), shared, lambda text: out.print(text, soft_wrap=True))
+        )
+    options.refuse("--with dudi, the default", tasks=tasks)
     from dudi.evals.bench import read_benchmark
+    from dudi.lab.artefacts import lab_benchmark
 
     folder = Path(benchmark) if benchmark else lab_benchmark(model)
     bench = read_benchmark(folder)

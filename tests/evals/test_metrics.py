@@ -11,7 +11,7 @@ from dudi.evals.metrics.chrf import corpus_chrf, sentence_chrf
 from dudi.evals.metrics.constraints import parts, satisfies
 from dudi.evals.metrics.exact import exact
 from dudi.evals.metrics.text import normalise
-from dudi.records import Constraints
+from dudi.records.form import Constraints
 
 NORMALISED = [
     ("  Paris. ", "paris"),

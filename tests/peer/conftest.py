@@ -1,7 +1,8 @@
-"""The comparison with TRL is collected where TRL is installed (`make test-all` installs it), and only there."""
+"""Comparisons are collected where the other implementation is installed, and only there: TRL by `make test-all`."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("trl") else ["test_trl.py"]
+NEEDS = {"test_trl.py": "trl", "test_lm_eval.py": "lm_eval"}
+collect_ignore = [file for file, package in NEEDS.items() if not find_spec(package)]

@@ -9,7 +9,6 @@ from pathlib import Path
 from dudi.errors import DudiError
 from dudi.evals.bench import Benchmark
 from dudi.evals.language import identify
-from dudi.evals.metrics import METRICS
 from dudi.evals.metrics.metric import Value
 from dudi.records import GradedAnswer, Item
 from dudi.strict import read_each
@@ -19,27 +18,32 @@ from dudi.strict import read_each
 class Answer:
     """One response: its text without special tokens, its length in tokens, whether it stopped by itself.
 
-    error: why there is none, as where the chat template refuses the prompt.
+    error: why there is none, as where the chat template refuses the prompt. log_p: of each choice, in nats, where the
+    model wrote nothing.
     """
 
     text: str
     tokens: int
     finished: bool
     error: str | None = None
+    log_p: tuple[float, ...] | None = None
 
 
 def grade(item: Item, answer: Answer, benchmark: Benchmark) -> GradedAnswer:
     """One answer with its value, by its task's metric."""
-    in_language, worth = None, None
-    if answer.error is None:
-        languages = identify(answer.text, benchmark.candidates, benchmark.words or None)
+    in_language, worth, text, metric = None, None, answer.text, benchmark.metric(item)
+    if answer.log_p is not None:  # the text is the benchmark's, and says nothing about the model's language
+        text = metric.chosen(item, answer.log_p)
+    elif answer.error is None:
+        languages = identify(text, benchmark.candidates, benchmark.words or None)
         in_language = item.asked in languages if languages else None
-        worth = METRICS[benchmark.tasks[item.task].metric].value(item, answer.text, in_language)
+    if answer.error is None:
+        worth = metric.value(item, text, in_language)
     return GradedAnswer(
         id=item.id,
         task=item.task,
         language=item.language,
-        response=answer.text,
+        response=text,
         tokens=answer.tokens,
         finished=answer.finished,
         value=None if worth is None else worth.value,
@@ -47,6 +51,7 @@ def grade(item: Item, answer: Answer, benchmark: Benchmark) -> GradedAnswer:
         in_language=in_language,
         error=answer.error,
         key=item.key,
+        log_p=answer.log_p,
     )
 
 
@@ -64,4 +69,4 @@ def read_answers(file: Path, items: Sequence[Item]) -> list[Answer] | None:
         return None
     if [one.id for one in found] != [item.id for item in items]:
         return None
-    return [Answer(one.response, one.tokens, one.finished, one.error) for one in found]
+    return [Answer(one.response, one.tokens, one.finished, one.error, one.log_p) for one in found]

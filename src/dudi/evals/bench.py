@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dudi.errors import DudiError, unknown
 from dudi.evals.metrics import METRICS
+from dudi.evals.metrics.metric import Metric
 from dudi.languages import ENGLISH, LANGUAGES, language_code
 from dudi.records import Description, Item, Task, benchmark_files
 from dudi.strict import numbered, parsed, read_one, read_text
@@ -64,9 +65,14 @@ class Benchmark:
             found[item.task, item.language].append(item)
         return {cell: tuple(items) for cell, items in found.items() if items}
 
+    def metric(self, item: Item) -> Metric:
+        """What scores an item."""
+        return METRICS[self.tasks[item.task].metric]
+
     def max_new_tokens(self, item: Item) -> int:
         """The limit of an item's answer, in tokens."""
         limit = self.tasks[item.task].max_new_tokens
+        assert limit is not None, "a task whose answers are written has a limit"
         return limit if isinstance(limit, int) else limit.get(item.language, limit["default"])
 
     def limited(self, limit: int | None) -> tuple[Item, ...]:
@@ -133,6 +139,11 @@ def _check_description(d: Description, where: str) -> None:
             raise DudiError(f"{at}.competency: {unknown(task.competency, d.competencies, 'competency')}")
         if task.metric not in METRICS:
             raise DudiError(f"{at}.metric: expected one of {', '.join(map(repr, METRICS))}, found {task.metric!r}")
+        silent = METRICS[task.metric].by_likelihood
+        if silent != (task.max_new_tokens is None):
+            fault = "not read" if silent else "missing"
+            writes = "writes nothing" if silent else "needs a limit of its answers in tokens"
+            raise DudiError(f"{at}.max_new_tokens: {fault}; metric {task.metric!r} {writes}")
         if isinstance(task.max_new_tokens, dict):
             if "default" not in task.max_new_tokens:
                 raise DudiError(f"{at}.max_new_tokens: a table by language needs a `default`")

@@ -22,8 +22,8 @@ def _task_score(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: 
     task = benchmark.tasks[responses[0].task]
     error = _why_not(responses, benchmark)
     raw, baseline = (None, 0.0) if error else _raw(responses, benchmark)
-    answered = [one for one in responses if one.error is None]
-    told = [one.in_language for one in answered if one.in_language is not None]
+    written = [one for one in responses if one.written]
+    told = [one.in_language for one in written if one.in_language is not None]
     return TaskScore(
         model=model,
         benchmark=benchmark.name,
@@ -35,10 +35,10 @@ def _task_score(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: 
         raw=raw,
         score=None if raw is None else normalised(raw, baseline),
         n=len(responses),
-        stopped=_share([one.finished for one in answered]),
-        tokens=_share([one.tokens for one in answered]),
+        stopped=_share([one.finished for one in written]),
+        tokens=_share([one.tokens for one in written]),
         in_language=_share(told),
-        undetermined=len(answered) - len(told),
+        undetermined=len(written) - len(told) if written else None,
         error=error,
     )
 

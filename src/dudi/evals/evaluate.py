@@ -60,10 +60,10 @@ def evaluate(
     with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's. chat_kwargs:
     passed to it, over the model's chat_kwargs.json. attention: None is what transformers chooses. Raises `DudiError`.
     """
-    _check_arguments(model, seeds, temperature, batch, limit, attention, engine)
+    check_arguments(model, seeds, temperature, batch, limit, attention, engine)
     bench = read_benchmark(benchmark)
     template_text = None if template is None else read_text(Path(template))
-    folder = _model_folder(model)
+    folder = model_folder(model)
     decoding = Decoding(
         temperature=temperature,
         seeds=tuple(seeds),
@@ -108,11 +108,12 @@ def _how(decoding: Decoding, seed: int, device: str) -> str:
 def _record(model: AskedModel, folder: Path, bench: Benchmark, decoding: Decoding) -> About:
     """eval.json."""
     about = bench.description
+    more = sorted({name for item in bench.items for name in bench.metric(item).packages(item)})
     return About(
         model=model,
         benchmark=AskedBenchmark(path=str(folder), name=about.name, version=about.version, sha256=bench.sha256),
         decoding=decoding,
-        versions={name: metadata.version(name) for name in VERSIONS},
+        versions={name: metadata.version(name) for name in (*VERSIONS, *more)},
         marks={task.metric: METRICS[task.metric].mark for task in bench.tasks.values()},
     )
 
@@ -136,7 +137,7 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _check_arguments(
+def check_arguments(
     model: str,
     seeds: Sequence[int],
     temperature: float,
@@ -145,6 +146,7 @@ def _check_arguments(
     attention: str | None,
     engine: str,
 ) -> None:
+    """Raises `DudiError` for a setting that there is not."""
     check_engine(engine, key="engine")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
@@ -158,7 +160,8 @@ def _check_arguments(
     models_of(model, attention)
 
 
-def _model_folder(model: str) -> Path:
+def model_folder(model: str) -> Path:
+    """A model's folder. Raises `DudiError` where there is none, or no weights in it."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise DudiError(f"no model folder {model!r}: expected one with config.json, weights and tokenizer")
@@ -181,13 +184,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 def _check_output(output: Path, record: Mapping[str, Any], overwrite: bool) -> None:
     """An output folder is new, an evaluation of the same, or emptied of the evaluation that it holds."""
-    if output.exists() and not output.is_dir():
-        raise DudiError(f"output {str(output)!r} is a file; expected a folder")
-    if not output.is_dir() or not any(output.iterdir()):
-        return
-    if not (output / RECORD).is_file():
-        raise DudiError(f"output folder {str(output)!r} holds something else than an evaluation; choose another")
-    ours = sorted({file for pattern in OURS for file in output.glob(pattern)})
+    ours = _evaluated(output)
     kept = any(file.name.startswith("responses-") for file in ours)
     difference = _difference(record, _read_json(output / RECORD)) if kept else None
     if difference and not overwrite:
@@ -198,6 +195,39 @@ def _check_output(output: Path, record: Mapping[str, Any], overwrite: bool) -> N
     if overwrite:
         for file in ours:
             file.unlink()
+
+
+def check_free(output: Path, overwrite: bool) -> None:
+    """Raises `DudiError` where a folder holds an evaluation that is not to be replaced, or something else."""
+    with _writing(output):
+        if _evaluated(output) and not overwrite:
+            raise DudiError(
+                f"output folder {str(output)!r} holds an evaluation; choose another folder with --output, or replace it"
+                " with --overwrite"
+            )
+
+
+def _evaluated(output: Path) -> list[Path]:
+    """The files of the evaluation that a folder holds. Raises `DudiError` where it holds something else."""
+    if output.exists() and not output.is_dir():
+        raise DudiError(f"output {str(output)!r} is a file; expected a folder")
+    if not output.is_dir() or not any(output.iterdir()):
+        return []
+    if not (output / RECORD).is_file():
+        raise DudiError(f"output folder {str(output)!r} holds something else than an evaluation; choose another")
+    return sorted({file for pattern in OURS for file in output.glob(pattern)})
+
+
+def write_evaluation(
+    output: Path, about: About, answers: Sequence[GradedAnswer], scores: Sequence[TaskScore], bench: Benchmark
+) -> Table:
+    """All files of an evaluation under one decoding seed, whoever scored, in place of those that are there."""
+    with _writing(output):
+        for file in _evaluated(output):
+            file.unlink()
+        write_text(output / RECORD, _json(about.as_dict()))
+        write_text(_responses(output, about.decoding.seeds[0]), _lines([one.as_dict() for one in answers]))
+        return _write_table(output, scores, bench)
 
 
 def _difference(record: Mapping[str, Any], other: Any) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from dudi.errors import DudiError
 from dudi.evals.answers import Answer
 from dudi.evals.bench import Benchmark
+from dudi.evals.likelihood import Continuation, continuations, log_likelihoods, together
 from dudi.files import sha256_of
 from dudi.models.load import arithmetic, check_model, load_config, load_model, load_tokenizer
 from dudi.models.positions import positions
@@ -59,13 +61,18 @@ class Responder:
         """One answer for each item, in order. done: called with the number of items answered since it was last called.
 
         Random numbers are keyed by (seed, item id). Items of like limits and lengths share a batch, the longest first,
-        so that memory that does not suffice shows at once.
+        so that memory that does not suffice shows at once. Where a metric goes by likelihood, nothing is sampled: the
+        answer is log p of each choice.
         """
         found: dict[int, Answer] = {}
         requests: dict[int, Request] = {}
+        judged: dict[int, tuple[Continuation, ...]] = {}
         for k, item in enumerate(items):
             try:
-                requests[k] = self._request(item, benchmark, seed)
+                if benchmark.metric(item).by_likelihood:
+                    judged[k] = self._choices(item)
+                else:
+                    requests[k] = self._request(item, benchmark, seed)
             except DudiError as error:
                 found[k] = Answer("", 0, False, str(error))
         order = sorted(requests, key=lambda k: (-requests[k].limit, -len(requests[k].prompt)))
@@ -77,21 +84,45 @@ class Responder:
                 found[k] = Answer(self._text(ids), len(rollout.ids), rollout.finished)
             if done:
                 done(len(chosen))
+        order = sorted(judged, key=lambda k: -max(len(one.read) for one in judged[k]))
+        for chosen in together(order, {k: len(choices) for k, choices in judged.items()}, self.batch):
+            values = iter(self._log_p([one for k in chosen for one in judged[k]]))
+            for k in chosen:
+                found[k] = Answer("", 0, True, log_p=tuple(next(values) for _ in judged[k]))
+            if done:
+                done(len(chosen))
         return [found[k] for k in range(len(items))]
 
     def _request(self, item: Item, benchmark: Benchmark, seed: int) -> Request:
         limit = benchmark.max_new_tokens(item)
         prompt = tuple(self.chat.prompt(item.prompt))
-        longest = positions(self.model.config)
-        if longest is not None and len(prompt) + limit > longest:
-            raise DudiError(
-                f"item {item.id!r}: {len(prompt)} tokens and {limit} new ones are more than the model's {longest}"
-            )
+        self._check_length(item, len(prompt), limit)
         return Request(prompt, ("evaluation", seed, item.id), limit)
 
+    def _choices(self, item: Item) -> tuple[Continuation, ...]:
+        assert item.choices is not None
+        found = continuations(self.chat, item.prompt, item.choices)
+        self._check_length(item, len(found[0].prompt), max(len(one.answer) for one in found))
+        return found
+
+    def _check_length(self, item: Item, prompt: int, new: int) -> None:
+        longest = positions(self.model.config)
+        if longest is not None and prompt + new > longest:
+            raise DudiError(f"item {item.id!r}: {prompt} tokens and {new} new ones are more than the model's {longest}")
+
     def _sample(self, sampler: Engine, requests: Sequence[Request]) -> list[Any]:
-        try:
+        with self._memory():
             return list(sampler(self.model, requests))
+
+    def _log_p(self, given: Sequence[Continuation]) -> list[float]:
+        with self._memory():
+            return log_likelihoods(self.model, self.chat.vocab, given)
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Too little of it, as one line."""
+        try:
+            yield
         except torch.cuda.OutOfMemoryError:
             raise DudiError(f"out of GPU memory with batches of {self.batch}; give a smaller --batch") from None
 

@@ -92,7 +92,7 @@ def manners(evaluation: Evaluation) -> dict[str, Manner]:
     by_language: dict[str, list[GradedAnswer]] = {language: [] for language in evaluation.table.languages}
     for responses in evaluation.responses.values():
         for response in responses:
-            if response.error is None:
+            if response.written:
                 by_language[response.language].append(response)
     return {language: _manner(responses) for language, responses in by_language.items()}
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dudi.draws import draw
 from dudi.errors import DudiError
@@ -124,11 +125,18 @@ def _rule(item: Item) -> str:
         if value is True:
             parts.append(key)
         elif value not in (None, False):
-            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else _bounds(value)
             parts.append(f"{key}: {shown(text, 200)!r}" if key == "separator" else f"{key}: {shown(text, 200)}")
     if item.response_language:
         parts.append(f"in {language_name(item.response_language)}")
     return "; ".join(parts)
+
+
+def _bounds(value: Any) -> str:
+    """A value of a constraint; a table as `at_least 2, at_most 5`."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{key} {_bounds(inner)}" for key, inner in value.items())
 
 
 def _given(evaluation: Evaluation, response: GradedAnswer, item: Item | None, asked: str) -> Given:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from dudi.evals.metrics.exact import exact
+from dudi.evals.metrics.form import COMMAS, cannot_check, holds, needed
 from dudi.evals.metrics.metric import Metric, Value
 from dudi.evals.metrics.text import normalise, only_punctuation
-from dudi.records import Constraints, Item
-
-COMMAS = (",", "၊", "،", "、")
+from dudi.records import Item
+from dudi.records.form import Constraints
 
 
 class ConstraintsMet(Metric):
@@ -21,15 +21,20 @@ class ConstraintsMet(Metric):
         """Something to check."""
         assert item.constraints is not None
         if item.targets or item.response_language or item.constraints.given:
-            return only_punctuation("targets", item.targets)
+            return only_punctuation("targets", item.targets) or cannot_check(item.constraints, item.asked)
         return "constraints: nothing to check; expected a constraint, targets or response_language"
 
     def value(self, item: Item, text: str, in_language: bool | None) -> Value:
         """1 where all of it holds; an answer whose language cannot be told is not in the one asked for."""
         assert item.constraints is not None
-        good = satisfies(text, item.constraints)
+        good = satisfies(text, item.constraints) and holds(text, item.constraints, item.asked)
         good = good and (not item.targets or bool(exact(text, item.targets)))
         return Value(float(good and (item.response_language is None or bool(in_language))))
+
+    def packages(self, item: Item) -> tuple[str, ...]:
+        """What cuts the item's language into words, where a constraint is about words."""
+        assert item.constraints is not None
+        return needed(item.constraints, item.asked)
 
 
 def parts(response: str, separator: str) -> tuple[str, ...]:
@@ -43,8 +48,8 @@ def parts(response: str, separator: str) -> tuple[str, ...]:
 
 
 def satisfies(response: str, constraints: Constraints) -> bool:
-    """Whether the parts of a response satisfy every constraint; an empty part never does."""
-    if not constraints.given:
+    """Whether the parts of a response satisfy every constraint on them; an empty part never does."""
+    if not constraints.of_parts:
         return True
     found = parts(response, constraints.separator)
     return (

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dudi.evals.metrics.words import cannot_cut, packages, words
 from dudi.records import Item
 
 
@@ -25,6 +26,8 @@ class Metric(ABC):
 
     needs: tuple[str, ...] = ("targets",)
     """What an item must have, of `targets`, `choices` and `constraints`. Of the last two it may have no other."""
+    by_likelihood: bool = False
+    """Whether the model writes nothing, and its answer is the one of `choices` that `chosen` takes."""
     mark: str | None = None
     """What 100 times a value is called where one answer is shown, such as `chrF++`; None: the answer is right (1) or
     wrong."""
@@ -36,6 +39,15 @@ class Metric(ABC):
     def check_all(self, items: Sequence[Item]) -> str | None:
         """Why the items of a task in one language cannot be scored together; None: they can."""
         return None
+
+    def chosen(self, item: Item, log_p: Sequence[float]) -> str:
+        """The answer, of a metric by likelihood: the choice with the highest log_p. log_p: of each, in nats."""
+        assert item.choices is not None
+        return item.choices[max(range(len(log_p)), key=log_p.__getitem__)]
+
+    def packages(self, item: Item) -> tuple[str, ...]:
+        """The packages that an item's value depends on, beside those that every evaluation records."""
+        return ()
 
     @abstractmethod
     def value(self, item: Item, text: str, in_language: bool | None) -> Value:
@@ -56,3 +68,20 @@ class Metric(ABC):
         normalised by the baseline, which is what chance would get.
         """
         return 100 * sum(one.value for one in values) / len(values), 0.0
+
+
+class WordMetric(Metric):
+    """A metric over words, in the language that the answer should be in (`dudi.evals.metrics.words`)."""
+
+    def check(self, item: Item) -> str | None:
+        """A language that can be cut into words here, targets of which some are left."""
+        if fault := cannot_cut(item.asked):
+            return f"language: {fault}"
+        for target in item.targets:
+            if not words(target, item.asked):
+                return f"targets: {target!r} is only punctuation, and no word"
+        return None
+
+    def packages(self, item: Item) -> tuple[str, ...]:
+        """What cuts the item's language."""
+        return packages(item.asked)

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from dudi.errors import DudiError
 from dudi.example import Message
 from dudi.files import sha256_of
-from dudi.strict import STRICT, PerLanguage, Text
+from dudi.records.form import Constraints, Written
+from dudi.strict import PerLanguage, Text
 
 T = TypeVar("T")
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -32,20 +33,14 @@ CHAT_KWARGS = "chat_kwargs.json"
 
 
 # ── a benchmark folder ───────────────────────────────────────────────────────────────────────────────────────────────
-class Written(BaseModel):
-    """A table that somebody writes by hand."""
-
-    model_config = STRICT
-
-
 class Task(Written):
     """One kind of question, in any number of languages."""
 
     competency: Text
     metric: Text
     """A name of `dudi.evals.metrics.METRICS`."""
-    max_new_tokens: PerLanguage
-    """Limit of an answer in tokens: one number, or by language with a `default`."""
+    max_new_tokens: PerLanguage | None = None
+    """Limit of an answer in tokens: one number, or by language with a `default`; None where none is written."""
     group: Text | None = None
     """Tasks of the same group are averaged before they enter their competency, as one task."""
 
@@ -69,26 +64,6 @@ class Turn(Written):
 
     role: Literal["system", "user", "assistant"]
     content: Text
-
-
-class Constraints(Written):
-    """What a response's form has to satisfy, after it is split into parts."""
-
-    count: PositiveInt | None = None
-    """Exactly so many parts."""
-    separator: Text = ", "
-    """What lies between the parts, exactly; but where it is a comma, any comma will do, with or without spaces."""
-    distinct: bool = False
-    """No part twice."""
-    among: tuple[Text, ...] | None = None
-    """Every part is one of these."""
-    all: Text | None = None
-    """Every part is this one."""
-
-    @property
-    def given(self) -> bool:
-        """Whether there is anything to satisfy."""
-        return self.count is not None or self.distinct or self.among is not None or self.all is not None
 
 
 class Item(Written):
@@ -224,11 +199,18 @@ class GradedAnswer:
     error: str | None = None
     key: str | None = None
     """The item's, if it has one."""
+    log_p: tuple[Number, ...] | None = None
+    """Of each choice, in nats, where the model wrote nothing and the response is the choice taken."""
+
+    @property
+    def written(self) -> bool:
+        """Whether the model wrote it."""
+        return self.error is None and self.log_p is None
 
     def as_dict(self) -> dict[str, Any]:
         """What is written."""
-        written = asdict(self)
-        return {name: value for name, value in written.items() if name not in ("error", "key") or value is not None}
+        there = asdict(self).items()
+        return {name: value for name, value in there if name not in ("error", "key", "log_p") or value is not None}
 
 
 @dataclass(frozen=True)
