@@ -97,7 +97,8 @@ def evaluate(
             write_text(_responses(output, seed), _lines([one.as_dict() for one in graded]))
             responses.append(graded)
             scores += task_scores(graded, bench, model, seed)
-        return _write_table(output, scores, responses, bench)
+        table = with_intervals(aggregate(scores, bench), scores, responses, bench)
+        return _write_table(output, table, scores, bench)
 
 
 def _how(decoding: Decoding, seed: int, device: str) -> str:
@@ -227,7 +228,7 @@ def write_evaluation(
             file.unlink()
         write_text(output / RECORD, _json(about.as_dict()))
         write_text(_responses(output, about.decoding.seeds[0]), _lines([one.as_dict() for one in answers]))
-        return _write_table(output, scores, bench)
+        return _write_table(output, aggregate(scores, bench), scores, bench)
 
 
 def _difference(record: Mapping[str, Any], other: Any) -> str | None:
@@ -257,10 +258,7 @@ def _responses(output: Path, seed: int) -> Path:
     return output / f"responses-{seed}.jsonl"
 
 
-def _write_table(
-    output: Path, scores: Sequence[TaskScore], responses: Sequence[Sequence[GradedAnswer]], bench: Benchmark
-) -> Table:
-    table = with_intervals(aggregate(scores, bench), scores, responses, bench)
+def _write_table(output: Path, table: Table, scores: Sequence[TaskScore], bench: Benchmark) -> Table:
     write_text(output / "scores.jsonl", _lines([score.as_dict() for score in scores]))
     write_text(output / "table.json", _json(table.as_dict()))
     write_text(output / "table.md", markdown(table, bench))

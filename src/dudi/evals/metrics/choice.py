@@ -47,8 +47,8 @@ class Choice(Metric):
         return _gold(items)
 
     def baseline(self, items: Sequence[Item]) -> float:
-        """One of the right choices."""
-        return 100 / len(set(_gold(items)))
+        """One of the groups."""
+        return 100 / len(set(self.strata(items)))
 
     def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
         """Balanced accuracy."""
