@@ -62,7 +62,7 @@ class Upload:
     def licensed(self) -> bool:
         """Whether the card names a license."""
         return bool(
-            REGEX_YAML_BLOCK.match(self.card) and ModelCard(self.card, ignore_metadata_errors=True).data.license
+            REGEX_YAML_BLOCK.match(self.card) and ModelCard(self.card, ignore_metadata_errors=True).data.get("license")
         )
 
 
