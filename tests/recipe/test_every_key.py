@@ -14,7 +14,6 @@ import kit
 import pytest
 import torch
 from kit.additions.echo import Echo
-from kit.additions.recorder import Recorder
 from kit.world import World
 from safetensors.torch import load_file
 from torch import Tensor
@@ -33,7 +32,6 @@ from dudi.recipe.read import parse_recipe
 from dudi.recipe.schema import Data, Recipe, Section
 from dudi.rollouts import ENGINES, Sampling
 from dudi.training.job import arguments
-from dudi.training.trackers import TRACKERS
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row
 
@@ -267,13 +265,6 @@ def refused(w: World, table: dict[str, Any]) -> str:
     return ""
 
 
-def monitors(w: World, table: dict[str, Any]) -> list[str]:
-    """Who hears of the training, where a tracker of somebody's own is among those that there are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TRACKERS, "recorder", Recorder)
-        return [type(one).__name__ for one in DistillationTrainer(w.start(table)[0]).monitors]
-
-
 TRAINING: dict[str, Entry] = {
     "lr": Entry(1e-4, trainer_arguments),
     "batch": Entry(2, first_rows),
@@ -294,7 +285,7 @@ TRAINING: dict[str, Entry] = {
     "keep_checkpoints": Entry(1, saved_checkpoints, {"training.save_every": 1}),
     "cache": Entry("disk", lambda w, table: len([*(w.train(table)[1] / "cache").glob("*")])),
     "cache_limit": Entry(1e-5, refused, {"training.cache": "memory"}),
-    "report_to": Entry(("recorder",), monitors),
+    "report_to": Entry(("nobody",), refused),
     "deterministic": Entry(True, repeating),
     "dropout": Entry(True, dropout_kept, {"method": {"name": "sft"}}),
 }
@@ -316,7 +307,7 @@ ENTRIES: dict[str, Entry] = {
         )
         for k, e in TRAINING.items()
     },
-    "cold_start.training.report_to": Entry(("recorder",), monitors, {**COLD, "method": {"name": "dudi"}}),
+    "cold_start.training.report_to": Entry(("nobody",), refused, {**COLD, "method": {"name": "dudi"}}),
     "models.student": Entry("@other", model_loads),
     "models.teacher": Entry("@teacher2", teacher_weights),
     "models.student_revision": Entry("abc", tokenizer_loads),

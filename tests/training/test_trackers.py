@@ -34,10 +34,14 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorder]]:
     yield Recorder
 
 
-def tracked(folder: Path, *names: str, output: str = "run", **training: Any) -> Recipe:
+def tracked(folder: Path, *names: str, output: str = "run", cold: str = "none") -> Recipe:
     """Twenty-four rows, one a language held out, an evaluation at step 2 and at the end."""
-    settings = {**STEPS, "eval_every": 2, "report_to": names, **training}
-    return recipe(folder, DUDI, output=output, number=24, data={"eval_rows_per_language": 1}, training=settings)
+    tables: dict[str, Any] = {
+        "training": {**STEPS, "eval_every": 2, "report_to": names},
+        "cold_start": {"method": {"name": cold}},
+        "data": {"eval_rows_per_language": 1},
+    }
+    return recipe(folder, DUDI, output=output, number=24, **tables)
 
 
 def at(line: Mapping[str, Any], name: str) -> float:
@@ -54,7 +58,7 @@ def at(line: Mapping[str, Any], name: str) -> float:
 
 # ── what is told ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_every_number_of_the_metrics_is_told_by_its_name(tmp_path: Path, told: type[Recorder]) -> None:
-    folder = run(tracked(tmp_path, "recorder"), say=lambda _: None)
+    folder = run(tracked(tmp_path, "recorder", cold="sft"), say=lambda _: None)
     assert [one.title for one in told.told] == ["run/1-cold-start", "run/2-dudi"]
     assert [(one.run, one.finished) for one in told.told] == [(None, True)] * 2
     for one, stage in zip(told.told, ("1-cold-start", "2-dudi"), strict=True):
@@ -93,9 +97,9 @@ def numbers(value: Any) -> int:
 
 def test_rollouts_and_settings(tmp_path: Path, told: type[Recorder]) -> None:
     folder = run(tracked(tmp_path, "recorder"), say=lambda _: None)
-    _, last = told.told
+    (last,) = told.told
     texts = [line for *_, lines in last.lines for line in lines]
-    assert texts == read_lines(folder / "2-dudi" / "rollouts.jsonl") and texts
+    assert texts == read_lines(folder / "1-dudi" / "rollouts.jsonl") and texts
     assert [bool(lines) for _, values, lines in last.lines] == [
         "eval/loss" not in values for _, values, _ in last.lines
     ]
@@ -113,36 +117,34 @@ def test_a_tracker_changes_no_number(tmp_path: Path, told: type[Recorder]) -> No
 
 
 def test_each_stage_has_its_own(tmp_path: Path, told: type[Recorder]) -> None:
-    made = tracked(tmp_path)
-    changes = {"cold_start": {"training": {**STEPS, "report_to": ("recorder",)}}}
-    run(recipe(tmp_path, DUDI, number=24, training=STEPS, **changes), say=lambda _: None)
-    assert made.training.report_to == () and [one.title for one in told.told] == ["run/1-cold-start"]
+    changes = {"cold_start": {"training": {**STEPS, "max_steps": 1, "report_to": ("recorder",)}}}
+    run(recipe(tmp_path, DUDI, number=24, training={**STEPS, "max_steps": 1}, **changes), say=lambda _: None)
+    assert [one.title for one in told.told] == ["run/1-cold-start"]
 
 
 # ── stopped, resumed ─────────────────────────────────────────────────────────────────────────────────────────────────
 class Killer(Monitor):
-    """Ends a training within its seventh step."""
+    """Ends a training within its third step."""
 
     steps = 0
 
     def step(self, step: int, seconds: Mapping[str, float]) -> None:
         self.steps += 1
-        if self.steps == 7:
+        if self.steps == 3:
             raise KeyboardInterrupt
 
 
 def test_a_stopped_training_goes_on_in_the_same_run(tmp_path: Path, told: type[Recorder]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tracked(tmp_path, "recorder"), say=lambda _: None, monitors=[Killer()])
-    assert [one.finished for one in told.told] == [True, False], "closed, where it broke off"
+    assert [one.finished for one in told.told] == [False], "closed, where it broke off"
     run(tracked(tmp_path, "recorder"), resume=True, say=lambda _: None)
     assert [(one.title, one.run, one.step) for one in told.told] == [
-        ("run/1-cold-start", None, 0),
-        ("run/2-dudi", None, 0),
-        ("run/2-dudi", "run-2", 2),
+        ("run/1-dudi", None, 0),
+        ("run/1-dudi", "run-1", 2),
     ]
     assert told.told[-1].finished is True and [step for step, *_ in told.told[-1].lines] == [4, 4]
-    assert json.loads((tmp_path / "run" / "2-dudi" / "trackers.json").read_text()) == {"recorder": "run-2"}
+    assert json.loads((tmp_path / "run" / "1-dudi" / "trackers.json").read_text()) == {"recorder": "run-1"}
 
 
 def test_a_run_may_be_resumed_with_another_tracker(tmp_path: Path, told: type[Recorder]) -> None:
@@ -150,7 +152,7 @@ def test_a_run_may_be_resumed_with_another_tracker(tmp_path: Path, told: type[Re
         run(tracked(tmp_path), say=lambda _: None, monitors=[Killer()])
     said: list[str] = []
     run(tracked(tmp_path, "recorder"), resume=True, say=said.append)
-    assert [(one.title, one.run, one.step) for one in told.told] == [("run/2-dudi", None, 2)]
+    assert [(one.title, one.run, one.step) for one in told.told] == [("run/1-dudi", None, 2)]
     assert any("resumed with training.report_to" in line for line in said)
 
 
@@ -170,12 +172,11 @@ def test_one_that_fails_later_stops_nothing(tmp_path: Path, told: type[Recorder]
     said: list[str] = []
     folder = run(tracked(tmp_path, "recorder"), say=said.append)
     warned = [line for line in said if "recorder failed" in line]
-    assert (
-        warned
-        == ["  warning: recorder failed, and is told no more (TimeoutError: no answer); metrics.jsonl has it all"] * 2
-    )
-    assert [one.lines for one in told.told] == [[], []]
-    assert [line["step"] for line in read_lines(folder / "2-dudi" / "metrics.jsonl")] == [2, 2, 4, 4]
+    assert warned == [
+        "  warning: recorder failed, and is told no more (TimeoutError: no answer); metrics.jsonl has it all"
+    ]
+    assert [one.lines for one in told.told] == [[]]
+    assert [line["step"] for line in read_lines(folder / "1-dudi" / "metrics.jsonl")] == [2, 2, 4, 4]
 
 
 def test_names_and_packages_are_looked_at_first(

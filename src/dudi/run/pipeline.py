@@ -77,8 +77,7 @@ def run(
     quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
-    check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
-    check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
+    _check_names(recipe)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -119,6 +118,12 @@ def run(
         if state.is_main_process:
             write_summary(folder)
     return folder
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Raises `DudiError` for an engine or a tracker that there is not, or not here."""
+    check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
+    check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
 
 
 def _silent(text: str) -> None:

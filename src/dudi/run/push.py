@@ -61,9 +61,9 @@ class Upload:
     @property
     def licensed(self) -> bool:
         """Whether the card names a license."""
-        if not REGEX_YAML_BLOCK.match(self.card):
-            return False
-        return bool(ModelCard(self.card, ignore_metadata_errors=True).data.get("license"))
+        return bool(
+            REGEX_YAML_BLOCK.match(self.card) and ModelCard(self.card, ignore_metadata_errors=True).data.get("license")
+        )
 
 
 def prepare(path: str, repo: str) -> Upload:
