@@ -156,7 +156,7 @@ def _written(
     bench: Benchmark,
     path: str | None,
 ) -> tuple[Table, Benchmark]:
-    graded: list[GradedAnswer] = []
+    graded: dict[str, GradedAnswer] = {}
     scores = []
     for cell in cells:
         items = bench.cells[cell.task, cell.language]
@@ -166,7 +166,7 @@ def _written(
             here = answers(cell, rows, items, refused)
         else:
             here = unasked(cell, items)
-        graded += here
+        graded |= {one.id: one for one in here}
         scores.append(score(here, bench.tasks[cell.task].competency, bench.name, model))
     about = About(
         model=AskedModel(model, **fingerprint(model_folder(model))),
@@ -175,7 +175,7 @@ def _written(
         versions={name: metadata.version(name) for name in (*VERSIONS, "lm_eval", "datasets")},
         marks={METRIC: None},
     )
-    return write_evaluation(output, about, graded, scores, bench), bench
+    return write_evaluation(output, about, [graded[item.id] for item in bench.items], scores, bench), bench
 
 
 def _decoding(responder: Responder, how: Asking) -> Decoding:
