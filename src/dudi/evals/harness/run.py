@@ -92,12 +92,11 @@ class _Harness:
         self.responder: Responder = load_responder(model, 0.0, how.batch, text, how.chat_kwargs, how.attention)
         chat = self.responder.chat
         chat.tokenizer.chat_template = chat.template
-        self.longest = positions(self.responder.model.config)
         self.lm = HFLM(
             pretrained=self.responder.model,
             tokenizer=chat.tokenizer,
             batch_size=how.batch,
-            max_length=self.longest,
+            max_length=positions(self.responder.model.config),
             chat_template_args=dict(chat.kwargs),
         )
 
@@ -140,10 +139,7 @@ class _Harness:
 
     def lengths(self, rows: Sequence[Sample]) -> list[int]:
         """How many tokens a model has to read of each sample, with its longest choice."""
-        return [
-            max(len(self.lm.tok_encode(one.text + choice)) for choice in one.choices) if self.longest else 0
-            for one in rows
-        ]
+        return [max(len(self.lm.tok_encode(one.text + choice)) for choice in one.choices) for one in rows]
 
 
 def _written(
@@ -162,7 +158,7 @@ def _written(
         items = bench.cells[cell.task, cell.language]
         if cell.refused is None:
             rows = found[cell]
-            refused = too_long(rows, harness.lengths(rows), harness.longest)
+            refused = too_long(rows, harness.lengths(rows), harness.lm.max_length)
             here = answers(cell, rows, items, refused)
         else:
             here = unasked(cell, items)
