@@ -23,6 +23,7 @@ from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.evals import options
 from dudi.lab.cli import app as lab_app
+from dudi.run.cli import card, export, push
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
@@ -35,6 +36,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
+app.command()(card)
+app.command()(export)
+app.command()(push)
 WIDE = 10_000
 """Columns where nobody looks: a log or a pipe has no edge, and nothing is wrapped or cut for one."""
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
@@ -98,10 +102,12 @@ def check(
     from dudi.recipe.stages import Generate, plan
     from dudi.run.paths import on_the_hub, teacher_of
     from dudi.text.verbalizer import Verbalizer
+    from dudi.training.trackers import check_trackers
 
     loaded = load_recipe(recipe, set_ or ())
     check_settings(loaded.data)
     Verbalizer(loaded.data.languages, folder=loaded.data.template_folder)
+    check_trackers((*loaded.cold_start.training.report_to, *loaded.training.report_to))
     method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {teacher_of(loaded)}")
@@ -295,11 +301,14 @@ def report(
     baseline: Annotated[str | None, typer.Option(metavar="NAME", help="Compare with it; by default the first.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write; by default report/ in the first run.")] = None,
     benchmark: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the prompts are.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whom the first sentence is about; by default the best.")
+    ] = None,
 ) -> None:
     """Write one self-contained page about runs and evaluations: scores, differences, training, answers side by side."""
     from dudi.report.write import write_report
 
-    page = write_report(runs or (), evals or (), baseline, output, benchmark)
+    page = write_report(runs or (), evals or (), baseline, output, benchmark, subject)
     out.print(f"report: {page}", soft_wrap=True)
 
 
@@ -313,11 +322,14 @@ def compare(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Write it too: .md, .json, .tex or .html; repeatable."),
     ] = None,
+    paper: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Show the rows of a table of the paper beside, such as 2.")
+    ] = None,
 ) -> None:
     """Compare methods by their evaluations: scores over training seeds, differences with intervals, significance."""
     from dudi.report.comparison.write import write_comparison
 
-    _page(write_comparison(evaluations, baseline, output or ()))
+    _page(write_comparison(evaluations, baseline, output or (), paper))
 
 
 def _version(value: bool) -> None:

@@ -16,11 +16,16 @@ from typing import Any, ClassVar, Protocol
 class Response(StrEnum):
     """Which response a view scores."""
 
-    GOLD = "y"  # the ground truth
-    Y_PRIME = "y_prime"  # y' ~ student(x), sampled now
-    Y_TILDE = "y_tilde"  # y~ ~ student(p_z, x), sampled now; another sample than y'
-    TEACHER = "teacher"  # ~ teacher(x), sampled once by a stage of its own (SeqKD)
-    OPPONENT = "opponent"  # ~ reference(x), sampled once an iteration by a stage of its own (SPIN)
+    GOLD = "y"
+    Y_PRIME = "y_prime"
+    Y_TILDE = "y_tilde"
+    TEACHER = "teacher"
+    OPPONENT = "opponent"
+
+    @property
+    def meaning(self) -> str:
+        """Where it comes from, in words."""
+        return _MEANINGS[self]
 
     @property
     def sampled(self) -> bool:
@@ -31,6 +36,15 @@ class Response(StrEnum):
     def stored(self) -> bool:
         """Sampled before training, by a generation stage."""
         return self in (Response.TEACHER, Response.OPPONENT)
+
+
+_MEANINGS = {
+    Response.GOLD: "the ground truth: the row's own answer",
+    Response.Y_PRIME: "y' ~ student(x), sampled in the step",
+    Response.Y_TILDE: "y~ ~ student(p_z, x), sampled in the step; another sample than y'",
+    Response.TEACHER: "~ teacher(x), sampled once by a stage of its own",
+    Response.OPPONENT: "~ reference(x), sampled once an iteration by a stage of its own",
+}
 
 
 class Mode(StrEnum):
@@ -46,16 +60,30 @@ class Mode(StrEnum):
 class Loss(StrEnum):
     """Per-token losses; the mathematics is in `dudi.loss.losses` under the same names."""
 
-    NLL = "nll"  # cross-entropy
-    DFT = "dft"  # cross-entropy weighted by sg(p(y_t))
-    FORWARD_KL = "forward_kl"  # KL(teacher || student)
-    REVERSE_KL = "reverse_kl"  # KL(student || teacher)
-    JSD = "jsd"  # beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S
+    NLL = "nll"
+    DFT = "dft"
+    FORWARD_KL = "forward_kl"
+    REVERSE_KL = "reverse_kl"
+    JSD = "jsd"
+
+    @property
+    def formula(self) -> str:
+        """Its value at a token. S: student, T: teacher, sg: without a gradient."""
+        return _FORMULAS[self]
 
     @property
     def needs_teacher(self) -> bool:
         """A divergence between teacher and student."""
         return self not in (Loss.NLL, Loss.DFT)
+
+
+_FORMULAS = {
+    Loss.NLL: "-log S(y_t)",
+    Loss.DFT: "-sg(S(y_t)) log S(y_t)",
+    Loss.FORWARD_KL: "KL(T || S)",
+    Loss.REVERSE_KL: "KL(S || T)",
+    Loss.JSD: "beta KL(T || M) + (1 - beta) KL(S || M), M = beta T + (1 - beta) S",
+}
 
 
 class LossOn(StrEnum):
@@ -130,6 +158,11 @@ class Signal(ABC):
     def description(self) -> str:
         """The loss and what it reads, in a few words."""
 
+    @property
+    def formula(self) -> str:
+        """What it takes the mean of; empty where nobody has written it down."""
+        return ""
+
     @abstractmethod
     def count(self, items: Items, weight: Sequence[float]) -> float:
         """What the mean is taken over, in these rows. weight: by row, 0 for rows that only fill up a batch."""
@@ -170,6 +203,14 @@ class TokenSignal(Signal):
         mode = self.view.verbalizer
         return f"{loss} on {self.view.name}" + ("" if mode is Mode.NONE else f", verbalizer {mode.value}")
 
+    @property
+    def formula(self) -> str:
+        """Of a named loss, with its arguments."""
+        if not isinstance(self.loss, Loss):
+            return ""
+        given = ", ".join(f"{name} = {value:g}" for name, value in self.arguments.items())
+        return ", ".join(part for part in (self.loss.formula, given) if part)
+
     def count(self, items: Items, weight: Sequence[float]) -> float:
         """Response tokens."""
         pairs = zip(items[self.view], weight, strict=True)
@@ -207,6 +248,12 @@ class SequenceSignal(Signal):
         """Such as `spin, beta 0.1, y against y_prime`."""
         name = "spin" if self.loss is None else self.loss.__name__
         return f"{name}, beta {self.beta:g}, {self.winner.name} against {self.loser.name}"
+
+    @property
+    def formula(self) -> str:
+        """SPIN's loss of the margin."""
+        margin = "beta [(log S(y|x) - log S(y'|x)) - (log R(y|x) - log R(y'|x))]"
+        return f"-log sigmoid({margin}), beta = {self.beta:g}" if self.loss is None else ""
 
     def count(self, items: Items, weight: Sequence[float]) -> float:
         """Rows that have both responses."""

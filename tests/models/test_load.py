@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dudi.errors import DudiError
+from dudi.models.export import store_as
 from dudi.models.load import check_model, load_config, load_model, load_tokenizer
-from dudi.models.result import store_as
 from dudi.recipe.schema import Models
 from dudi.run.pipeline import run
 

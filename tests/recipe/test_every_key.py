@@ -14,6 +14,7 @@ import kit
 import pytest
 import torch
 from kit.additions.echo import Echo
+from kit.additions.recorder import Recorder
 from kit.world import World
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,6 +33,7 @@ from dudi.recipe.read import parse_recipe
 from dudi.recipe.schema import Data, Recipe, Section
 from dudi.rollouts import ENGINES, Sampling
 from dudi.training.job import arguments
+from dudi.training.trackers import TRACKERS
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row
 
@@ -256,14 +258,20 @@ def repeating(w: World, table: dict[str, Any]) -> list[bool]:
     return seen
 
 
-def refused_cache(w: World, table: dict[str, Any]) -> str:
-    """What a run with a cache is refused with, if it is."""
-    table["training"]["cache"] = "memory"
+def refused(w: World, table: dict[str, Any]) -> str:
+    """What a run is refused with, if it is."""
     try:
         w.start(table)
     except DudiError as error:
         return str(error)
     return ""
+
+
+def monitors(w: World, table: dict[str, Any]) -> list[str]:
+    """Who hears of the training, where a tracker of somebody's own is among those that there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TRACKERS, "recorder", Recorder)
+        return [type(one).__name__ for one in DistillationTrainer(w.start(table)[0]).monitors]
 
 
 TRAINING: dict[str, Entry] = {
@@ -285,7 +293,8 @@ TRAINING: dict[str, Entry] = {
     "save_every": Entry(1, saved_checkpoints),
     "keep_checkpoints": Entry(1, saved_checkpoints, {"training.save_every": 1}),
     "cache": Entry("disk", lambda w, table: len([*(w.train(table)[1] / "cache").glob("*")])),
-    "cache_limit": Entry(1e-5, refused_cache),
+    "cache_limit": Entry(1e-5, refused, {"training.cache": "memory"}),
+    "report_to": Entry(("recorder",), monitors),
     "deterministic": Entry(True, repeating),
     "dropout": Entry(True, dropout_kept, {"method": {"name": "sft"}}),
 }
@@ -307,6 +316,7 @@ ENTRIES: dict[str, Entry] = {
         )
         for k, e in TRAINING.items()
     },
+    "cold_start.training.report_to": Entry(("recorder",), monitors, {**COLD, "method": {"name": "dudi"}}),
     "models.student": Entry("@other", model_loads),
     "models.teacher": Entry("@teacher2", teacher_weights),
     "models.student_revision": Entry("abc", tokenizer_loads),

@@ -24,6 +24,7 @@ from dudi.evals.bench import Benchmark, read_benchmark
 from dudi.evals.cells import task_scores
 from dudi.evals.metrics import METRICS
 from dudi.evals.respond import fingerprint, load_responder, models_of, used_chat_kwargs, weight_files
+from dudi.evals.spread import with_intervals
 from dudi.evals.tables import markdown
 from dudi.files import write_text
 from dudi.models.load import arithmetic
@@ -84,7 +85,7 @@ def evaluate(
         responder = load_responder(model, *settings) if missing else None
         write_text(output / RECORD, _json(record))
         counter = _Counter(len(items) * len(missing), progress)
-        scores = []
+        scores, responses = [], []
         for seed in seeds:
             if (given := answers[seed]) is None:
                 assert responder is not None
@@ -94,8 +95,10 @@ def evaluate(
                 say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
             graded = [grade(item, answer, bench) for item, answer in zip(items, given, strict=True)]
             write_text(_responses(output, seed), _lines([one.as_dict() for one in graded]))
+            responses.append(graded)
             scores += task_scores(graded, bench, model, seed)
-        return _write_table(output, scores, bench)
+        table = with_intervals(aggregate(scores, bench), scores, responses, bench)
+        return _write_table(output, table, scores, bench)
 
 
 def _how(decoding: Decoding, seed: int, device: str) -> str:
@@ -225,7 +228,7 @@ def write_evaluation(
             file.unlink()
         write_text(output / RECORD, _json(about.as_dict()))
         write_text(_responses(output, about.decoding.seeds[0]), _lines([one.as_dict() for one in answers]))
-        return _write_table(output, scores, bench)
+        return _write_table(output, aggregate(scores, bench), scores, bench)
 
 
 def _difference(record: Mapping[str, Any], other: Any) -> str | None:
@@ -255,8 +258,7 @@ def _responses(output: Path, seed: int) -> Path:
     return output / f"responses-{seed}.jsonl"
 
 
-def _write_table(output: Path, scores: Sequence[TaskScore], bench: Benchmark) -> Table:
-    table = aggregate(scores, bench)
+def _write_table(output: Path, table: Table, scores: Sequence[TaskScore], bench: Benchmark) -> Table:
     write_text(output / "scores.jsonl", _lines([score.as_dict() for score in scores]))
     write_text(output / "table.json", _json(table.as_dict()))
     write_text(output / "table.md", markdown(table, bench))

@@ -69,7 +69,7 @@ def check_weights(folder: Path, config: Any, what: str, trust_remote_code: bool 
     A checkpoint whose tensors another version of the library named in another way is left for the loader to judge.
     partial: files may be missing, as the loader fetches them; those that are there are looked at.
     """
-    files, whole = _files(folder, config, what, partial)
+    files, whole = weight_files(folder, config, what, partial)
     found: dict[str, Stored] = {}
     for file in files:
         read = _header if file.suffix == ".safetensors" else _pickled
@@ -78,7 +78,7 @@ def check_weights(folder: Path, config: Any, what: str, trust_remote_code: bool 
         _compare(found, config, trust_remote_code, f"{what}: {str(folder)!r}: the weights do not fit its config.json")
 
 
-def _files(folder: Path, config: Any, what: str, partial: bool) -> tuple[list[Path], bool]:
+def weight_files(folder: Path, config: Any, what: str, partial: bool = False) -> tuple[list[Path], bool]:
     """The files that the loader would take, and whether these are all."""
     named = getattr(config, "transformers_weights", None)  # a config may call them otherwise
     file = next((folder / name for name in (named, *WEIGHTS) if name and (folder / name).is_file()), None)

@@ -195,6 +195,9 @@ class Training(Section):
     """Response positions projected to the vocabulary at a time."""
     log_every: PositiveInt = 10
     """Steps of a logging interval."""
+    report_to: tuple[Text, ...] = ()
+    """Trackers that are told of each interval, beside metrics.jsonl: `tensorboard`, `wandb`, `trackio`, `mlflow`
+    (docs/tracking.md). Their packages are not installed with dudi."""
     overlap_every: Annotated[int, Field(ge=0)] = 50
     """Steps between measurements of overlap@16 and entropies; 0: never."""
     eval_every: Annotated[int, Field(ge=0)] = 0

@@ -95,7 +95,7 @@ def run_warnings(run: Run) -> list[str]:
     for one in sampled(run):
         by_stage.setdefault(one.stage, []).append(one)
     for name, rows in by_stage.items():
-        found += [f"{run.label}, {name}: {text}" for text in _cut(rows)]
+        found += [f"{run.label}, {name}: {text}" for text in cut_short(rows)]
     return found
 
 
@@ -114,8 +114,8 @@ def _not_finite(stage: Stage) -> list[str]:
     return found
 
 
-def _cut(rows: Sequence[Sampled]) -> list[str]:
-    """Rollouts of a stage that run into the limit: a view as a whole, or single languages in it."""
+def cut_short(rows: Sequence[Sampled]) -> list[str]:
+    """In a line, the rollouts of a stage that run into the limit: a view as a whole, or single languages in it."""
     bad = [r for r in rows if r.share_cut > CUT_HIGH or r.eos_rate < EOS_LOW]
     parts = []
     for view in dict.fromkeys(r.view for r in bad):

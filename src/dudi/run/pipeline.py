@@ -27,15 +27,17 @@ from transformers import PreTrainedModel, TrainerCallback
 from dudi import processes
 from dudi.data.load import Rows, read_rows
 from dudi.errors import DudiError
-from dudi.files import cut_back, read_lines
+from dudi.files import cut_back, read_lines, write_text
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
 from dudi.models.reference import like_student
 from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
+from dudi.report.card import CARD
 from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
 from dudi.run.caching import caches
+from dudi.run.cards import card_of
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
@@ -51,6 +53,7 @@ from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
 from dudi.training.stored import CUT, generate, read_responses, write_cut
+from dudi.training.trackers import check_trackers
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, WindowBuilder
 
@@ -75,6 +78,7 @@ def run(
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
     check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
+    check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -210,7 +214,10 @@ class Pipeline:
         )
         here.mkdir(parents=True, exist_ok=True)
         trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
-        resume_stage(trainer)
+        try:
+            resume_stage(trainer)
+        finally:
+            trainer.tell(lambda monitor: monitor.close())
         with processes.together():
             if self.state.is_main_process and not self.trial:
                 trainer.watch.check_end(stage.name, read_lines(here / METRICS))
@@ -230,7 +237,9 @@ class Pipeline:
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
                 complete(staged, self.prepared.recipe.models, last)
-                checkpoints.publish(staged, here / "model")
+                if not self.trial:
+                    write_text(staged / CARD, card_of(self.folder, here / "model"))
+                checkpoints.publish(staged, here / "model", unlisted=(CARD,))
 
     def _generate(self, stage: Generate, title: str) -> None:
         """Write the answers that a later stage trains on; batches that are there already are kept."""

@@ -60,6 +60,7 @@ def miniature(prepared: Prepared, processes_: int = 1) -> Prepared:
         "log_every": 1,
         "overlap_every": 1,
         "warmup_steps": 0,
+        "report_to": (),
     }
 
     def short(training: Training, method: Method | None) -> Training:

@@ -32,6 +32,7 @@ FREE = (
             "cache_limit",
             "save_every",
             "keep_checkpoints",
+            "report_to",
         )
     ),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from dudi import processes
 from dudi.training.metrics import record
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class BetweenSteps(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The monitors hear what begins."""
         course = self.trainer.course()
-        self.trainer.tell(lambda monitor: monitor.begin(course))
+        with processes.together():  # a tracker that cannot begin stops them all
+            self.trainer.tell(lambda monitor: monitor.begin(course))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """And that it is done."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,10 @@ def reading(checkpoint: Path, files: str) -> Iterator[None]:
         ) from error
 
 
-def publish(staged: Path, final: Path) -> None:
-    """Make a finished folder appear under its final name at once, or not at all."""
-    files = sorted(f for f in staged.rglob("*") if f.is_file())
+def publish(staged: Path, final: Path, unlisted: Collection[str] = ()) -> None:
+    """Make a finished folder appear under its final name at once, or not at all. unlisted: files in it that may change
+    without damage."""
+    files = sorted(f for f in staged.rglob("*") if f.is_file() and f.name not in unlisted)
     listed = {f.relative_to(staged).as_posix(): {"size": f.stat().st_size, "sha256": sha256(f)} for f in files}
     (staged / MANIFEST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
     for path in [*staged.rglob("*"), staged]:

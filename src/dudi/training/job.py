@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
@@ -33,6 +34,18 @@ class Job:
     seed: int
     autocast: bool
     folder: Path
+
+    def settings(self) -> dict[str, Any]:
+        """What it trains with, as plain values."""
+        signals = {s.name: {"weight": s.weight, "loss": s.description} for s in self.method.signals}
+        return {
+            "method": {"name": self.method.name, "variant": self.method.variant, "signals": signals},
+            "seed": self.seed,
+            "languages": list(self.languages),
+            "rows": len(self.rows),
+            "limits": self.builder.limits.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+        }
 
 
 def steps_an_epoch(training: Training, rows: int) -> int:

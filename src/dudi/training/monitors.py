@@ -10,7 +10,7 @@ A monitor of your own overrides what it wants to hear of, and is handed to `dudi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ LINES = (METRICS, TIMES, ROLLOUTS)
 @dataclass(frozen=True)
 class Course:
     """A training that begins, or is resumed. title: of its stage; step: finished so far, of `steps`; phase: tells what
-    runs at the moment; to_come: how often the phases outside of steps still run, from the end of a step on."""
+    runs at the moment; to_come: how often the phases outside of steps still run, from the end of a step on; settings:
+    what it trains with, as plain values."""
 
     title: str
     folder: Path
@@ -32,6 +33,7 @@ class Course:
     steps: int
     phase: Callable[[], str]
     to_come: Callable[[int], Mapping[str, int]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Monitor:
@@ -54,6 +56,9 @@ class Monitor:
 
     def end(self, step: int) -> None:
         """The training is done."""
+
+    def close(self) -> None:
+        """Nothing more will come: after the end, or where a training broke off."""
 
 
 class Lines(Monitor):

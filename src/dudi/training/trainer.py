@@ -41,6 +41,7 @@ from dudi.training.monitors import Course, Lines, Monitor
 from dudi.training.phases import Phases, trim
 from dudi.training.resumable import SavingTrainer
 from dudi.training.samples import Samples, text_of
+from dudi.training.trackers import trackers
 from dudi.training.watch import Watch
 from dudi.training.window import Row, Window, collate
 
@@ -61,7 +62,7 @@ class DistillationTrainer(SavingTrainer):
         super().__init__(job, stop or faults.Stop(), [BetweenSteps(self), *callbacks])
         self.remove_callback(PrinterCallback)
         self.title = title
-        self.monitors = (Lines(job.folder), *monitors)
+        self.monitors = (Lines(job.folder), *trackers(job.training.report_to, say), *monitors)
         self.say = say
         self.phases = phases or Phases(say)
         self.watch = Watch(job.method, job.training, job.seed)
@@ -321,9 +322,8 @@ class DistillationTrainer(SavingTrainer):
     def course(self) -> Course:
         """Where this training stands, for the monitors."""
         state = self.state
-        return Course(
-            self.title, self.job.folder, state.global_step, state.max_steps, lambda: self.phases.now, self.to_come
-        )
+        now, settings = (lambda: self.phases.now), self.job.settings()
+        return Course(self.title, self.job.folder, state.global_step, state.max_steps, now, self.to_come, settings)
 
     def to_come(self, step: int) -> dict[str, int]:
         """How often a phase outside of steps still runs, from the end of `step` on; each runs at the last step too."""

@@ -26,12 +26,17 @@ class ChoiceLoglik(Choice):
             return None
         return f"the right choice is at the same place in all {len(items)} items: balanced accuracy needs two"
 
+    def strata(self, items: Sequence[Item]) -> list[str]:
+        """The right choice, or its place where choices differ from item to item."""
+        return super().strata(items) if _same_choices(items) else [_place(item, item.targets[0]) for item in items]
+
     def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
         """Balanced accuracy over the right choices, or over their places where choices differ from item to item."""
         if _same_choices(items):
             return super().score(items, texts, values)
-        gold = [_place(item, item.targets[0]) for item in items]
-        return balanced_accuracy(gold, [_place(item, text) for item, text in zip(items, texts, strict=True)])
+        return balanced_accuracy(
+            self.strata(items), [_place(item, text) for item, text in zip(items, texts, strict=True)]
+        )
 
 
 class ChoiceLoglikNorm(ChoiceLoglik):

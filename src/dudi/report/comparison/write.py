@@ -13,6 +13,7 @@ from dudi.files import write_text
 from dudi.report.blocks import Page
 from dudi.report.comparison.numbers import Comparison, Difference, Row, Scores, compare
 from dudi.report.comparison.page import page
+from dudi.report.comparison.paper import paper_section
 from dudi.report.comparison.read import PROMPTING, Group, choose, read_groups, remarks
 from dudi.report.html import html
 from dudi.report.latex import latex
@@ -27,10 +28,13 @@ FORMATS: dict[str, Callable[[Comparison, Page], str]] = {
 }
 
 
-def write_comparison(given: Sequence[str], baseline: str | None = None, outputs: Sequence[Path] = ()) -> str:
+def write_comparison(
+    given: Sequence[str], baseline: str | None = None, outputs: Sequence[Path] = (), paper: str | None = None
+) -> str:
     """Write the files; returns what the screen shows: Markdown without the tables of every language.
 
-    given: FOLDER or NAME=FOLDER, a name once for each training seed. Raises `DudiError` before anything is written.
+    given: FOLDER or NAME=FOLDER, a name once for each training seed. paper: a table of the paper to show beside.
+    Raises `DudiError` before anything is written.
     """
     for output in outputs:
         if output.suffix not in FORMATS:
@@ -44,6 +48,10 @@ def write_comparison(given: Sequence[str], baseline: str | None = None, outputs:
         if output.resolve().parent in folders:
             raise DudiError(f"--output {str(output)!r} lies among the files of an evaluation; choose another folder")
     shown = page(comparison)
+    if paper is not None:
+        *first, cells = shown.sections
+        quoted = paper_section(paper, comparison.baseline.evaluations[0].about.benchmark.name)
+        shown = replace(shown, sections=(*first, quoted, cells))
     texts = {output: FORMATS[output.suffix](comparison, shown) for output in outputs}
     for output, text in texts.items():
         try:
