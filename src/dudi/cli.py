@@ -253,45 +253,22 @@ def evaluate(
 ) -> None:
     """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table. With another
     evaluator: by its tasks and its scores."""
+    shared = options.Shared(
+        output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
+    )
     if with_ is options.Evaluator.LM_EVAL:
         from dudi.evals.harness.command import lm_eval_command
 
         options.refuse("--with lm-eval", seed=seed)
-        shared = options.Shared(
-            output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
-        )
-        return _page(
-            lm_eval_command(model, benchmark, tasks or (), shared, lambda text: out.print(text, soft_wrap=True))
-        )
-    options.refuse("--with dudi, the default", tasks=tasks)
-    from dudi.evals.bench import read_benchmark
-    from dudi.lab.artefacts import lab_benchmark
+        page, target = lm_eval_command(model, benchmark, tasks or (), shared, out.print)
+    else:
+        from dudi.evals.command import dudi_command
+        from dudi.lab.artefacts import lab_benchmark
 
-    folder = Path(benchmark) if benchmark else lab_benchmark(model)
-    bench = read_benchmark(folder)
-    from dudi.evals.evaluate import default_output, evaluate
-    from dudi.evals.tables import summary
-    from dudi.text.template import keywords
-
-    target = Path(output) if output is not None else default_output(model, bench.name)
-    with _bar("answered") as progress:
-        table = evaluate(
-            model,
-            folder,
-            target,
-            seeds=seed or (0,),
-            temperature=temperature,
-            batch=batch,
-            limit=limit,
-            say=out.print,
-            progress=progress,
-            overwrite=overwrite,
-            template=None if template is None else Path(template),
-            chat_kwargs=keywords(chat or ()),
-            attention=attention,
-            engine=engine,
-        )
-    _page(summary(table, bench))
+        options.refuse("--with dudi, the default", tasks=tasks)
+        folder = Path(benchmark) if benchmark else lab_benchmark(model)
+        page, target = dudi_command(model, folder, seed or (0,), shared, _bar, out.print)
+    _page(page)
     out.print(f"evaluation folder: {target}", soft_wrap=True)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.evals import DESCRIPTION, item, rows, write
+from kit.evals import DESCRIPTION, item, rows, save_model, write
 
 from dudi.errors import DudiError
+from dudi.evals import evaluate as evaluation
 from dudi.evals.answers import Answer, grade
 from dudi.evals.bench import read_benchmark
 from dudi.evals.cells import task_scores
@@ -193,3 +194,17 @@ def test_thai_without_pythainlp_is_refused_before_anything_is_asked(
 def test_a_target_of_signs_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DudiError, match="targets: '၊။' is only punctuation"):
         read_benchmark(bench(tmp_path, "rouge_l", [item("w1", "where", "my", "?", targets=["မာ", "၊။"])]))
+
+
+def test_the_version_of_what_cuts_words_is_recorded(
+    tmp_path: Path, newmm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = evaluation.metadata.version
+    monkeypatch.setattr(evaluation.metadata, "version", lambda name: "5.4.0" if name == "pythainlp" else version(name))
+    model = save_model(tmp_path / "m")
+    for language, target, wanted in (("th", "กรุงเทพ", "5.4.0"), ("my", "ရန်ကုန်", None)):
+        folder = bench(tmp_path / language, "rouge_l", [item("w1", "where", language, "?", targets=[target])])
+        monkeypatch.setitem(cutting._CUTTERS, "th", lambda text: [text])
+        evaluation.evaluate(model, folder, tmp_path / f"{language}.eval", limit=1, say=lambda text: None)
+        record = json.loads((tmp_path / f"{language}.eval" / "eval.json").read_text(encoding="utf-8"))
+        assert record["versions"].get("pythainlp") == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import unicodedata
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from kit import reports
 
+from dudi.records import Item
 from dudi.report.blocks import number, percent, signed
 from dudi.report.figures import smoothed
 from dudi.report.results import training_seeds
 from dudi.report.runs import read_runs
 from dudi.report.samples import PROMPT, end_of
-from dudi.report.side_by_side import shown
+from dudi.report.side_by_side import _rule, shown
 from dudi.report.training import run_warnings
 from dudi.report.write import make_report, write_report
 
@@ -102,3 +104,10 @@ def test_smoothing_keeps_a_line_and_leaves_gaps() -> None:
     assert smoothed([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
     gap = [*line[:20], float("nan"), *line[21:]]
     assert [n for n, v in enumerate(smoothed(gap)) if v != v] == [20]
+
+
+def test_constraints_are_shown_as_they_are_written() -> None:
+    wanted = {"words": {"at_least": 2, "at_most": 5}, "occurs": {"nasi": 1}, "includes": ["a", "b"], "title": True}
+    line = {"id": "1", "task": "t", "language": "id", "messages": [{"role": "user", "content": "?"}], "targets": ["x"]}
+    rule = _rule(Item.model_validate_json(json.dumps({**line, "constraints": wanted, "response_language": "ms"})))
+    assert rule == "words: at_least 2, at_most 5; occurs: nasi 1; includes: a, b; title; in Malay (ms)"

@@ -147,7 +147,7 @@ def check_arguments(
     attention: str | None,
     engine: str,
 ) -> None:
-    """Raises `DudiError` for a setting that there is not."""
+    """Raises `DudiError` for settings that ask for nothing that there is."""
     check_engine(engine, key="engine")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
@@ -162,7 +162,7 @@ def check_arguments(
 
 
 def model_folder(model: str) -> Path:
-    """A model's folder. Raises `DudiError` where there is none, or no weights in it."""
+    """A folder with weights. Raises `DudiError`."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise DudiError(f"no model folder {model!r}: expected one with config.json, weights and tokenizer")

@@ -57,9 +57,9 @@ def _sample(task: str, found: Mapping[str, Any]) -> Sample:
     )
 
 
-def too_long(found: Sequence[Sample], lengths: Sequence[int], longest: int | None) -> str | None:
+def too_long(found: Sequence[Sample], lengths: Sequence[int], longest: int) -> str | None:
     """Why samples cannot be scored: lm-eval cuts off the beginning of what a model has no positions for."""
-    over = [length for length in lengths if longest is not None and length > longest]
+    over = [length for length in lengths if length > longest]
     if not over:
         return None
     return f"{len(over)} of {len(found)} items could not be asked: up to {max(over)} tokens are more than {longest}"

@@ -14,8 +14,8 @@ WHERE = "--with lm-eval"
 
 def lm_eval_command(
     model: str, benchmark: str | None, tasks: Sequence[str], shared: Shared, say: Callable[[str], None]
-) -> str:
-    """Evaluate a model folder, and return the table as Markdown. Raises `DudiError`."""
+) -> tuple[str, Path]:
+    """Evaluate a model folder: the table as Markdown, and where all is. Raises `DudiError`."""
     refuse(WHERE, temperature=shared.temperature, engine=shared.engine != "local")
     if (benchmark is None) == (not tasks):
         fault = "no --tasks and no --benchmark" if benchmark is None else "both --tasks and --benchmark"
@@ -36,5 +36,4 @@ def lm_eval_command(
         table, bench = evaluate_tasks(model, tasks, output, how, say, shared.overwrite)
     else:
         table, bench = evaluate_benchmark(model, Path(benchmark), output, how, say, shared.overwrite)
-    say(f"evaluation folder: {output}")
-    return summary(table, bench)
+    return summary(table, bench), output

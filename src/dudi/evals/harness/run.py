@@ -92,12 +92,11 @@ class _Harness:
         self.responder: Responder = load_responder(model, 0.0, how.batch, text, how.chat_kwargs, how.attention)
         chat = self.responder.chat
         chat.tokenizer.chat_template = chat.template
-        self.longest = positions(self.responder.model.config)
         self.lm = HFLM(
             pretrained=self.responder.model,
             tokenizer=chat.tokenizer,
             batch_size=how.batch,
-            max_length=self.longest,
+            max_length=positions(self.responder.model.config),
             chat_template_args=dict(chat.kwargs),
         )
 
@@ -140,10 +139,7 @@ class _Harness:
 
     def lengths(self, rows: Sequence[Sample]) -> list[int]:
         """How many tokens a model has to read of each sample, with its longest choice."""
-        return [
-            max(len(self.lm.tok_encode(one.text + choice)) for choice in one.choices) if self.longest else 0
-            for one in rows
-        ]
+        return [max(len(self.lm.tok_encode(one.text + choice)) for choice in one.choices) for one in rows]
 
 
 def _written(
@@ -156,17 +152,17 @@ def _written(
     bench: Benchmark,
     path: str | None,
 ) -> tuple[Table, Benchmark]:
-    graded: list[GradedAnswer] = []
+    graded: dict[str, GradedAnswer] = {}
     scores = []
     for cell in cells:
         items = bench.cells[cell.task, cell.language]
         if cell.refused is None:
             rows = found[cell]
-            refused = too_long(rows, harness.lengths(rows), harness.longest)
+            refused = too_long(rows, harness.lengths(rows), harness.lm.max_length)
             here = answers(cell, rows, items, refused)
         else:
             here = unasked(cell, items)
-        graded += here
+        graded |= {one.id: one for one in here}
         scores.append(score(here, bench.tasks[cell.task].competency, bench.name, model))
     about = About(
         model=AskedModel(model, **fingerprint(model_folder(model))),
@@ -175,7 +171,7 @@ def _written(
         versions={name: metadata.version(name) for name in (*VERSIONS, "lm_eval", "datasets")},
         marks={METRIC: None},
     )
-    return write_evaluation(output, about, graded, scores, bench), bench
+    return write_evaluation(output, about, [graded[item.id] for item in bench.items], scores, bench), bench
 
 
 def _decoding(responder: Responder, how: Asking) -> Decoding:
