@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 from huggingface_hub import ModelCard
 from kit import reports
@@ -176,6 +177,41 @@ def test_scores_are_those_of_these_weights(done: Path, dudi: Dudi, tmp_path: Pat
     assert f"| Indonesian (id) | {cell['mean']:.1f} ± {cell['spread']:.1f} |" in text
     assert "| English (en), not averaged |" in text
     assert "model-index" not in front(done / "1-cold-start" / "model" / "README.md")
+
+
+def test_who_evaluated_and_how_far_items_decide(done: Path, dudi: Dudi, tmp_path: Path) -> None:
+    """Of an evaluation by another evaluator, with intervals."""
+    out = scored(done, benchmark(tmp_path / "bench", ("id", "th")))
+    about, table = (json.loads((out / name).read_text()) for name in ("eval.json", "table.json"))
+    about["versions"]["lm_eval"] = "0.4.13"
+    table["overall"] |= {"mean": 41.26, "low": 38.04, "high": 44.5}
+    (out / "eval.json").write_text(json.dumps(about))
+    (out / "table.json").write_text(json.dumps(table))
+    assert dudi("card", str(done / "2-dudi" / "model")) == 0, dudi.err
+    card = done / "2-dudi" / "model" / "README.md"
+    text = card.read_text(encoding="utf-8")
+    assert "By lm-evaluation-harness 0.4.13 within dudi 0.1.0 on " in text and "In brackets: the 95 %" in text
+    assert "| average | 41.3 [38.0, 44.5] |" in text
+    (average, *_) = front(card)["model-index"][0]["results"]
+    args = average["metrics"][0]["args"]
+    assert args["evaluator"] == "lm-evaluation-harness 0.4.13 within dudi 0.1.0"
+    assert args["interval_95_over_items"] == [38.04, 44.5]
+
+
+def test_how_it_is_asked_is_what_the_recipe_says(tmp_path: Path) -> None:
+    jinja = "{{ note }}" + kit.CHATML
+    (tmp_path / "mine.jinja").write_text(jinja)
+    chat = {"template": str(tmp_path / "mine.jinja"), "kwargs": {"note": "hi", "thinking": False}, "merge_system": True}
+    generation = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 33}
+    changes = {"chat": chat, "generation": generation, "training": {"max_steps": 1}}
+    made = recipe(tmp_path, {"name": "gkd"}, cold_start={"method": {"name": "none"}}, **changes)
+    model = run(made, say=lambda _: None) / "1-gkd" / "model"
+    text = (model / "README.md").read_text(encoding="utf-8")
+    assert "it came from mine.jinja." in text and "`note = 'hi'`, `thinking = false`" in text
+    assert "head of the first user turn" in text and (model / "chat_kwargs.json").is_file()
+    assert "sampling at temperature 0.7, top_p 0.9, at most 33 new tokens" in text
+    assert "L = 1 L_off_policy + 1 L_on_policy\n" in text and "on_policy with probability 0.5, else off_policy" in text
+    assert "M = beta T + (1 - beta) S, beta = 0.5" in text
 
 
 def test_what_its_reader_wrote_stays(done: Path, dudi: Dudi, tmp_path: Path) -> None:

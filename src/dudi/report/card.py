@@ -17,7 +17,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from dudi.errors import DudiError
 from dudi.methods import Teacher
-from dudi.report.card_facts import Facts
+from dudi.report.card_facts import Facts, evaluator
 from dudi.report.card_text import text
 from dudi.report.evals import Evaluation
 from dudi.report.runs import Run
@@ -93,11 +93,20 @@ def _results(one: Evaluation) -> Iterator[EvalResult]:
                 dataset_revision=about.sha256,
                 metric_type="normalised-score",
                 metric_name="score: 0 is chance, 100 the best there is",
-                metric_value=round(cell.mean, 2),
+                metric_value=_rounded(cell.mean),
                 metric_args={
-                    "evaluator": f"dudi {one.about.versions.get('dudi', '?')}",
+                    "evaluator": evaluator(one),
                     "temperature": decoding.temperature,
                     "decoding_seeds": list(one.table.seeds),
+                    **(
+                        {}
+                        if cell.low is None
+                        else {"interval_95_over_items": [_rounded(cell.low), _rounded(cell.high)]}
+                    ),
                     **({} if decoding.limit is None else {"items_of_each_task_and_language": decoding.limit}),
                 },
             )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

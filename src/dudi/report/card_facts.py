@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dudi.errors import DudiError
 from dudi.recipe.stages import Train, folder_name, plan
+from dudi.report.evals import Evaluation
 from dudi.report.runs import Record, Run
 from dudi.strict import read_one
 
@@ -43,6 +44,13 @@ def hub_name(known: Known) -> str | None:
         if part.startswith("models--"):
             return part.removeprefix("models--").replace("--", "/")
     return known.path if known.commit is not None or not known.files else None
+
+
+def evaluator(evaluation: Evaluation) -> str:
+    """Who asked and scored, with versions."""
+    versions = evaluation.about.versions
+    ours = f"dudi {versions.get('dudi', '?')}"
+    return f"lm-evaluation-harness {versions['lm_eval']} within {ours}" if "lm_eval" in versions else ours
 
 
 def last_part(path: str) -> str:

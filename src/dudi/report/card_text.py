@@ -14,7 +14,7 @@ from dudi.languages import LANGUAGES
 from dudi.methods import METHODS, Method, Teacher
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Train
 from dudi.records import Average
-from dudi.report.card_facts import Facts, last_part
+from dudi.report.card_facts import Facts, evaluator, last_part
 from dudi.report.evals import Evaluation
 from dudi.report.markdown import escaped
 from dudi.report.results import language_name
@@ -181,11 +181,13 @@ def _scores(one: Evaluation) -> dict[str, Any]:
     languages = [*table.averaged, *(l for l in table.languages if l not in table.averaged)]
     rows = [row(named(l), table.by_language[l], table.by_competency[l]) for l in languages]
     limit = f", the first {about.decoding.limit} of each task and language" if about.decoding.limit else ""
+    spread = " ±: standard deviation over decoding seeds." if len(table.seeds) > 1 else ""
+    interval = " In brackets: the 95 % interval over items." if table.overall.low is not None else ""
     return {
         "title": f"{about.benchmark.name}, version {about.benchmark.version}",
         "how": (
-            f"By `dudi eval` of dudi {about.versions.get('dudi', '?')} on {len(one.items)} items{limit};"
-            f" {one.decoding}; {about.decoding.dtype}. Normalised: 0 is chance, 100 the best there is. Benchmark"
+            f"By {evaluator(one)} on {len(one.items)} items{limit}; {one.decoding}; {about.decoding.dtype}."
+            f" Normalised: 0 is chance, 100 the best there is.{spread}{interval} Benchmark"
             f" `{about.benchmark.sha256[:12]}`."
         ),
         "head": ("language", "score", *table.competencies),

@@ -4,6 +4,7 @@ RUN/recipe.toml, environment.json     what was run, with what
 RUN/data/                             the very rows, their report and manifest; their token ids, for the next start
 RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
 RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, rollouts.jsonl, phases.json, checkpoint-*/, model/
+RUN/<n>-<stage>/trackers.json         which runs of trackers it is, where it reports to any
 RUN/<n>-<stage>/cache/                while it trains: what is read once of frozen models (training.cache = "disk")
 RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
 RUN/summary.json, summary.md          written last
