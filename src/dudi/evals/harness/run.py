@@ -50,7 +50,10 @@ def evaluate_benchmark(
     with tempfile.TemporaryDirectory() as place:
         cells = write_tasks(bench, Path(place))
         harness = _Harness(model, how, Path(place))
-        found = {cell: harness.samples(cell, None, say) for cell in cells if cell.refused is None}
+        names = [cell.name for cell in cells if cell.refused is None]
+        say(f"lm-eval: {bench.name}, {len(bench.items)} items with choices")
+        rows = harness.samples(names, None) if names else ()
+        found = {cell: [row for row in rows if row.task == cell.name] for cell in cells}
     return _written(model, harness, output, how, cells, found, bench, str(folder))
 
 
@@ -66,7 +69,10 @@ def evaluate_tasks(
     _check(model, output, how, overwrite)
     cells = chosen(names)
     harness = _Harness(model, how, None, cells)
-    found = {cell: harness.samples(cell, how.limit, say) for cell in cells}
+    found = {}
+    for cell in cells:  # one by one, since a group's tasks have names of their own
+        say(f"lm-eval: {cell.task}, {cell.language}")
+        found[cell] = harness.samples([cell.name], how.limit)
     return _written(model, harness, output, how, cells, found, hub_benchmark(hub_description(cells), found), None)
 
 
@@ -113,14 +119,13 @@ class _Harness:
                 " Hugging Face hub; fetch them once where there is a network, or give --benchmark FOLDER"
             )
 
-    def samples(self, cell: Cell, limit: int | None, say: Callable[[str], None]) -> tuple[Sample, ...]:
-        """What lm-eval finds for a cell."""
+    def samples(self, names: Sequence[str], limit: int | None) -> tuple[Sample, ...]:
+        """What lm-eval finds for some tasks or groups."""
         from lm_eval import simple_evaluate
 
-        say(f"lm-eval: {cell.task}, {cell.language}")
         found = simple_evaluate(
             model=self.lm,
-            tasks=[cell.name],
+            tasks=list(names),
             task_manager=self.manager,
             num_fewshot=0,
             limit=limit,
