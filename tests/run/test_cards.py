@@ -256,7 +256,11 @@ def test_a_card_that_is_not_ours_is_left_alone(case: str, done: Path, dudi: Dudi
 
 def test_paths_that_have_no_card(done: Path, dudi: Dudi, tmp_path: Path) -> None:
     assert "is neither a run's folder nor a model in one" in dudi.refused("card", str(dudi.models / "student"))
-    assert "is neither a run's folder nor a model in one" in dudi.refused("card", str(tmp_path / "nothing"))
+    for path in (tmp_path / "nothing", Path("/model"), Path("/"), done / "2-dudi", done / "data"):
+        assert "is neither a run's folder nor a model in one" in dudi.refused("card", str(path))
+    shutil.copytree(done / "2-dudi", done / "2-dudi.old")
+    assert "has no such training" in dudi.refused("card", str(done / "2-dudi.old" / "model"))
+    assert dudi("card", str(done)) == 0 and dudi.text.count("card: ") == 2, "of the stages alone"
     shutil.rmtree(done / "2-dudi" / "model")
     shutil.rmtree(done / "1-cold-start" / "model")
     assert "no stage of this run has a model/ yet" in dudi.refused("card", str(done))
