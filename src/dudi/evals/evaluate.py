@@ -93,12 +93,10 @@ def evaluate(
                 given = responder.answer(items, bench, seed, counter)
             else:
                 say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
-            graded = [grade(item, answer, bench) for item, answer in zip(items, given, strict=True)]
-            write_text(_responses(output, seed), _lines([one.as_dict() for one in graded]))
-            responses.append(graded)
-            scores += task_scores(graded, bench, model, seed)
-        table = with_intervals(aggregate(scores, bench), scores, responses, bench)
-        return _write_table(output, table, scores, bench)
+            responses.append([grade(item, answer, bench) for item, answer in zip(items, given, strict=True)])
+            write_text(_responses(output, seed), _lines([one.as_dict() for one in responses[-1]]))
+            scores += task_scores(responses[-1], bench, model, seed)
+        return _write_table(output, with_intervals(aggregate(scores, bench), scores, responses, bench), scores, bench)
 
 
 def _how(decoding: Decoding, seed: int, device: str) -> str:
