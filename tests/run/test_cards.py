@@ -218,11 +218,13 @@ def test_what_its_reader_wrote_stays(done: Path, dudi: Dudi, tmp_path: Path) -> 
     card = done / "2-dudi" / "model" / "README.md"
     text = card.read_text(encoding="utf-8")
     mine = text.replace("library_name:", "license: apache-2.0\nbase_model: Qwen/Qwen2.5-0.5B\nlibrary_name:", 1)
+    mine = mine.replace("- dudi\n", "- dudi\n- ours\n", 1)
     mine = mine.replace("---\n<!--", "---\nBy us.\n\n<!--").replace("optimizer steps", "steps of ours")
     card.write_text(mine + "\n## Thanks\n\nTo all.\n", encoding="utf-8")
     assert dudi("card", str(done)) == 0, dudi.err
     again = card.read_text(encoding="utf-8")
     assert front(card)["license"] == "apache-2.0" and front(card)["base_model"] == "Qwen/Qwen2.5-0.5B"
+    assert front(card)["tags"] == ["dudi", "knowledge-distillation", "ours"]
     assert "---\nBy us.\n\n<!--" in again and again.endswith("\n## Thanks\n\nTo all.\n")
     assert "optimizer steps" in again and "steps of ours" not in again
     assert dudi("card", str(done)) == 0 and card.read_text(encoding="utf-8") == again
