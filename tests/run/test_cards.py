@@ -218,11 +218,13 @@ def test_what_its_reader_wrote_stays(done: Path, dudi: Dudi, tmp_path: Path) -> 
     card = done / "2-dudi" / "model" / "README.md"
     text = card.read_text(encoding="utf-8")
     mine = text.replace("library_name:", "license: apache-2.0\nbase_model: Qwen/Qwen2.5-0.5B\nlibrary_name:", 1)
+    mine = mine.replace("- dudi\n", "- dudi\n- ours\n", 1)
     mine = mine.replace("---\n<!--", "---\nBy us.\n\n<!--").replace("optimizer steps", "steps of ours")
     card.write_text(mine + "\n## Thanks\n\nTo all.\n", encoding="utf-8")
     assert dudi("card", str(done)) == 0, dudi.err
     again = card.read_text(encoding="utf-8")
     assert front(card)["license"] == "apache-2.0" and front(card)["base_model"] == "Qwen/Qwen2.5-0.5B"
+    assert front(card)["tags"] == ["dudi", "knowledge-distillation", "ours"]
     assert "---\nBy us.\n\n<!--" in again and again.endswith("\n## Thanks\n\nTo all.\n")
     assert "optimizer steps" in again and "steps of ours" not in again
     assert dudi("card", str(done)) == 0 and card.read_text(encoding="utf-8") == again
@@ -256,7 +258,11 @@ def test_a_card_that_is_not_ours_is_left_alone(case: str, done: Path, dudi: Dudi
 
 def test_paths_that_have_no_card(done: Path, dudi: Dudi, tmp_path: Path) -> None:
     assert "is neither a run's folder nor a model in one" in dudi.refused("card", str(dudi.models / "student"))
-    assert "is neither a run's folder nor a model in one" in dudi.refused("card", str(tmp_path / "nothing"))
+    for path in (tmp_path / "nothing", Path("/model"), Path("/"), done / "2-dudi", done / "data"):
+        assert "is neither a run's folder nor a model in one" in dudi.refused("card", str(path))
+    shutil.copytree(done / "2-dudi", done / "2-dudi.old")
+    assert "has no such training" in dudi.refused("card", str(done / "2-dudi.old" / "model"))
+    assert dudi("card", str(done)) == 0 and dudi.text.count("card: ") == 2, "of the stages alone"
     shutil.rmtree(done / "2-dudi" / "model")
     shutil.rmtree(done / "1-cold-start" / "model")
     assert "no stage of this run has a model/ yet" in dudi.refused("card", str(done))

@@ -109,6 +109,9 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a path of Linux": (set_config(_name_or_path="/home/someone/models/x"), "config.json: it names '/home/someone/mo"),
     "a path of macOS": (write("README.md", f"{CARD} /Users/me/x"), "README.md: it names '/Users/me/x', a path of a"),
     "a path of Windows": (set_config(note="C:\\Users\\me"), "config.json: it names"),
+    "a path of a disk": (set_config(note="on /nvme0/me/x"), "config.json: it names '/nvme0/me/x'"),
+    "a path of Windows, another disk": (write("a.md", "D:\\work\\me"), "a.md: it names"),
+    "a path as a URL": (write("README.md", CARD + "file:///any/where"), "README.md: it names 'file:///any/where'"),
     "a path in a header": (in_header(note="/scratch/me/x"), "model.safetensors: it names '/scratch/me/x'"),
     "weights cut short": (truncated, "model.safetensors is truncated"),
     "a link": (linked, "notes.txt: a link: what it leads to would be sent"),
@@ -137,8 +140,8 @@ def test_this_machines_own_paths_are_found_in_a_vocabulary_too(dudi: Dudi, model
 
 
 def test_words_with_slashes_are_no_paths(dudi: Dudi, model: Path) -> None:
-    text = "https://huggingface.co/data/x, and/or, 1/2, ../data/x, ./tmp/x, runs/home/x, ~/work/x, </data/x"
-    write("README.md", CARD + text.rpartition(", ")[0])(model)
+    text = "https://huggingface.co/data/x, and/or, 1/2, ../data/x, ./tmp/x, runs/home/x, ~/work/x, </data/x>"
+    write("README.md", CARD + text)(model)
     assert dudi("push", str(model), REPO) == 0, dudi.err
 
 
@@ -152,6 +155,9 @@ def test_of_a_run_its_result(dudi: Dudi, model: Path) -> None:
     assert dudi("run", str(dudi.file), "--set", 'method={name = "sft"}') == 0, dudi.err
     assert dudi("push", str(run), REPO) == 0, dudi.err
     assert f"from {run / '1-sft' / 'model'} to {REPO}:\n" in dudi.text and "left out: complete.json" in dudi.text
+    note = run / "1-sft" / "model" / "merges.txt"
+    note.write_text(f"{dudi.models}/student")
+    assert f"merges.txt: it names '{dudi.models}/student'" in dudi.refused("push", str(run), REPO), "of its recipe"
     shutil.rmtree(run / "1-sft" / "model")
     assert "the run has no result yet" in dudi.refused("push", str(run), REPO)
 

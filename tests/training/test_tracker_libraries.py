@@ -21,7 +21,7 @@ from dudi.run.pipeline import run
 from dudi.training.monitors import Monitor
 from dudi.training.trackers.tracker import named
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings are the packages' own
 METRICS = ("train/loss", "signal/on_policy/id/loss", "rollout/y_tilde/length")
 HELD = ("eval/loss", "eval/signal/off_policy/id/loss")
 
@@ -131,9 +131,14 @@ def history(record: Any) -> Any:
         yield item.key or "/".join(item.nested_key), json.loads(item.value_json)
 
 
-def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", ["file", "sqlite"])
+def test_mlflow(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    if store == "sqlite":
+        pytest.importorskip("sqlalchemy")  # mlflow-skinny has it not
+        monkeypatch.chdir(tmp_path)  # where its artifacts go
+    places = {"file": (tmp_path / "mlruns").as_uri(), "sqlite": f"sqlite:///{tmp_path}/mlflow.db"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", places[store])
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     stage = stopped_and_resumed(tmp_path, "mlflow")
     client = importlib.import_module("mlflow").MlflowClient()

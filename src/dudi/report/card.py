@@ -3,8 +3,8 @@
 What it says is a function of those files: no clock, no path of a machine, no user. Models, data and templates that are
 no names of the hub are called by the last part of their path.
 
-What its reader may change stays when it is written again: keys of the front matter that are not in `OURS`, and the text
-outside of `BEGIN` and `END`.
+What its reader may change stays when it is written again: keys of the front matter that are not in `OURS`, entries
+added to `LISTS`, and the text outside of `BEGIN` and `END`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ PLACEHOLDER = "OWNER/NAME"
 """What a card calls the model in its commands, until it has a name on the hub."""
 OURS = ("base_model", "language", "library_name", "pipeline_tag", "tags", "datasets", "model-index")
 """Keys of the front matter that are written again, where there is something to write."""
+LISTS = ("tags", "datasets")
+"""Those of them to which a reader may add."""
 
 
 def make_card(run: Run, stage: str, evaluations: Sequence[Evaluation] = (), old: str | None = None) -> str:
@@ -38,6 +40,10 @@ def make_card(run: Run, stage: str, evaluations: Sequence[Evaluation] = (), old:
     facts = Facts(run, stage)
     ours = _front_matter(facts, evaluations).to_dict()
     front, before, after = _kept(old)
+    for key in LISTS:
+        theirs = front.get(key)
+        if key in ours and isinstance(theirs, list):
+            ours[key] = [*ours[key], *(one for one in theirs if one not in ours[key])]
     kept = {key: value for key, value in front.items() if key not in (*ours, "model-index")}
     head = ModelCardData(**{key: ours[key] for key in OURS if key in ours and key != "model-index"}, **kept)
     head["model-index"] = ours.get("model-index")

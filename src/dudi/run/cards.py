@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dudi.errors import DudiError
 from dudi.files import write_text
+from dudi.recipe.read import load_recipe
+from dudi.recipe.stages import folder_name, plan
 from dudi.report.card import CARD, make_card
 from dudi.report.evals import Evaluation, find_evals, read_eval
 from dudi.report.runs import read_runs
@@ -30,19 +32,22 @@ def models_of(path: Path) -> tuple[Path, list[Path]]:
     """
     path = path.expanduser()
     if (path / "recipe.toml").is_file():
-        found = [(int(f.parent.name.partition("-")[0]), f) for f in path.glob("[0-9]*-*/model") if f.is_dir()]
+        stages = plan(load_recipe(path / "recipe.toml"))
+        models = [path / folder_name(stages, stage.name) / "model" for stage in stages]
+        found = [folder for folder in models if folder.is_dir()]
         if not found:
             raise DudiError(f"{str(path)!r}: no stage of this run has a model/ yet")
-        return path, [folder for _, folder in sorted(found)]
+        return path, found
     here = path.resolve()
-    if here.name != "model" or not (here.parents[1] / "recipe.toml").is_file():
+    run = here.parent.parent
+    if here.name != "model" or not (run / "recipe.toml").is_file():
         raise DudiError(
             f"{str(path)!r} is neither a run's folder nor a model in one (RUN/2-dudi/model): what a card says is read"
             " from the run"
         )
     if not here.is_dir():
         raise DudiError(f"no model folder {str(path)!r}")
-    return here.parents[1], [here]
+    return run, [here]
 
 
 def write_cards(path: Path) -> Iterator[Written]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, is_offline_mode
 from huggingface_hub.errors import HFValidationError
@@ -39,9 +40,14 @@ SECRETS = {
     "a token of Slack": rb"\bxox[abprs]-[A-Za-z0-9-]{20,}",
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
-FOLDERS = "home|Users|root|tmp|mnt|media|scratch|work|workspace|gpfs|lustre|nfs|data|srv|private|var|Volumes"
-PATH = re.compile(rf"(?<![\w.:/~-])/(?:{FOLDERS})/[\w.-]+[\w./-]*|(?<!\w)[A-Za-z]:\\+(?:{FOLDERS})\\+[\w.-]+".encode())
-"""An absolute path of a machine; URLs have none of them."""
+FOLDERS = (
+    r"home|homes|Users|root|tmp|var|opt|srv|mnt|media|Volumes|private|workspace|work|scratch|content|kaggle|projects?|proj"
+    r"|shared?|local|export|storage|store|cluster|gpfs|lustre|nfs|fsx|raid|(?:data|disk|vol|ssd|nvme)\d*"
+)
+PATH = re.compile(
+    rf"(?<![\w.:/~<-])/(?:{FOLDERS})/[\w.-]+[\w./-]*|file:///[\w./-]+|(?<!\w)[A-Za-z]:\\+[\w.-]+\\+[\w.-]+".encode()
+)
+"""An absolute path of a machine; other URLs have none of them."""
 VOCABULARY = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 """Files whose words are of the tokenizer's data, paths among them: only this machine's own are looked for."""
 WEIGHTS = (".safetensors", ".bin")
@@ -85,8 +91,9 @@ def prepare(path: str, repo: str) -> Upload:
     config = load_config(str(folder), "model", Models(student=str(folder)))
     with reading_model(str(folder), "model"):
         check_weights(folder, config, "model")
+    own = list(_own_paths(folder))
     for name in files:
-        _check(folder, name)
+        _check(folder / name, own)
     card = read_text(folder / CARD).replace(PLACEHOLDER, repo)
     sizes = {name: (folder / name).stat().st_size for name in files} | {CARD: len(card.encode())}
     return Upload(folder, repo, tuple(sizes.items()), tuple(left_out), card)
@@ -127,14 +134,26 @@ def _files(folder: Path) -> tuple[list[str], list[str]]:
     return sent, left_out
 
 
-def _check(folder: Path, name: str) -> None:
+def _own_paths(folder: Path) -> Iterator[str]:
+    """Paths that say who made a model, and where: of this machine, and those that its run's recipe names."""
+    yield from (str(path) for path in (Path.home(), Path.cwd(), folder.resolve().parent) if len(path.parts) > 2)
+    recipe = folder.resolve().parent.parent / "recipe.toml"
+    if recipe.is_file():
+        tables: list[Any] = [load_recipe(recipe).model_dump()]
+        while tables:
+            value = tables.pop()
+            if isinstance(value, dict):
+                tables += value.values()
+            elif isinstance(value, str) and Path(value).is_absolute() and len(Path(value).parts) > 2:
+                yield value
+
+
+def _check(file: Path, own: Sequence[str]) -> None:
     """Raises `DudiError` where a file holds a secret (which is not repeated) or a path of this machine."""
-    file = folder / name
     data = _text(file)
     for what, pattern in SECRETS.items():
         if re.search(pattern, data):
             raise DudiError(f"{file}: it holds what looks like {what}: take it out, and make it invalid")
-    own = [str(path) for path in (Path.home(), Path.cwd(), folder.resolve().parent) if len(path.parts) > 2]
     found = next((path for path in own if path.encode() in data), None)
     if found is None and not any(fnmatch(file.name, pattern) for pattern in VOCABULARY):
         match = PATH.search(data)
