@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from dudi import __version__
 from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
+from dudi.evals import options
 from dudi.lab.cli import app as lab_app
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
@@ -211,18 +212,6 @@ def verbalize(
         out.print(text.text, soft_wrap=True)
 
 
-def lab_benchmark(model: str) -> Path:
-    """The benchmark that `eval` takes where none is given: the lab's, laid out beside the model's evaluations."""
-    from dudi.evals.evaluate import default_output
-    from dudi.lab.artefacts import write_benchmark
-
-    if not Path(model).expanduser().is_dir():
-        raise DudiError(f"model: no folder {model!r}")
-    folder = default_output(model, "lab-benchmark")
-    write_benchmark(folder)
-    return folder
-
-
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar, to be called with what is done and the total; none where nobody sees it."""
@@ -236,7 +225,11 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.", show_default=False),
+    ] = None,
+    with_: options.With = options.Evaluator.DUDI,
     benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="By default the lab's benchmark.")] = None,
     output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
@@ -253,9 +246,30 @@ def evaluate(
         str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
     ] = None,
     engine: Annotated[str, typer.Option(help="What decodes, as rollouts.engine of a recipe.")] = "local",
+    checkout: options.Checkout = None,
+    python: options.Python = None,
+    tasks: options.Tasks = None,
+    runs: options.Runs = None,
+    server: options.Server = None,
+    prepare: options.Prepare = False,
+    import_: options.Import = None,
 ) -> None:
-    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table."""
+    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table. With another
+    evaluator: by its tasks and its scores."""
+    seahelm = options.SeaHelm(checkout, python, tuple(tasks or ()), runs, server, prepare, tuple(import_ or ()))
+    if with_ is options.Evaluator.SEAHELM or import_:
+        from dudi.evals.seahelm.command import seahelm_command
+
+        options.refuse("--with seahelm", benchmark=benchmark, seed=seed)
+        shared = options.Shared(
+            output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
+        )
+        return _page(seahelm_command(model, seahelm, shared, _bar, lambda text: out.print(text, soft_wrap=True)))
+    seahelm.refuse_any("--with dudi, the default")
+    if model is None:
+        raise DudiError("MODEL is missing: give a model folder, such as RUN/2-dudi/model")
     from dudi.evals.bench import read_benchmark
+    from dudi.lab.artefacts import lab_benchmark
 
     folder = Path(benchmark) if benchmark else lab_benchmark(model)
     bench = read_benchmark(folder)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dudi.draws import draw
+from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.files import write_text
 from dudi.lab.rows import TRAINED, answer, instruction_rows, item
@@ -97,6 +98,17 @@ def write_benchmark(folder: Path, seed: int = 0, share: float = 1.0) -> None:
         text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in items)
         write_text(folder / "items" / f"{l}.jsonl", text)
     write_words(folder)
+
+
+def lab_benchmark(model: str) -> Path:
+    """The benchmark that `dudi eval` takes where none is given: the lab's, laid out beside the model's evaluations."""
+    from dudi.evals.evaluate import default_output
+
+    if not Path(model).expanduser().is_dir():
+        raise DudiError(f"model: no folder {model!r}")
+    folder = default_output(model, "lab-benchmark")
+    write_benchmark(folder)
+    return folder
 
 
 def write_words(folder: Path) -> None:
