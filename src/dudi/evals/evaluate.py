@@ -59,10 +59,10 @@ def evaluate(
     with others it is refused, or emptied if `overwrite`. template: a file, in place of the tokenizer's. chat_kwargs:
     passed to it, over the model's chat_kwargs.json. attention: None is what transformers chooses. Raises `DudiError`.
     """
-    _check_arguments(model, seeds, temperature, batch, limit, attention, engine)
+    check_arguments(model, seeds, temperature, batch, limit, attention, engine)
     bench = read_benchmark(benchmark)
     template_text = None if template is None else read_text(Path(template))
-    folder = _model_folder(model)
+    folder = model_folder(model)
     decoding = Decoding(
         temperature=temperature,
         seeds=tuple(seeds),
@@ -134,7 +134,7 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _check_arguments(
+def check_arguments(
     model: str,
     seeds: Sequence[int],
     temperature: float,
@@ -143,6 +143,7 @@ def _check_arguments(
     attention: str | None,
     engine: str,
 ) -> None:
+    """Raises `DudiError` for settings that ask for nothing that there is."""
     check_engine(engine, key="engine")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise DudiError(f"temperature: expected 0 (greedy) or a positive number, found {temperature}")
@@ -156,7 +157,8 @@ def _check_arguments(
     models_of(model, attention)
 
 
-def _model_folder(model: str) -> Path:
+def model_folder(model: str) -> Path:
+    """A folder with weights. Raises `DudiError`."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise DudiError(f"no model folder {model!r}: expected one with config.json, weights and tokenizer")
