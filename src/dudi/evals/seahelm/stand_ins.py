@@ -22,7 +22,7 @@ class Absent(type):
     importing = True
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         return absent(cls.__module__, f"{cls.__qualname__}.{name}")
 
@@ -68,7 +68,7 @@ class Absentees:
         module.__path__ = []
 
         def named(name: str) -> Any:
-            if name.startswith("__"):
+            if name.startswith("__") and name.endswith("__"):
                 raise AttributeError(name)
             return absent(spec.name.partition(".")[0], name)
 
