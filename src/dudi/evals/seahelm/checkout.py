@@ -59,6 +59,8 @@ class Checkout:
         write_text(file, json.dumps(spec, ensure_ascii=False))
         environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop("PYTHONPATH", None)  # ours is of another Python
+        if command == "check":
+            environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         line = [self.python, str(BRIDGE), command, str(file)]
         with log.open("w", encoding="utf-8") as told:
             process = _started(line, cwd=self.folder, env=environment, stderr=told)

@@ -67,7 +67,7 @@ def _drive(
         attention=shared.attention,
         template_sha256=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
         chat_kwargs=used_chat_kwargs(folder, given),
-        engine=shared.engine if own.server is None else f"server {own.server}",
+        engine=shared.engine if own.server is None else "server",
     )
     drive = Drive(
         model=AskedModel(model, **fingerprint(folder)),

@@ -20,11 +20,12 @@ class Absent(type):
     """A name of a package that is not installed: it can be imported, inherited from and named, but not used."""
 
     importing = True
+    package: str
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return absent(cls.__module__, f"{cls.__qualname__}.{name}")
+        return absent(cls.package, f"{cls.__qualname__}.{name}")
 
     def __getitem__(cls, item: Any) -> Any:
         return cls
@@ -36,13 +37,13 @@ class Absent(type):
         """Refused, but for decorators while SEA-HELM is imported."""
         if Absent.importing:
             return cls
-        raise ModuleNotFoundError(f"No module named {cls.__module__!r}", name=cls.__module__)
+        raise ModuleNotFoundError(f"No module named {cls.package!r}", name=cls.package)
 
 
 def absent(package: str, name: str) -> Any:
     """A class for such a name; an exception's can stand in an `except`."""
     bases = (Exception,) if name.endswith(("Error", "Exception")) else ()
-    return Absent(name.rpartition(".")[2], bases, {"__module__": package, "__qualname__": name})
+    return Absent(name.rpartition(".")[2], bases, {"package": package, "__qualname__": name})
 
 
 class Absentees:
