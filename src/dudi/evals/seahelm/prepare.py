@@ -55,18 +55,17 @@ def _modules(checkout: Checkout, modules: dict[str, list[str]]) -> Iterable[Lack
 
 def _data(checkout: Checkout, data: dict[str, list[str]], cells: Iterable[Cell]) -> Iterable[Lack]:
     local = {cell.data for cell in cells if cell.local}
+    hub = {name: waiting for name, waiting in data.items() if name not in local and not name.endswith(".jsonl")}
     for name, waiting in data.items():
-        if name in local or name.endswith((".json", ".jsonl", ".csv")):
-            yield Lack(
-                f"the file {name}", tuple(waiting), "it belongs to the checkout: git status shows what is missing"
-            )
-        else:
-            yield Lack(
-                f"the data set {name} of the hub, which is not in this machine's cache",
-                tuple(waiting),
-                "the first run downloads it, where there is a network; a gated one wants its terms accepted at"
-                f" https://huggingface.co/datasets/{name}, and HF_TOKEN set",
-            )
+        if name not in hub:
+            yield Lack(f"the file {name}", tuple(waiting), "it belongs to the checkout: see git status there")
+    if hub:
+        yield Lack(
+            f"{len(hub)} data sets of the hub, which are not in this machine's cache: {', '.join(hub)}",
+            tuple(name for waiting in hub.values() for name in waiting),
+            "the first run downloads them, where there is a network (for a machine without one, run it elsewhere and"
+            " copy HF_HOME); for gated ones, accept the terms at https://huggingface.co/datasets/NAME and set HF_TOKEN",
+        )
 
 
 def _scorers(scorers: dict[str, list[str]]) -> Iterable[Lack]:
