@@ -76,7 +76,7 @@ def evaluation_of(spec: dict[str, Any], kind: Any, run: int, llm: Any) -> Any:
     kind.create_seahelm_run_folders(spec["output"], spec["model"], run)
     known = kind.load_config_from_folders(None, "seahelm_tasks")
     kind.load_config_from_folders = lambda self, folder: known  # it takes ten seconds
-    tasks = Path(spec["output"], "tasks.json")
+    tasks = Path(spec["output"], spec["model"], "tasks.json")
     tasks.write_text(json.dumps({"dudi": chosen(spec["tasks"], spec["languages"], known)}), encoding="utf-8")
     return kind(
         llm,
