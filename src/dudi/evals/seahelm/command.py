@@ -46,6 +46,7 @@ def seahelm_command(model: str | None, own: SeaHelm, shared: Shared, bar: Bar, s
     drive, asker = _drive(model, checkout, names, own, shared, say)
     with bar("answered") as progress:
         scored = drive.run(asker, shared.overwrite, progress)
+    _tell(scored, say)
     return _page(write_scores(drive.folder, scored, SET in names), drive.folder, say)
 
 
@@ -116,12 +117,15 @@ def _import(model: str | None, own: SeaHelm, shared: Shared, say: Callable[[str]
     folder = Path(shared.output) if shared.output is not None else files[0].parent.parent / "dudi"
     if folder.exists() and any(folder.iterdir()) and not shared.overwrite and not (folder / "per_run").is_dir():
         raise DudiError(f"output folder {str(folder)!r} holds something else; choose another with --output")
-    for results in runs.values():
-        for note in (task.note for task in results.tasks):
-            if note:
-                say(note)
+    _tell(scored, say)
     papers = any(task.task in OF_SET for results in runs.values() for task in results.tasks)
     return _page(write_scores(folder, scored, papers), folder, say)
+
+
+def _tell(scored: Scored, say: Callable[[str], None]) -> None:
+    """What was taken for a real 0."""
+    for line in dict.fromkeys(task.note for results in scored.runs.values() for task in results.tasks if task.note):
+        say(line)
 
 
 def _page(tables: Mapping[str, Table], folder: Path, say: Callable[[str], None]) -> str:
