@@ -190,6 +190,11 @@ def test_a_part_of_linguistic_diagnostics_that_failed_takes_the_totals_with_it(t
     table = per_run(write(tmp_path, tasks, totals=False))
     assert table.by_language["id"].mean is None and table.by_language["ta"].mean is not None
     assert [line.partition(":")[0] for line in table.refused] == ["mp-r, id"]
+    tasks["id", "linguistic-diagnostics", "mp-r"] = choice("11111111")
+    tasks.pop(("id", "linguistic-diagnostics", "pragmatic-pair"))
+    table = per_run(write(tmp_path, tasks, totals=False))
+    assert table.by_task["id"]["mp-r"].mean == 100 and table.by_language["id"].mean is None
+    assert table.refused == ("pragmatics, id: it takes the rows of pragmatic-single and pragmatic-pair",)
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────────────────────────

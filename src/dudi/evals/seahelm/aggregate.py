@@ -23,6 +23,7 @@ from dudi.records import Table, TaskScore
 
 CHANCE = 50.0
 """Of pragmatics, in percent."""
+PRAGMATICS = ("pragmatic-single", "pragmatic-pair")
 BOOTSTRAPS, BOOTSTRAP_SEED = 30, 94370244
 IGNORED = "syntax-criteria"
 """A task of linguistic diagnostics that SEA-HELM's totals leave out, but its leaderboard does not."""
@@ -170,8 +171,8 @@ def _unit(place: tuple[str, str, str], tasks: Sequence[TaskResult], gone: Sequen
     if why:
         return Unit(language, competency, name, None, None, "; ".join(why), tuple(tasks))
     if competency == DIAGNOSTICS and name == "pragmatics":
-        score: float | None = _pragmatics(tasks)
-        missing = None if score is not None else "a phenomenon has no rows"
+        score: float | None = _pragmatics(tasks) if len(tasks) == len(PRAGMATICS) else None
+        missing = None if score is not None else f"it takes the rows of {' and '.join(PRAGMATICS)}"
         return Unit(language, competency, name, score, score, missing, tuple(tasks))
     if len(tasks) == 1 and tasks[0].group is None:
         return Unit(language, competency, name, tasks[0].score, tasks[0].raw, None, tuple(tasks))

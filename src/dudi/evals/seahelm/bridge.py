@@ -299,7 +299,7 @@ def scoring(base: Any, answers: Answers, kept: dict[Cell, Any], emit: Any) -> An
     """SEA-HELM's evaluation, which tells of each task and passes over those that were scored before."""
 
     def cell_of(arguments: Any) -> Cell:
-        (config,) = (one for one in arguments if hasattr(one, "task_name") and hasattr(one, "config"))
+        (config,) = (one for one in arguments if type(one).__name__ == "TaskConfig")
         return config.lang, config.task_name
 
     class Scoring(base):
