@@ -225,27 +225,19 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.", show_default=False),
-    ] = None,
+    model: options.Model = None,
     with_: options.With = options.Evaluator.DUDI,
-    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="By default the lab's benchmark.")] = None,
-    output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 0.0,
-    batch: Annotated[int, typer.Option(help="Items that are answered together.")] = 64,
-    limit: Annotated[int | None, typer.Option(help="At most so many items of each task and language.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation in the folder.")] = False,
-    template: Annotated[str | None, typer.Option(help="A Jinja file: chat template for a model without.")] = None,
-    chat: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Passed to the chat template, over the model's own; repeatable."),
-    ] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="What decodes, as rollouts.engine of a recipe.")] = "local",
+    benchmark: options.Benchmark = None,
+    output: options.Output = None,
+    seed: options.Seed = None,
+    temperature: options.Temperature = 0.0,
+    batch: options.Batch = 64,
+    limit: options.Limit = None,
+    overwrite: options.Overwrite = False,
+    template: options.Template = None,
+    chat: options.Chat = None,
+    attention: options.Attention = None,
+    engine: options.Engine = "local",
     checkout: options.Checkout = None,
     python: options.Python = None,
     tasks: options.Tasks = None,
@@ -254,20 +246,26 @@ def evaluate(
     prepare: options.Prepare = False,
     import_: options.Import = None,
 ) -> None:
-    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table. With another
-    evaluator: by its tasks and its scores."""
+    """Evaluate a model folder: answer every item of a benchmark folder, score, average, print the table; or ask and
+    score with another evaluator."""
+    shared = options.Shared(
+        output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
+    )
     seahelm = options.SeaHelm(checkout, python, tuple(tasks or ()), runs, server, prepare, tuple(import_ or ()))
     if with_ is options.Evaluator.SEAHELM or import_:
         from dudi.evals.seahelm.command import seahelm_command
 
         options.refuse("--with seahelm", benchmark=benchmark, seed=seed)
-        shared = options.Shared(
-            output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
-        )
-        return _page(seahelm_command(model, seahelm, shared, _bar, lambda text: out.print(text, soft_wrap=True)))
+        _page(seahelm_command(model, seahelm, shared, _bar, lambda text: out.print(text, soft_wrap=True)))
+        return
     seahelm.refuse_any("--with dudi, the default")
     if model is None:
         raise DudiError("MODEL is missing: give a model folder, such as RUN/2-dudi/model")
+    _evaluate(model, benchmark, tuple(seed or (0,)), shared)
+
+
+def _evaluate(model: str, benchmark: str | None, seeds: tuple[int, ...], shared: options.Shared) -> None:
+    """Our own evaluator: a benchmark folder, by default the lab's."""
     from dudi.evals.bench import read_benchmark
     from dudi.lab.artefacts import lab_benchmark
 
@@ -277,23 +275,23 @@ def evaluate(
     from dudi.evals.tables import summary
     from dudi.text.template import keywords
 
-    target = Path(output) if output is not None else default_output(model, bench.name)
+    target = Path(shared.output) if shared.output is not None else default_output(model, bench.name)
     with _bar("answered") as progress:
         table = evaluate(
             model,
             folder,
             target,
-            seeds=seed or (0,),
-            temperature=temperature,
-            batch=batch,
-            limit=limit,
+            seeds=seeds,
+            temperature=shared.temperature,
+            batch=shared.batch,
+            limit=shared.limit,
             say=out.print,
             progress=progress,
-            overwrite=overwrite,
-            template=None if template is None else Path(template),
-            chat_kwargs=keywords(chat or ()),
-            attention=attention,
-            engine=engine,
+            overwrite=shared.overwrite,
+            template=None if shared.template is None else Path(shared.template),
+            chat_kwargs=keywords(shared.chat),
+            attention=shared.attention,
+            engine=shared.engine,
         )
     _page(summary(table, bench))
     out.print(f"evaluation folder: {target}", soft_wrap=True)

@@ -19,6 +19,25 @@ class Evaluator(StrEnum):
     SEAHELM = "seahelm"
 
 
+Model = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.", show_default=False)
+]
+Benchmark = Annotated[str | None, typer.Option(metavar="FOLDER", help="By default the lab's benchmark.")]
+Output = Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")]
+Seed = Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
+Batch = Annotated[int, typer.Option(help="Items that are answered together.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many items of each task and language.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation in the folder.")]
+Template = Annotated[str | None, typer.Option(help="A Jinja file: chat template for a model without.")]
+Chat = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Passed to the chat template, over the model's own; repeatable."),
+]
+Attention = Annotated[
+    str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
+]
+Engine = Annotated[str, typer.Option(help="What decodes, as rollouts.engine of a recipe.")]
 With = Annotated[Evaluator, typer.Option("--with", help="dudi: a benchmark folder. seahelm: SEA-HELM, at --checkout.")]
 Checkout = Annotated[Path | None, typer.Option(metavar="DIR", help="seahelm: a git checkout of SEA-HELM.")]
 Python = Annotated[str | None, typer.Option(metavar="PATH", help="seahelm: the Python of SEA-HELM's environment.")]
