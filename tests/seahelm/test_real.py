@@ -92,16 +92,15 @@ def drive_of(checkout: Checkout, names: Sequence[str], out: Path, runs: int, wei
 
 
 def names_of(checkout: Checkout) -> list[str]:
-    """The three sets that a checkout has the data of; before v1.2 Global MMLU Lite is a group of subjects."""
-    return ["global_mmlu_lite", "paraphrase", "sea_safeguard" if checkout.commit.startswith(V12) else "safeguard"]
+    """Sets that a checkout has the data of. Before v1.2 Global MMLU Lite is 43 tasks, weighted by rows: two of them."""
+    if checkout.commit.startswith(V12):
+        return ["global_mmlu_lite", "paraphrase", "sea_safeguard"]
+    subjects = [f"global_mmlu_lite_{name}" for name in ("business_ethics", "virology")]
+    return [*subjects, "paraphrase", "safeguard_general_prompt"]
 
 
 def test_known_answers_have_their_known_scores_and_nothing_is_done_twice(checkout: Checkout, tmp_path: Path) -> None:
-    names, said, runs = (
-        names_of(checkout),
-        [],
-        2 if checkout.commit.startswith(V12) else 1,
-    )  # 43 subjects in 5 languages
+    names, said, runs = names_of(checkout), [], 2
     plan = read_plan(checkout, names, tmp_path / "plan.log")
     script = Script(checkout, {cell.key: cell.data for cell in plan.cells}, stop_after=9)
     drive = drive_of(checkout, names, tmp_path / "out", runs, "a" * 64, said)
