@@ -190,6 +190,17 @@ def test_prompts_that_exceed_the_models_positions_are_counted(sea: OurSeaHelm, t
         run(model, "--with", "seahelm", "--output", tmp_path / "out")
 
 
+def test_a_student_without_a_task_is_compared_with_one_that_has_it(sea: OurSeaHelm, tmp_path: Path) -> None:
+    models = [save_model(tmp_path / str(seed) / "model", seed) for seed in (1, 2)]
+    run(models[0], "--with", "seahelm", "--output", tmp_path / "out")
+    sea.broken = frozenset({"nli"})
+    shown = run(models[1], "--with", "seahelm", "--output", tmp_path / "out")
+    assert "nli, id: SEA-HELM failed to score it" in shown
+    found = [f"{n}={folder / 'per_run'}" for n, folder in enumerate(sorted((tmp_path / "out").iterdir()))]
+    compared = CliRunner().invoke(app, ["compare", *found])
+    assert compared.exit_code == 0 and "nli, id" in compared.output, compared.exception
+
+
 @contextmanager
 def serving(names: Sequence[str], asked: list[Any], status: int = 200) -> Iterator[str]:
     """A chat server that answers A to all."""

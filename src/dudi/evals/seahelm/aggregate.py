@@ -79,6 +79,12 @@ class Expected:
     why: str | None = None
     rows: int = 0
     """How many prompts it has, as far as they are known."""
+    prompts_sha256: str | None = None
+
+    @property
+    def unit(self) -> tuple[str, str, str]:
+        """(language, competency, unit) that it is a part of."""
+        return self.language, self.competency, self.group or self.task
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def units(results: Results, expected: Sequence[Expected] = ()) -> list[Unit]:
     gone: dict[tuple[str, str, str], list[str]] = {}
     for one in lost:
         why = f"{one.task}: {one.why or 'not in the results'}" if one.group else one.why or "not in the results"
-        gone.setdefault((one.language, one.competency, one.group or one.task), []).append(why)
+        gone.setdefault(one.unit, []).append(why)
     members: dict[tuple[str, str, str], list[TaskResult]] = {place: [] for place in gone}
     for task in results.tasks:
         members.setdefault((task.language, task.competency, task.group or task.task), []).append(task)
@@ -246,7 +252,8 @@ def leaderboard(model: str, runs: Sequence[Results], expected: Sequence[Expected
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     by_key = [{task.key: task for task in run.tasks} for run in runs]
-    drawn: list[list[TaskScore]] = [[] for _ in range(BOOTSTRAPS)]
+    bootstraps = BOOTSTRAPS if len(runs) > 1 else 1  # of one run, they are all the same
+    drawn: list[list[TaskScore]] = [[] for _ in range(bootstraps)]
     places = []
     members: dict[str, Member] = {}
     for one in expected:

@@ -190,6 +190,7 @@ class Drive:
                     cell.group,
                     _why(cell, found[first, *cell.key]),
                     cell.rows,
+                    cell.prompts_sha256,
                 )
                 for cell in plan.cells
             ],

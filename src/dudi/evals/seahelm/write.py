@@ -108,7 +108,10 @@ def _about(scored: Scored, wanted: Averaging, found: Sequence[Sequence[Unit]]) -
     return About(
         model=scored.model,
         benchmark=AskedBenchmark(
-            path=None, name=f"SEA-HELM-{commit[:7]}-{wanted.name}", version=1, sha256=_asked(wanted, found)
+            path=None,
+            name=f"SEA-HELM-{commit[:7]}-{wanted.name}",
+            version=1,
+            sha256=_asked(wanted, found, scored.expected),
         ),
         decoding=scored.decoding,
         versions=dict(scored.versions),
@@ -116,33 +119,30 @@ def _about(scored: Scored, wanted: Averaging, found: Sequence[Sequence[Unit]]) -
     )
 
 
-def _asked(wanted: Averaging, found: Sequence[Sequence[Unit]]) -> str:
-    """A digest of everything that was asked."""
-    digest = hashlib.sha256()
+def _asked(wanted: Averaging, found: Sequence[Sequence[Unit]], expected: Sequence[Expected]) -> str:
+    """A digest of everything that was asked, by the prompts of the tasks, or of the rows where those are not known."""
     cells = set(wanted.cells)
-    for unit in sorted(found[0], key=lambda unit: (unit.language, unit.name)):
-        for task in sorted(unit.tasks, key=lambda task: task.task) if (unit.name, unit.language) in cells else ():
-            digest.update("/".join([*task.key, *(row.prompt for row in task.rows)]).encode())
-    return digest.hexdigest()
+    asked = {(one.language, one.task): one.prompts_sha256 for one in expected if (one.unit[2], one.language) in cells}
+    for unit in found[0]:
+        for task in unit.tasks if (unit.name, unit.language) in cells else ():
+            asked[task.key] = asked.get(task.key) or "/".join(row.prompt for row in task.rows)
+    lines = [f"{language}/{task}: {prompts}\n" for (language, task), prompts in sorted(asked.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _graded(unit: Unit, run: int, scored: Scored) -> list[GradedAnswer]:
     """A unit's rows, task by task; of a task that was refused, a line without an answer for each prompt."""
     tasks = {task.task: task for task in unit.tasks}
-    refused = {
-        one.task: one
-        for one in scored.expected
-        if (one.language, one.competency, one.group or one.task) == (unit.language, unit.competency, unit.name)
-        and one.rows
-        and one.task not in tasks
-    }
+    place = unit.language, unit.competency, unit.name
+    expected = {one.task: one for one in scored.expected if one.unit == place}
     found = []
-    for name in sorted({*tasks, *refused}):
-        rows = tasks[name].rows if name in tasks else (None,) * refused[name].rows
+    for name in sorted({*tasks, *expected}):
+        there = tasks[name].rows if name in tasks else ()
+        rows = there or (None,) * (expected[name].rows if name in expected else 0)
         own = scored.answers.get((run, unit.language, name), ())
         for number, row in enumerate(rows):
             answer = own[number] if number < len(own) else None
-            why = tasks[name].missing if name in tasks else refused[name].why or "not scored"
+            why = tasks[name].missing if name in tasks else expected[name].why or "not scored"
             if why is None and (row is None or row.value is None):
                 why = "not scored by SEA-HELM"
             found.append(
