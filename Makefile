@@ -7,7 +7,7 @@ BIN := .venv/bin
 JOBS ?= 2
 CODE := src tests $(wildcard scripts benchmarks)
 SETUP := pyproject.toml scripts/install.sh $(wildcard requirements/*.txt)
-FAST := -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu and not peer and not lm_eval"
+FAST := -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu and not peer and not lm_eval and not seahelm"
 DEMO := build/demo
 
 # Nothing that runs here may reach for a hub, or use more threads than there are test processes.

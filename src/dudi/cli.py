@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -231,41 +232,52 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
+    model: options.Model = None,
     with_: options.With = options.Evaluator.DUDI,
-    benchmark: Annotated[str | None, typer.Option(metavar="FOLDER", help="By default the lab's benchmark.")] = None,
-    output: Annotated[str | None, typer.Option(help="Where to write; by default MODEL.eval/<benchmark>.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Decoding seed; repeatable. Needs a temperature.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 0.0,
-    batch: Annotated[int, typer.Option(help="Items that are answered together.")] = 64,
-    limit: Annotated[int | None, typer.Option(help="At most so many items of each task and language.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation in the folder.")] = False,
-    template: Annotated[str | None, typer.Option(help="A Jinja file: chat template for a model without.")] = None,
-    chat: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Passed to the chat template, over the model's own; repeatable."),
-    ] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="eager, sdpa or flash_attention_2; by default what transformers chooses.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="What decodes, as rollouts.engine of a recipe.")] = "local",
+    benchmark: options.Benchmark = None,
+    output: options.Output = None,
+    seed: options.Seed = None,
+    temperature: options.Temperature = 0.0,
+    batch: options.Batch = 64,
+    limit: options.Limit = None,
+    overwrite: options.Overwrite = False,
+    template: options.Template = None,
+    chat: options.Chat = None,
+    attention: options.Attention = None,
+    engine: options.Engine = "local",
+    checkout: options.Checkout = None,
+    python: options.Python = None,
     tasks: options.Tasks = None,
+    runs: options.Runs = None,
+    server: options.Server = None,
+    prepare: options.Prepare = False,
+    import_: options.Import = None,
 ) -> None:
-    """Evaluate a model folder on a benchmark folder: answer every item, score, average, print the table. With another
-    evaluator: by its tasks and its scores."""
+    """Evaluate a model folder: answer every item of a benchmark folder, score, average, print the table; or ask and
+    score with another evaluator."""
     shared = options.Shared(
         output, temperature, batch, limit, overwrite, template, tuple(chat or ()), attention, engine
     )
+    seahelm = options.SeaHelm(checkout, python, tuple(tasks or ()), runs, server, prepare, tuple(import_ or ()))
+    if with_ is options.Evaluator.SEAHELM or import_:
+        from dudi.evals.seahelm.command import seahelm_command
+
+        options.refuse("--with seahelm", benchmark=benchmark, seed=seed)
+        _page(seahelm_command(model, seahelm, shared, _bar, lambda text: out.print(text, soft_wrap=True)))
+        return
+    if model is None:
+        raise DudiError("MODEL is missing: give a model folder, such as RUN/2-dudi/model")
     if with_ is options.Evaluator.LM_EVAL:
         from dudi.evals.harness.command import lm_eval_command
 
+        replace(seahelm, tasks=()).refuse_any("--with lm-eval")
         options.refuse("--with lm-eval", seed=seed)
         page, target = lm_eval_command(model, benchmark, tasks or (), shared, out.print)
     else:
         from dudi.evals.command import dudi_command
         from dudi.lab.artefacts import lab_benchmark
 
-        options.refuse("--with dudi, the default", tasks=tasks)
+        seahelm.refuse_any("--with dudi, the default")
         folder = Path(benchmark) if benchmark else lab_benchmark(model)
         page, target = dudi_command(model, folder, seed or (0,), shared, _bar, out.print)
     _page(page)

@@ -6,14 +6,81 @@ A task that failed is missing, never 0: an average that would contain it is refu
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from dudi.evals.bench import Benchmark
 from dudi.records import Average, ByName, Measures, Table, TaskScore
 
 
-def aggregate(scores: Iterable[TaskScore], benchmark: Benchmark) -> Table:
+class Placed(Protocol):
+    """A task's place in the averages."""
+
+    @property
+    def competency(self) -> str:
+        """What it is averaged into."""
+        ...
+
+    @property
+    def group(self) -> str | None:
+        """Tasks of the same group are averaged first."""
+        ...
+
+
+class Columns(Protocol):
+    """The order of a table, as `dudi.records.Description` has it."""
+
+    @property
+    def version(self) -> int:
+        """Of the benchmark."""
+        ...
+
+    @property
+    def competencies(self) -> tuple[str, ...]:
+        """In their order."""
+        ...
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Languages of the overall average."""
+        ...
+
+    @property
+    def translation(self) -> tuple[str, ...]:
+        """Competencies left out of the second average."""
+        ...
+
+
+class Averaged(Protocol):
+    """What is averaged: a `Benchmark`, or another evaluator's tasks."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def description(self) -> Columns:
+        """The order of its table."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, Placed]:
+        """By name."""
+        ...
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those of the average first."""
+        ...
+
+    @property
+    def cells(self) -> Collection[tuple[str, str]]:
+        """(task, language) that a score is wanted of."""
+        ...
+
+
+def aggregate(scores: Iterable[TaskScore], benchmark: Averaged) -> Table:
     """The averages of one model's scores, under one decoding seed or several."""
     scores = list(scores)
     (model,) = {s.model for s in scores} or {""}
@@ -40,7 +107,7 @@ def aggregate(scores: Iterable[TaskScore], benchmark: Benchmark) -> Table:
     )
 
 
-def averages(scores: Mapping[tuple[str, str], float | None], b: Benchmark) -> Table:
+def averages(scores: Mapping[tuple[str, str], float | None], b: Averaged) -> Table:
     """The averages of normalised scores by (task, language), under one seed."""
     d = b.description
     value = {cell: scores.get(cell) for cell in b.cells}
@@ -69,7 +136,7 @@ def averages(scores: Mapping[tuple[str, str], float | None], b: Benchmark) -> Ta
     )
 
 
-def _competencies(by_task: Mapping[str, float | None], b: Benchmark) -> dict[str, float | None]:
+def _competencies(by_task: Mapping[str, float | None], b: Averaged) -> dict[str, float | None]:
     """Competency -> mean over its tasks and groups, of those that a language has."""
     result: dict[str, float | None] = {}
     for competency in b.description.competencies:
@@ -105,7 +172,7 @@ def _over(rows: Sequence[ByName]) -> ByName:
     return {name: _average([row[name].mean for row in rows]) for name in rows[0]}
 
 
-def _measures(scores: Sequence[TaskScore], b: Benchmark) -> dict[str, dict[str, Measures]]:
+def _measures(scores: Sequence[TaskScore], b: Averaged) -> dict[str, dict[str, Measures]]:
     result: dict[str, dict[str, Measures]] = {l: {} for l in b.languages}
     for task, language in b.cells:
         here = [s for s in scores if (s.task, s.language) == (task, language)]
@@ -122,7 +189,7 @@ def _known(values: Sequence[float | None]) -> float | None:
     return _mean([value for value in values if value is not None])
 
 
-def _refused(found: Mapping[tuple[str, str, int], TaskScore], seeds: Sequence[int], b: Benchmark) -> tuple[str, ...]:
+def _refused(found: Mapping[tuple[str, str, int], TaskScore], seeds: Sequence[int], b: Averaged) -> tuple[str, ...]:
     lines = []
     for task, language in b.cells:
         for seed in seeds or (0,):

@@ -69,4 +69,9 @@ def read_answers(file: Path, items: Sequence[Item]) -> list[Answer] | None:
         return None
     if [one.id for one in found] != [item.id for item in items]:
         return None
-    return [Answer(one.response, one.tokens, one.finished, one.error, one.log_p) for one in found]
+    answers = []
+    for one in found:
+        if one.tokens is None or one.finished is None:  # read from another evaluator
+            return None
+        answers.append(Answer(one.response, one.tokens, one.finished, one.error, one.log_p))
+    return answers

@@ -93,22 +93,20 @@ class Responder:
                 done(len(chosen))
         return [found[k] for k in range(len(items))]
 
+    def refusals(self, items: Sequence[Item], benchmark: Benchmark) -> list[str]:
+        """Why items cannot be asked, a line for each that cannot."""
+        return refusals(self.chat, items, benchmark, positions(self.model.config))
+
     def _request(self, item: Item, benchmark: Benchmark, seed: int) -> Request:
         limit = benchmark.max_new_tokens(item)
-        prompt = tuple(self.chat.prompt(item.prompt))
-        self._check_length(item, len(prompt), limit)
+        prompt = fitting(self.chat, item, limit, positions(self.model.config))
         return Request(prompt, ("evaluation", seed, item.id), limit)
 
     def _choices(self, item: Item) -> tuple[Continuation, ...]:
         assert item.choices is not None
         found = continuations(self.chat, item.prompt, item.choices)
-        self._check_length(item, len(found[0].prompt), max(len(one.answer) for one in found))
+        fitting(self.chat, item, max(len(one.answer) for one in found), positions(self.model.config))
         return found
-
-    def _check_length(self, item: Item, prompt: int, new: int) -> None:
-        longest = positions(self.model.config)
-        if longest is not None and prompt + new > longest:
-            raise DudiError(f"item {item.id!r}: {prompt} tokens and {new} new ones are more than the model's {longest}")
 
     def _sample(self, sampler: Engine, requests: Sequence[Request]) -> list[Any]:
         with self._memory():
@@ -148,13 +146,7 @@ def load_responder(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     models = models_of(path, attention)
-    tokenizer = load_tokenizer(path, WHAT, models)
-    if template is None and not tokenizer.chat_template:
-        raise DudiError(
-            f"{WHAT}: {path!r} has no chat template (base models have none): give the template that it should be asked"
-            " with as --template FILE"
-        )
-    chat = Chat(tokenizer, template, used_chat_kwargs(Path(path).expanduser(), chat_kwargs or {}))
+    chat = load_chat(path, models, template, chat_kwargs)
     check_model(load_config(path, WHAT, models), path, WHAT, models, None, chat.vocab)
     try:
         model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
@@ -164,6 +156,40 @@ def load_responder(
         raise DudiError(f"{error} (with --attention {attention}; left out, transformers chooses)") from None
     check_head(model, chat.vocab, WHAT)
     return Responder(model, chat, _stops(model, chat), temperature, batch, engine)
+
+
+def load_chat(
+    path: str, models: Models, template: str | None = None, chat_kwargs: Mapping[str, Any] | None = None
+) -> Chat:
+    """What turns messages into a model's prompt. Raises `DudiError` where there is no template."""
+    tokenizer = load_tokenizer(path, WHAT, models)
+    if template is None and not tokenizer.chat_template:
+        raise DudiError(
+            f"{WHAT}: {path!r} has no chat template (base models have none): give the template that it should be asked"
+            " with as --template FILE"
+        )
+    return Chat(tokenizer, template, used_chat_kwargs(Path(path).expanduser(), chat_kwargs or {}))
+
+
+def fitting(chat: Chat, item: Item, limit: int, longest: int | None) -> tuple[int, ...]:
+    """An item's prompt in token ids. Raises `DudiError` where prompt and answer would exceed the model's positions."""
+    prompt = tuple(chat.prompt(item.prompt))
+    if longest is not None and len(prompt) + limit > longest:
+        raise DudiError(
+            f"item {item.id!r}: {len(prompt)} tokens and {limit} new ones are more than the model's {longest}"
+        )
+    return prompt
+
+
+def refusals(chat: Chat, items: Sequence[Item], benchmark: Benchmark, longest: int | None) -> list[str]:
+    """Why items cannot be asked: the template refuses them, or they are too long. A line for each that cannot."""
+    found = []
+    for item in items:
+        try:
+            fitting(chat, item, benchmark.max_new_tokens(item), longest)
+        except DudiError as error:
+            found.append(str(error))
+    return found
 
 
 def models_of(path: str, attention: str | None) -> Models:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dudi.evals.bench import Benchmark
+from dudi.evals.aggregate import Averaged
 from dudi.records import Average, Measures, Table
 
 
-def markdown(table: Table, benchmark: Benchmark) -> str:
+def markdown(table: Table, benchmark: Averaged) -> str:
     """Languages x competencies with averages; then every task, and what the responses were like."""
     d = benchmark.description
-    out = [f"# {table.benchmark} (version {d.version}): {table.model}", "", *_averages(table, d.translation)]
+    out = [f"# {table.benchmark} (version {d.version}): {table.model}", "", *averages(table, d.translation)]
     if table.overall.low is not None:
         out += ["", "In brackets: a 95 % interval over items, those that share a key drawn together (1,000 draws)."]
     if len(table.seeds) > 1:
@@ -33,12 +33,13 @@ def markdown(table: Table, benchmark: Benchmark) -> str:
     return "\n".join(out + _responses(table)) + "\n"
 
 
-def summary(table: Table, benchmark: Benchmark) -> str:
+def summary(table: Table, benchmark: Averaged) -> str:
     """The first table alone, and what is missing: for the screen."""
     return markdown(table, benchmark).split("\n## Tasks")[0] + "\n"
 
 
-def _averages(table: Table, translation: Sequence[str]) -> list[str]:
+def averages(table: Table, translation: Sequence[str] = ()) -> list[str]:
+    """The lines of the first table: languages by competencies, with averages."""
     without = [f"without {', '.join(translation)}"] if translation else []
     rows = [["language", *table.competencies, "average", *without]]
 

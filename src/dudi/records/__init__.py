@@ -183,16 +183,17 @@ class About:
 class GradedAnswer:
     """An answer with what it is worth: a line of responses-<seed>.jsonl. The prompt is the benchmark's.
 
-    value: 0..1, None where `error` says why there is no answer; prediction: what the metric took the answer for, if it
-    says; in_language: None where the response's language is undetermined.
+    tokens, finished: None where the evaluator that asked does not say; value: 0..1, None where `error` says why there
+    is no answer; prediction: what the metric took the answer for, if it says; in_language: None where the response's
+    language is undetermined.
     """
 
     id: str
     task: str
     language: str
     response: str
-    tokens: int
-    finished: bool
+    tokens: int | None
+    finished: bool | None
     value: Number | None
     prediction: str | None
     in_language: bool | None

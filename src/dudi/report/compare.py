@@ -99,11 +99,13 @@ def manners(evaluation: Evaluation) -> dict[str, Manner]:
 
 def _manner(responses: Sequence[GradedAnswer]) -> Manner:
     told = [response.in_language for response in responses if response.in_language is not None]
+    ended = [response.finished for response in responses if response.finished is not None]
+    lengths = [response.tokens for response in responses if response.tokens is not None]
     return Manner(
         in_language=fmean(told) if told else None,
         undetermined=len(responses) - len(told),
-        eos_rate=fmean(r.finished for r in responses) if responses else None,
-        tokens=fmean(r.tokens for r in responses) if responses else None,
+        eos_rate=fmean(ended) if ended else None,
+        tokens=fmean(lengths) if lengths else None,
     )
 
 

@@ -148,7 +148,7 @@ def _given(evaluation: Evaluation, response: GradedAnswer, item: Item | None, as
         mark, sign = f"{name} {100 * response.value:.0f}", ""
     else:
         mark, sign = ("right", "✓") if response.value == 1 else ("wrong", "✗")
-    notes = [] if response.finished else ["cut at the limit"]
+    notes = ["cut at the limit"] if response.finished is False else []
     notes += ["other language"] if response.in_language is False else []
     demanded = item is not None and item.response_language is not None
     notes += ["language not recognised"] if response.in_language is None and demanded else []
