@@ -69,6 +69,11 @@ class Benchmark:
         """What scores an item."""
         return METRICS[self.tasks[item.task].metric]
 
+    def by_likelihood(self, item: Item) -> bool:
+        """Whether its answer is log p of each choice. A metric of another evaluator asks for a text."""
+        metric = METRICS.get(self.tasks[item.task].metric)
+        return metric is not None and metric.by_likelihood
+
     def max_new_tokens(self, item: Item) -> int:
         """The limit of an item's answer, in tokens."""
         limit = self.tasks[item.task].max_new_tokens

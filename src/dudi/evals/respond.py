@@ -69,7 +69,7 @@ class Responder:
         judged: dict[int, tuple[Continuation, ...]] = {}
         for k, item in enumerate(items):
             try:
-                if benchmark.metric(item).by_likelihood:
+                if benchmark.by_likelihood(item):
                     judged[k] = self._choices(item)
                 else:
                     requests[k] = self._request(item, benchmark, seed)
