@@ -115,7 +115,7 @@ def test_known_answers_have_their_known_scores_and_nothing_is_done_twice(checkou
         for task in results.tasks:
             assert task.score == pytest.approx(script.known(*task.key, run, len(task.rows)), abs=1e-9), task.key
     found = [round(task.score or 0, 6) for task in scored.runs[0].tasks]
-    assert len(set(found)) > 5 and max(found) > 60 and min(found) < 40  # they do differ
+    assert len(set(found)) > 5 and max(found) - min(found) > 20  # they do differ
 
     tables = write_scores(drive.folder, scored, False)
     own = [json.loads(results.file.read_text(encoding="utf-8")) for results in scored.runs.values()]
