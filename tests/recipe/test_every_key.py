@@ -275,6 +275,7 @@ TRAINING: dict[str, Entry] = {
     "warmup_steps": Entry(1, trainer_arguments),
     "weight_decay": Entry(0.1, trainer_arguments),
     "max_grad_norm": Entry(0.5, trainer_arguments),
+    "equalize": Entry("tokens", first_rows),
     "micro_batch": Entry(1, micro_batches),
     "micro_batch_tokens": Entry(500, micro_batches),
     "gradient_checkpointing": Entry(True, checkpointed),

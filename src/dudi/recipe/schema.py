@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from string import Formatter
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,10 @@ from dudi.strict import STRICT, PerLanguage, Text, expected, shown
 
 TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
 Probability = Annotated[float, Field(gt=0, le=1)]
+Equalize = Annotated[
+    Literal["none", "tokens"] | dict[str, Annotated[float, Field(gt=0)]],
+    expected('"none", "tokens", or a table of shares above 0 by language such as {id = 2, my = 1}'),
+]
 
 
 class Section(BaseModel):
@@ -143,9 +148,7 @@ class Limits(Section):
             if isinstance(value, dict):
                 if "default" not in value:
                     raise ValueError(f"{name}: a table by language needs a `default`")
-                for key in value:
-                    if key != "default" and _language(key, f"{name}: ") != key:
-                        raise ValueError(f"{name}: use the language code {language_code(key)!r} instead of {key!r}")
+                _check_codes([key for key in value if key != "default"], f"{name}: ")
         return self
 
 
@@ -182,6 +185,9 @@ class Training(Section):
     """AdamW's."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """A longer gradient is scaled down to this norm."""
+    equalize: Equalize = "none"
+    """The languages' shares of each step's loss (docs/equations.md). `none`: a language counts by its tokens, as in the
+    paper; `tokens`: all count alike, however many tokens they have; or a table of shares, `{id = 2, my = 1}`."""
     micro_batch: PositiveInt = 8
     """At most so many rows of one rank at a time. It changes memory; the loss and gradient of a step stay the same up
     to rounding."""
@@ -212,6 +218,15 @@ class Training(Section):
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time (slower; CUBLAS_WORKSPACE_CONFIG=:4096:8 has to be in
     the environment). On a CPU all do."""
+
+    @field_validator("equalize")
+    @classmethod
+    def _codes(cls, equalize: Equalize) -> Equalize:
+        if isinstance(equalize, dict):
+            if not equalize:
+                raise ValueError("expected a share for each language, found none")
+            _check_codes(equalize)
+        return equalize
 
 
 class ColdStart(Section):
@@ -328,6 +343,13 @@ class Recipe(Section):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
         return self
+
+
+def _check_codes(keys: Iterable[str], where: str = "") -> None:
+    """Of a table by language."""
+    for key in keys:
+        if _language(key, where) != key:
+            raise ValueError(f"{where}use the language code {language_code(key)!r} instead of {key!r}")
 
 
 def _language(code: str, where: str = "") -> str:

@@ -16,6 +16,7 @@ from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
 from dudi.run.paths import named
+from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.special_tokens import Specials
@@ -115,6 +116,7 @@ def _tokenized(
     if not train.rows:
         raise DudiError(_none_left(train, len(data.train), limits))
     lines = kept_and_left_out(train, languages, limits, "training")
+    lines += shares_of_languages(recipe, languages, train.rows)
     if data.eval:
         lines += kept_and_left_out(held_out, languages, limits, "evaluation")
     signals = recipe.to_method().signals
