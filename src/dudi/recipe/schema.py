@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
-from dudi.errors import DudiError
-from dudi.languages import language_code
 from dudi.methods import Method, build_method
-from dudi.strict import STRICT, PerLanguage, Text, expected, shown
-
-TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
-Probability = Annotated[float, Field(gt=0, le=1)]
-Equalize = Annotated[
-    Literal["none", "tokens"] | dict[str, Annotated[float, Field(gt=0)]],
-    expected('"none", "tokens", or a table of shares above 0 by language such as {id = 2, my = 1}'),
-]
+from dudi.recipe.fields import Equalize, Probability, TemplateValue, check_codes, fault, known_language
+from dudi.strict import STRICT, PerLanguage, Text, shown
 
 
 class Section(BaseModel):
@@ -64,11 +55,36 @@ class Chat(Section):
     """Put a system turn's text at the head of the first user turn: for templates that refuse one, such as Gemma's."""
 
 
-class Data(Section):
-    """Where the rows come from."""
+class DataSource(Section):
+    """One of several sources (docs/data.md). What it leaves out is as [data] says, but for `revision`."""
 
     source: Text
+    """As `data.source`."""
+    format: Text | None = None
+    """As `data.format`."""
+    columns: dict[str, Text] | None = None
+    """As `data.columns`."""
+    language: str | None = None
+    """As `data.language`."""
+    revision: str | None = None
+    """As `data.revision`."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """How often an epoch has each of its training rows. 1: once; 2: twice; 0.5: half of the rows, always the same; 1.5:
+    all rows, and half of them again."""
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, code: str | None) -> str | None:
+        return None if code is None else known_language(code)
+
+
+class Data(Section):
+    """Where the rows come from: one `source`, or several in `[[data.sources]]`."""
+
+    source: Text | None = None
     """A hub name, a folder, one file (docs/data.md lists the kinds), or `builtin` (a few rows to try)."""
+    sources: tuple[DataSource, ...] = ()
+    """Instead: several of them, each a table `[[data.sources]]`."""
     format: Text = "chat"
     """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: each row as what it looks like; or one of the formats
     of docs/data.md by name, such as `sharegpt` or `alpaca`."""
@@ -102,12 +118,22 @@ class Data(Section):
     @field_validator("languages")
     @classmethod
     def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_language(code) for code in codes)
+        return tuple(known_language(code) for code in codes)
 
     @field_validator("language")
     @classmethod
     def _known_one(cls, code: str | None) -> str | None:
-        return None if code is None else _language(code)
+        return None if code is None else known_language(code)
+
+    @model_validator(mode="after")
+    def _source_or_sources(self) -> Data:
+        if self.source is None and not self.sources:
+            raise fault("source", "missing; it has no default, unless there are [[data.sources]]")
+        if self.source is not None and self.sources:
+            raise fault("source", "give it, or [[data.sources]], not both")
+        if self.revision is not None and self.sources:
+            raise fault("revision", "with [[data.sources]], give each its own")
+        return self
 
     @model_validator(mode="after")
     def _one_evaluation(self) -> Data:
@@ -148,7 +174,7 @@ class Limits(Section):
             if isinstance(value, dict):
                 if "default" not in value:
                     raise ValueError(f"{name}: a table by language needs a `default`")
-                _check_codes([key for key in value if key != "default"], f"{name}: ")
+                check_codes([key for key in value if key != "default"], f"{name}: ")
         return self
 
 
@@ -225,7 +251,7 @@ class Training(Section):
         if isinstance(equalize, dict):
             if not equalize:
                 raise ValueError("expected a share for each language, found none")
-            _check_codes(equalize)
+            check_codes(equalize)
         return equalize
 
 
@@ -343,17 +369,3 @@ class Recipe(Section):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
         return self
-
-
-def _check_codes(keys: Iterable[str], where: str = "") -> None:
-    """Of a table by language."""
-    for key in keys:
-        if _language(key, where) != key:
-            raise ValueError(f"{where}use the language code {language_code(key)!r} instead of {key!r}")
-
-
-def _language(code: str, where: str = "") -> str:
-    try:
-        return language_code(code)
-    except DudiError as error:
-        raise ValueError(f"{where}{error}") from None
