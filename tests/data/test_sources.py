@@ -115,6 +115,13 @@ def test_a_default_of_data_holds_for_sources_without_their_own(folder: Path) -> 
     assert Counter(example.l for example in load_rows(both, 0).train) == {"th": 8, "ms": 1}
 
 
+def test_rows_asked_for_are_counted_in_each_source(folder: Path) -> None:
+    recipe = data(folder, {"source": "a.jsonl", "weight": 2.0}, B, rows_per_language=9, eval_rows_per_language=1)
+    loaded = load_rows(recipe, 0)
+    assert [(one.train, one.eval) for one in loaded.report.sources] == [({"id": 18, "th": 18}, 2), ({"id": 7}, 1)]
+    assert loaded.report.notes == [f"{folder / 'b.jsonl'}: id: 9 training rows asked for, 7 there"]
+
+
 @pytest.mark.parametrize("sea_first", [True, False])
 def test_a_row_in_two_sources_is_one(folder: Path, sea_first: bool) -> None:
     """The first source has it; so a row that is held out is in no other source's training rows either."""

@@ -178,6 +178,22 @@ def test_each_language_is_dealt_out_evenly(tmp_path: Path) -> None:
     assert Shares(None).dealt([2, 0, 1], t.job.rows) == [2, 0, 1]
 
 
+def test_with_twice_as_many_rows_as_steps_no_full_step_lacks_a_language(tmp_path: Path) -> None:
+    """Any mixture: 2 to 7 languages, 8 to 300 rows each."""
+    row = made(tmp_path, "sft", examples("my")).job.rows[0]
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        sizes = torch.randint(8, 300, (int(torch.randint(2, 8, (1,), generator=g)),), generator=g).tolist()
+        named = [f"l{k}" for k, size in enumerate(sizes) for _ in range(size)]
+        rows = [replace(row, example=replace(row.example, l=l)) for l in named]
+        batch = int(torch.randint(4, 33, (1,), generator=g))
+        order = Shares({}).dealt(torch.randperm(len(rows), generator=g).tolist(), rows)
+        assert sorted(order) == list(range(len(rows)))
+        steps = [{named[k] for k in order[at : at + batch]} for at in range(0, len(order) - batch + 1, batch)]
+        for k, size in enumerate(sizes):
+            assert size < 2 * len(rows) / batch or all(f"l{k}" in step for step in steps), (seed, k)
+
+
 def test_two_epochs_are_the_same_whatever_the_split(tmp_path: Path) -> None:
     """Steps that hold one, two or three languages."""
     ends = []

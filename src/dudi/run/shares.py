@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dudi.errors import DudiError
 from dudi.recipe.schema import Recipe, Training
 from dudi.recipe.stages import COLD_START, Train, plan
-from dudi.training.job import steps_an_epoch
+from dudi.training.shares import Shares
 from dudi.training.window import Row
 
 
@@ -39,14 +39,21 @@ def _lines(key: str, training: Training, languages: Sequence[str], rows: Sequenc
         f"{l} {share[l] / sum(share.values()):.1%} (of the tokens of y: {n / tokens.total():.1%})"
         for l, n in sorted(tokens.items())
     ]
-    count, steps = Counter(row.example.l for row in rows), steps_an_epoch(training, len(rows))
-    seldom = [
-        f"{key}: {l} has {n} rows for {steps} steps an epoch; in a step without one the other languages have its share"
-        " (a larger training.batch makes fewer steps)"
-        for l, n in sorted(count.items())
-        if n < steps
+    return [f"{key}: shares of each step's loss: {', '.join(parts)}", *_missing(key, training, rows, sorted(tokens))]
+
+
+def _missing(key: str, training: Training, rows: Sequence[Row], languages: Sequence[str]) -> list[str]:
+    """Which languages full steps lack, as an epoch deals the rows out."""
+    order = Shares.of(training.equalize, languages).dealt(range(len(rows)), rows)
+    dealt, batch = [rows[number].example.l for number in order], training.batch
+    steps = [set(dealt[start : start + batch]) for start in range(0, len(dealt) - batch + 1, batch)]
+    without = {l: sum(l not in step for step in steps) for l in languages}
+    return [
+        f"{key}: {n} of {len(steps)} steps an epoch have no row in {l}, which has {dealt.count(l)}: the other languages"
+        " share those; a larger training.batch makes fewer steps"
+        for l, n in without.items()
+        if n
     ]
-    return [f"{key}: shares of each step's loss: {', '.join(parts)}", *seldom]
 
 
 def _check(key: str, asked: dict[str, float], languages: Sequence[str]) -> None:

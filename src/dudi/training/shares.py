@@ -11,7 +11,7 @@ default ("none") languages are not told apart: each has the share of its tokens 
 A language of which a step counts nothing has no part in it, and the others divide the step in their proportions: the
 loss of a step stays a mean. A term that no row of a language has (z too long) is missing from that language's loss; no
 other language fills in. So that few steps lack a language, each language's rows are dealt out evenly over the epoch:
-with many times more rows of it than steps, all have some; with fewer rows than steps, it is said beforehand.
+with twice as many rows of it as there are steps, none lacks it but perhaps a ragged last one.
 """
 
 from __future__ import annotations
