@@ -53,6 +53,9 @@ def page() -> str:
     for name, field in Recipe.model_fields.items():
         if (section := _as_section(field.annotation)) is not None:
             tables.append(_section(name, section))
+            for key, inner in section.model_fields.items():
+                if get_origin(inner.annotation) is tuple and (each := _as_section(inner.annotation)) is not None:
+                    tables.append(_section(f"[{name}.{key}]", each))
         elif name == "method":
             tables.append(_methods())
     return "\n\n".join([HEAD, *tables]) + "\n"

@@ -19,6 +19,7 @@ import dudi.models.load
 import dudi.recipe.schema
 import dudi.run.pipeline
 import kit
+from dudi.data.load import load_rows
 from dudi.example import Message
 from dudi.recipe.read import parse_recipe
 from dudi.training.trainer import DistillationTrainer, Job
@@ -82,7 +83,8 @@ class World:
         }
 
     def table(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The base recipe with changes by dotted key; paths that exist in the world are filled in."""
+        """The base recipe with changes by dotted key; paths that exist in the world are filled in. `data.sources` is of
+        one table, in place of `data.source`."""
         table: dict[str, Any] = {
             "name": "base",
             "output": str(self.folder / "runs" / "{name}"),
@@ -106,6 +108,9 @@ class World:
             for part in parts:
                 place = place.setdefault(part, {})
             place[last] = value
+        if "sources" in table["data"]:
+            del table["data"]["source"]
+            table["data"]["sources"] = (self._paths(table["data"]["sources"]),)
         return self._paths(table)
 
     def _paths(self, value: Any) -> Any:
@@ -136,6 +141,24 @@ class World:
             with pytest.raises(_Started):
                 dudi.run.pipeline.run(recipe, say=lambda _: None)
         return jobs[0], loads, folder
+
+    def revisions(self, table: dict[str, Any]) -> list[str | None]:
+        """Which ones the hub is asked for, where the source is one of its data sets."""
+        asked: list[str | None] = []
+        folder = self.folder
+
+        class Files:
+            def listing(self, repo: str, revision: str | None) -> tuple[str, list[str]]:
+                asked.append(revision)
+                return "commit", ["few.jsonl"]
+
+            def open(self, repo: str, revision: str, path: str) -> Any:
+                return (folder / path).open("rb")
+
+        for one in table["data"].get("sources", [table["data"]]):
+            one["source"] = "owner/name"
+        load_rows(parse_recipe(table, "test").data, 0, Files())
+        return asked
 
     def train(self, table: dict[str, Any]) -> tuple[DistillationTrainer, Path]:
         """The first training, to its end."""

@@ -23,13 +23,12 @@ import dudi.models.load
 import dudi.recipe.schema
 import dudi.rollouts
 import dudi.run.pipeline
-from dudi.data.load import load_rows
 from dudi.errors import DudiError
 from dudi.files import read_lines
 from dudi.loss.head import Head
 from dudi.models.result import complete
 from dudi.recipe.read import parse_recipe
-from dudi.recipe.schema import Data, Recipe, Section
+from dudi.recipe.schema import Recipe, Section
 from dudi.rollouts import ENGINES, Sampling
 from dudi.training.job import arguments
 from dudi.training.trainer import DistillationTrainer
@@ -229,22 +228,6 @@ def first_method(w: World, table: dict[str, Any]) -> Any:
     return w.start(table)[0].method
 
 
-def hub_revision(w: World, table: dict[str, Any]) -> Any:
-    """The revision that the hub is asked for."""
-    asked: list[str | None] = []
-
-    class Folder:
-        def listing(self, repo: str, revision: str | None) -> tuple[str, list[str]]:
-            asked.append(revision)
-            return "commit", ["few.jsonl"]
-
-        def open(self, repo: str, revision: str, path: str) -> Any:
-            return (w.folder / path).open("rb")
-
-    load_rows(Data(source="owner/name", revision=table["data"].get("revision")), 0, Folder())  # type: ignore[arg-type]
-    return asked
-
-
 def repeating(w: World, table: dict[str, Any]) -> list[bool]:
     """Whether only operations that repeat are allowed, when the trainer is made."""
     seen: list[bool] = []
@@ -274,6 +257,7 @@ TRAINING: dict[str, Entry] = {
     "warmup_steps": Entry(1, trainer_arguments),
     "weight_decay": Entry(0.1, trainer_arguments),
     "max_grad_norm": Entry(0.5, trainer_arguments),
+    "equalize": Entry("tokens", first_rows),
     "micro_batch": Entry(1, micro_batches),
     "micro_batch_tokens": Entry(500, micro_batches),
     "gradient_checkpointing": Entry(True, checkpointed),
@@ -291,6 +275,7 @@ TRAINING: dict[str, Entry] = {
 }
 SAMPLES = {"generation.do_sample": True}
 SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": ("id",), "method": {"name": "gkd"}}
+SOURCE = {"data.sources.source": "@data.jsonl"}
 COLD = {"cold_start.method": {"name": "sft"}}
 PAPER = {"paper": {"table": "2", "average": 10.1}}
 ENTRIES: dict[str, Entry] = {
@@ -321,8 +306,18 @@ ENTRIES: dict[str, Entry] = {
     "chat.kwargs": Entry({"note": "hi"}, windows, {"chat.template": "@chat.jinja"}),
     "chat.merge_system": Entry(True, windows),
     "data.source": Entry("@few.jsonl", loaded_rows),
+    "data.sources.source": Entry("@few.jsonl", loaded_rows, SOURCE),
+    "data.sources.format": Entry("alpaca", loaded_rows, SOURCE),
+    "data.sources.columns": Entry(
+        {"prompt": "other"}, loaded_rows, {"data.sources.source": "@pairs.jsonl", "data.languages": ()}
+    ),
+    "data.sources.language": Entry(
+        "ms", loaded_rows, {"data.sources.source": "@plain.jsonl", "data.language": "id", "data.languages": ()}
+    ),
+    "data.sources.revision": Entry("v2", World.revisions, SOURCE),
+    "data.sources.weight": Entry(1.5, loaded_rows, SOURCE),
     "data.format": Entry("sea_instruct", loaded_rows, {**SEA, "data.format": "chat"}),
-    "data.revision": Entry("v2", hub_revision),
+    "data.revision": Entry("v2", World.revisions),
     "data.split": Entry("test", loaded_rows, {"data.source": "@splits"}),
     "data.languages": Entry(("id",), loaded_rows),
     "data.language": Entry(

@@ -173,6 +173,8 @@ class ChatScan:
     """Languages met that the recipe does not ask for."""
     held_out: frozenset[int] = frozenset()
     """Fingerprints of rows that are evaluated on, from elsewhere, and so are not trained on."""
+    seen: set[int] = field(default_factory=set)
+    """Fingerprints of rows met before, in other sources too."""
     overridden: Counter[str] = field(default_factory=Counter)
     """What rows call their own language, where `data.language` says otherwise."""
 
@@ -181,7 +183,6 @@ class ChatScan:
 
         Raises `DudiError` for the first broken row if `strict`.
         """
-        seen: set[int] = set()
         for position, row in enumerate(rows):
             known = row.language != NO_LANGUAGE
             if known and self.data.languages and row.language not in self.data.languages:
@@ -196,9 +197,9 @@ class ChatScan:
                 if strict:
                     raise DudiError(line)
                 self.report.of(row.language).add_broken(row.result.reason, line)
-            self._count(row, seen, position, seed)
+            self._count(row, position, seed)
 
-    def _count(self, row: ChatRow, seen: set[int], position: int, seed: int | None) -> None:
+    def _count(self, row: ChatRow, position: int, seed: int | None) -> None:
         counts = self.report.of(row.language)
         counts.read += 1
         if isinstance(row.result, RowError):
@@ -209,10 +210,10 @@ class ChatScan:
         if key in self.held_out:
             counts.filtered[HELD_OUT] += 1
             return
-        if key in seen:
+        if key in self.seen:
             counts.duplicated += 1
             return
-        seen.add(key)
+        self.seen.add(key)
         if is_zawgyi(row.result):
             counts.zawgyi += 1
             return

@@ -24,6 +24,7 @@ app = typer.Typer(help="Check training data, or prepare a sample of it.", no_arg
 _Source = Annotated[
     str, typer.Argument(help="A hub name, a folder, or one file: JSON lines, JSON, Parquet, Arrow, CSV.")
 ]
+_Sources = Annotated[list[str], typer.Argument(help="The same, or several that are trained on together.")]
 _Format = Annotated[
     str,
     typer.Option(
@@ -43,7 +44,7 @@ _Quality = Annotated[bool, typer.Option("--quality-filter/--no-quality-filter", 
 
 @app.command("check")
 def check_command(
-    source: _Source,
+    source: _Sources,
     format: _Format = "chat",
     columns: _Columns = "",
     ignore: _Ignore = "",
@@ -98,7 +99,7 @@ def check_command(
             more = f" ({report.broken} broken rows in all)" if report.broken > 1 else ""
             raise DudiError(f"{report.first_fault}{more}")
         if not any(counts.kept for counts in report.languages.values()):
-            raise DudiError(f"{source}: no row that could be trained on")
+            raise DudiError(f"{', '.join(source)}: no row that could be trained on")
     if trial is not None and trial.first is not None:
         refused = sum(reasons.total() for reasons in trial.refused.values())
         raise DudiError(f"{trial.first}" + (f" ({refused} refused rows in all)" if refused > 1 else ""))
@@ -129,7 +130,7 @@ def prepare_command(
 
     refuse_occupied(out)  # before hours of reading
     data = _data(
-        source,
+        [source],
         format,
         language,
         languages,
@@ -213,16 +214,18 @@ def _as_options() -> Iterator[None]:
         raise DudiError(_KEY.sub(_option, str(error))) from None
 
 
-def _data(source: str, format: str, language: str | None, languages: str | None, **values: Any) -> Data:
+def _data(sources: Sequence[str], format: str, language: str | None, languages: str | None, **values: Any) -> Data:
     from pydantic import ValidationError
 
     from dudi.recipe.schema import Data
 
     codes = _listed(languages or "")
+    named: dict[str, Any] = {"source": sources[0]}
+    if len(sources) > 1:
+        revision = values.pop("revision")
+        named = {"sources": tuple({"source": one, "revision": revision} for one in sources)}
     try:
-        return Data.model_validate(
-            {"source": source, "format": format, "language": language, "languages": codes, **values}
-        )
+        return Data.model_validate({**named, "format": format, "language": language, "languages": codes, **values})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = str(first.get("ctx", {}).get("error", first["msg"]))

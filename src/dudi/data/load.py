@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,25 @@ import pyarrow as pa
 import dudi
 from dudi.data.chat import NO_LANGUAGE, ChatReader, ChatScan
 from dudi.data.conversation import fingerprint
-from dudi.data.files_by_language import by_config, default_languages, languages_of, of_language, of_split, splits_of
+from dudi.data.files_by_language import (
+    by_config,
+    default_languages,
+    is_named,
+    languages_of,
+    of_language,
+    of_split,
+    splits_of,
+)
 from dudi.data.formats import BY_LOOK, SEA_INSTRUCT
 from dudi.data.hub import Hub
 from dudi.data.language_files import LanguageFiles
+from dudi.data.mixture import Taken, add, mix
 from dudi.data.quality import FILTERS, STRATUM
 from dudi.data.report import DataReport
 from dudi.data.rows import Rows, read_rows, sha256_of, write_rows
 from dudi.data.sea_instruct import check_language, load_language
-from dudi.data.settings import check_names
-from dudi.data.source import Source, open_source
+from dudi.data.settings import Part, check_names, parts_of
+from dudi.data.source import open_source
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.recipe.schema import Data
@@ -38,26 +47,29 @@ def load_rows(data: Data, seed: int, hub: Hub | None = None) -> Rows:
     `DudiError` for data that cannot be read, for a broken row where `bad_rows` says so (chat data, by default),
     and when a language has no row left to train on.
     """
-    kind = _kind(data)
-    source = open_source(data.source, data.revision, hub)
-    report = _report(data, source)
+    parts, report = parts_of(data), DataReport()
+    where = parts[0].name if len(parts) == 1 else "data.sources"
+    opened = [(_kind(part.data), _open(part, hub)) for part in parts]
     given = None if data.eval_source is None else _held_out(data, data.eval_source, hub)
-    train, held_out, extra = kind.load(source, data, seed, report, given or [])
+    met = _Met(frozenset(fingerprint(example) for example in given or ()), several=bool(data.sources))
+    for kind, one in opened:
+        kind.load(one, seed, met)
+        _say_short(one)
+    taken = mix([one for _, one in opened], data.languages, seed, report) if data.sources else opened[0][1]
+    report = taken.report
+    if missing := [language for language in data.languages if language not in report.languages]:
+        there = ", ".join(sorted({*report.languages, *taken.others} - {NO_LANGUAGE})) or "none"
+        raise DudiError(f"{where}: no row in {', '.join(missing)}; its languages: {there}")
     if given is not None:
-        held_out = _evaluated(given, {example.l for example in train}, report)
-        extra["eval_source"] = data.eval_source
+        taken.eval = _evaluated(given, {example.l for example in taken.train}, report)
+        taken.extra["eval_source"] = data.eval_source
     for language, counts in report.languages.items():
         if counts.kept == 0 and language != NO_LANGUAGE:
-            raise DudiError(f"{data.source}: no row of {language!r} is left to train on: {counts.line()}")
-        for name, wanted, got in (
-            ("training", data.rows_per_language, counts.kept),
-            ("evaluation", data.eval_rows_per_language, counts.eval),
-        ):
-            if wanted is not None and got < wanted and language != NO_LANGUAGE:
-                report.notes.append(f"{language}: {wanted} {name} rows asked for, {got} there")
-    if not train:
-        raise DudiError(f"{data.source}: no row is left to train on: {_summary(report)}")
-    return Rows(train, held_out, report, _manifest(source, data, seed, train, held_out, extra))
+            undrawn = f", {counts.undrawn} left out by the weight of their source" if data.sources else ""
+            raise DudiError(f"{where}: no row of {language!r} is left to train on: {counts.line()}{undrawn}")
+    if not taken.train:
+        raise DudiError(f"{where}: no row is left to train on: {_summary(report)}")
+    return Rows(taken.train, taken.eval, report, _manifest(data, seed, taken))
 
 
 def check(
@@ -72,9 +84,8 @@ def check(
     every row that is kept. Broken rows are counted and the first of each language quoted. Raises `DudiError` only for
     data that cannot be read.
     """
-    kind = _kind(data)
-    source = open_source(data.source, data.revision, hub)
-    report = _report(data, source)
+    opened = [(_kind(part.data), _open(part, hub)) for part in parts_of(data)]
+    report = DataReport() if data.sources else opened[0][1].report
     found = report.special = None if special is None else {}
 
     def seen(example: Example) -> None:
@@ -83,16 +94,34 @@ def check(
         if look is not None:
             look(example)
 
-    kind.check(source, data, report, seen)
+    met = _Met(several=bool(data.sources))
+    for kind, one in opened:
+        kind.check(one, met, seen)
+        if data.sources:
+            add(report, one)
     return report
 
 
-def _report(data: Data, source: Source) -> DataReport:
-    report = DataReport()
-    if data.revision is not None and source.revision is None:
+def _open(part: Part, hub: Hub | None) -> Taken:
+    """A source, of which nothing is read yet."""
+    source, revision = open_source(part.name, part.data.revision, hub, part.key), part.data.revision
+    taken = Taken(part, source, DataReport())
+    if revision is not None and source.revision is None:
         # Not an error: a recipe that pins the hub's revision may be pointed at a local copy.
-        report.notes.append(f"data.revision {data.revision!r} is not used: {data.source!r} is local")
-    return report
+        taken.report.notes.append(f"data.revision {revision!r} is not used: {part.name!r} is local")
+    return taken
+
+
+def _say_short(one: Taken) -> None:
+    """Note where a source has fewer rows of a language than were asked for."""
+    data = one.part.data
+    for language, counts in one.report.languages.items():
+        for name, wanted, got in (
+            ("training", data.rows_per_language, counts.kept),
+            ("evaluation", data.eval_rows_per_language, counts.eval),
+        ):
+            if wanted is not None and got < wanted and language != NO_LANGUAGE:
+                one.report.notes.append(f"{language}: {wanted} {name} rows asked for, {got} there")
 
 
 def _held_out(data: Data, name: str, hub: Hub | None) -> list[Example]:
@@ -100,7 +129,8 @@ def _held_out(data: Data, name: str, hub: Hub | None) -> list[Example]:
 
     Raises `DudiError` for data that cannot be read, and for a broken row unless `bad_rows` is "skip".
     """
-    changes = {"source": name, "revision": None, "format": BY_LOOK, "eval_source": None, "rows_per_language": None}
+    changes = {"source": name, "sources": (), "revision": None, "format": BY_LOOK, "eval_source": None}
+    changes["rows_per_language"] = None
     data = data.model_copy(update=changes)
     source = open_source(name, None, hub, "data.eval_source")
     if not source.single:
@@ -112,7 +142,8 @@ def _held_out(data: Data, name: str, hub: Hub | None) -> list[Example]:
             )
         data = data.model_copy(update={"split": held_out[0] if held_out else "train"})
     report = DataReport()
-    scan, _ = _scan(source, data, report, strict=data.bad_rows != "skip", seed=0, own_columns=True)
+    one = Taken(Part("data.eval_source", name, data), source, report)
+    scan, _ = _scan(one, _Met(), strict=data.bad_rows != "skip", seed=0, own_columns=True)
     rows = [example for pool in scan.pools.values() for example in pool.result()[0]]
     if not rows:
         raise DudiError(f"data.eval_source: {name!r} has no row to evaluate on: {_summary(report)}")
@@ -132,16 +163,25 @@ def _evaluated(given: list[Example], trained: set[str], report: DataReport) -> l
     return rows
 
 
-_Loaded = tuple[list[Example], list[Example], dict[str, Any]]
 _Look = Callable[[Example], None]
+
+
+@dataclass
+class _Met:
+    """What is known of the rows of all sources while they are read: fingerprints of those held out, and of those met.
+    several: whether there are several sources, each of which may lack a language."""
+
+    held_out: frozenset[int] = frozenset()
+    seen: set[int] = field(default_factory=set)
+    several: bool = False
 
 
 @dataclass(frozen=True)
 class _Kind:
     """Data of one kind: how its rows are drawn, without those that are held out; and how all of them are looked at."""
 
-    load: Callable[[Source, Data, int, DataReport, list[Example]], _Loaded]
-    check: Callable[[Source, Data, DataReport, _Look], None]
+    load: Callable[[Taken, int, _Met], None]
+    check: Callable[[Taken, _Met, _Look], None]
 
 
 def _kind(data: Data) -> _Kind:
@@ -152,102 +192,98 @@ def _kind(data: Data) -> _Kind:
     return _Kind(_load_chat, _check_chat)
 
 
-def _check_sea_instruct(source: Source, data: Data, report: DataReport, look: _Look) -> None:
+def _check_sea_instruct(one: Taken, met: _Met, look: _Look) -> None:
+    report = one.report
+
     def seen(example: Example) -> None:
         report.suspect(example)
         look(example)
 
-    for files in _language_files(source, data, report):
-        counts = report.languages[files.language] = check_language(files, data, seen)
+    before = set(met.seen)
+    for files in _language_files(one, met):
+        kept = set(before)
+        counts = report.languages[files.language] = check_language(files, one.part.data, seen, kept)
         report.read_as["SEA-Instruct"] += counts.read
+        met.seen |= kept
 
 
-def _check_chat(source: Source, data: Data, report: DataReport, look: _Look) -> None:
-    _scan(source, data, report, strict=False, seed=None, look=look)
+def _check_chat(one: Taken, met: _Met, look: _Look) -> None:
+    _scan(one, met, strict=False, seed=None, look=look)
 
 
-def _load_sea_instruct(source: Source, data: Data, seed: int, report: DataReport, given: list[Example]) -> _Loaded:
-    train: list[Example] = []
-    held_out: list[Example] = []
+def _load_sea_instruct(one: Taken, seed: int, met: _Met) -> None:
+    data = one.part.data
     strata: dict[str, Any] = {}
     paths: list[str] = []
-    seen = {fingerprint(example) for example in given}
-    for files in _language_files(source, data, report):
-        drawn = load_language(files, data, seed, seen)
-        report.languages[files.language] = drawn.report
-        train += drawn.train
-        held_out += drawn.eval
+    met.seen |= met.held_out
+    for files in _language_files(one, met):
+        drawn = load_language(files, data, seed, met.seen)
+        one.report.languages[files.language] = drawn.report
+        one.train += drawn.train
+        one.eval += drawn.eval
         for example in (*drawn.train, *drawn.eval):
-            report.suspect(example)
+            one.report.suspect(example)
         strata[files.language] = drawn.strata
         paths += files.paths
     filters = list(FILTERS) if data.quality_filter else []
-    return train, held_out, {"files": paths, "filters": filters, "stratum": list(STRATUM), "strata": strata}
+    one.extra = {"files": paths, "filters": filters, "stratum": list(STRATUM), "strata": strata}
 
 
-def _language_files(source: Source, data: Data, report: DataReport) -> list[LanguageFiles]:
+def _language_files(one: Taken, met: _Met) -> list[LanguageFiles]:
     """The files of each language, all found before any is read."""
+    source, data, name = one.source, one.part.data, one.part.name
     if data.language is not None:
         raise DudiError(
             "data.language: is for chat data, not for sea_instruct; choose among its languages by data.languages"
         )
     configs = by_config(source.paths)
     languages: Sequence[str] = data.languages
-    if not languages:
+    if met.several:
+        languages = [l for l in languages if any(is_named(config, l) for config in configs)]
+    if not data.languages:
         languages, rest = default_languages(configs)
         if rest:
-            report.notes.append(f"not trained on unless named in data.languages: {', '.join(rest)}")
+            one.report.notes.append(f"not trained on unless named in data.languages: {', '.join(rest)}")
     if not languages:
-        raise DudiError(f"{data.source}: no file is named after a known language; found {', '.join(configs)}")
+        wanted = "data.languages" if data.languages else "a known language"
+        raise DudiError(f"{name}: no file is named after {wanted}; found {', '.join(configs)}")
     found = []
     for language in languages:
-        paths = of_language(configs, language, data.source)
-        of_it = of_split(paths, data.split, data.source)[0]
+        paths = of_language(configs, language, name)
+        of_it = of_split(paths, data.split, name)[0]
         found.append(LanguageFiles.open(source, of_it, language, data.ignore))
     return found
 
 
-def _load_chat(source: Source, data: Data, seed: int, report: DataReport, given: list[Example]) -> _Loaded:
-    held_out_rows = frozenset(fingerprint(example) for example in given)
-    scan, paths = _scan(source, data, report, strict=data.bad_rows != "skip", seed=seed, held_out=held_out_rows)
-    missing = [language for language in data.languages if language not in report.languages]
-    if missing:
-        there = ", ".join(sorted({*report.languages, *scan.others} - {NO_LANGUAGE})) or "none"
-        raise DudiError(f"{data.source}: no row in {', '.join(missing)}; its languages: {there}")
-    train: list[Example] = []
-    held_out: list[Example] = []
-    order = data.languages or tuple(sorted(scan.pools))
-    for language in order:
+def _load_chat(one: Taken, seed: int, met: _Met) -> None:
+    data = one.part.data
+    scan, paths = _scan(one, met, strict=data.bad_rows != "skip", seed=seed)
+    for language in data.languages or tuple(sorted(scan.pools)):
         if language not in scan.pools:
             continue
         of_train, of_eval = scan.pools[language].result()
-        counts = report.of(language)
+        counts = one.report.of(language)
         counts.undrawn, counts.kept, counts.eval = (
             counts.kept - len(of_train) - len(of_eval),
             len(of_train),
             len(of_eval),
         )
-        train += of_train
-        held_out += of_eval
-    return train, held_out, {"files": paths, "filters": [], "stratum": [], "strata": {}}
+        one.train += of_train
+        one.eval += of_eval
+    one.others = scan.others
+    one.extra = {"files": paths, "filters": [], "stratum": [], "strata": {}}
 
 
 def _scan(
-    source: Source,
-    data: Data,
-    report: DataReport,
-    strict: bool,
-    seed: int | None,
-    look: _Look | None = None,
-    held_out: frozenset[int] = frozenset(),
-    own_columns: bool = False,
+    one: Taken, met: _Met, strict: bool, seed: int | None, look: _Look | None = None, own_columns: bool = False
 ) -> tuple[ChatScan, list[str]]:
-    paths, left_out = (list(source.paths), []) if source.single else of_split(source.paths, data.split, data.source)
+    source, data, report = one.source, one.part.data, one.report
+    paths, left_out = (list(source.paths), []) if source.single else of_split(source.paths, data.split, one.part.name)
     if left_out:
         report.notes.append(f"files left out (not of split {data.split!r}): {', '.join(left_out)}")
     if source.left_out:
         report.notes.append(f"files left out (beside the others, not taken for data): {', '.join(source.left_out)}")
-    scan = ChatScan(data, report, look, held_out=held_out)
+    scan = ChatScan(data, report, look, held_out=met.held_out, seen=met.seen)
     scan.run(ChatReader(data, languages_of(paths), own_columns).rows(source, paths), strict, seed)
     if scan.others:
         report.notes.append(f"rows left out: languages not in data.languages ({', '.join(sorted(scan.others))})")
@@ -263,21 +299,19 @@ def _summary(report: DataReport) -> str:
     return "; ".join(lines) or "it holds no rows"
 
 
-def _manifest(
-    source: Source, data: Data, seed: int, train: list[Example], held_out: list[Example], extra: dict[str, Any]
-) -> dict[str, Any]:
+def _manifest(data: Data, seed: int, taken: Taken) -> dict[str, Any]:
     return {
         "source": data.source,
-        "revision": source.revision,
+        "revision": None if data.sources else taken.source.revision,
         "format": data.format,
         "split": data.split,
-        "languages": list(dict.fromkeys(example.l for example in train)),
+        "languages": list(dict.fromkeys(example.l for example in taken.train)),
         "seed": seed,
         "rows_per_language": data.rows_per_language,
         "eval_rows_per_language": data.eval_rows_per_language,
-        "rows": {"train": len(train), "eval": len(held_out)},
-        "sha256": {"train": sha256_of(train), "eval": sha256_of(held_out)},
-        **extra,
+        "rows": {"train": len(taken.train), "eval": len(taken.eval)},
+        "sha256": {"train": sha256_of(taken.train), "eval": sha256_of(taken.eval)},
+        **taken.extra,
         "versions": {
             "dudi": dudi.__version__,
             "python": platform.python_version(),

@@ -40,6 +40,14 @@ class LanguageReport:
         if len(self.faults) < MAX_FAULTS:
             self.faults.append(line)
 
+    def add(self, other: LanguageReport) -> None:
+        """Count the rows of another source too; the first broken rows stay those that are quoted."""
+        for name in ("read", "duplicated", "zawgyi", "undrawn", "eval", "kept"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.filtered += other.filtered
+        self.broken += other.broken
+        self.faults = (self.faults + other.faults)[:MAX_FAULTS]
+
     @property
     def balanced(self) -> bool:
         """Whether the counts add up to the rows read."""
@@ -62,6 +70,29 @@ class LanguageReport:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class SourceRows:
+    """What one of several sources gives. read, kept, eval: its rows; train: by language, how many rows of it an epoch
+    has, repeated ones each time; None where nothing is drawn."""
+
+    source: str
+    weight: float
+    read: int
+    kept: int
+    eval: int
+    train: dict[str, int] | None = None
+
+    def line(self) -> str:
+        """In one line."""
+        parts = [f"{self.source}: {self.read:,} rows read"]
+        if self.train is None:
+            return f"{parts[0]}, {self.kept:,} that could be trained on"
+        by_language = ", ".join(f"{l} {n:,}" for l, n in self.train.items())
+        parts.append(f"weight {self.weight:g}: {sum(self.train.values()):,} training rows an epoch ({by_language})")
+        parts += [f"{self.eval:,} set aside for evaluation"] if self.eval else []
+        return ", ".join(parts)
+
+
 @dataclass
 class DataReport:
     """Counts by language, and notes on what else was left out."""
@@ -75,10 +106,23 @@ class DataReport:
     """Rows by the format that they were read as; not part of the JSON, and so not kept."""
     suspected: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Kept rows whose text looks wrong, by language and by what is wrong: their ids. They are trained on."""
+    sources: list[SourceRows] = field(default_factory=list)
+    """Where there are several, what each gives."""
 
     def of(self, language: str) -> LanguageReport:
         """The counts of a language, made when first asked for."""
         return self.languages.setdefault(language, LanguageReport())
+
+    def add(self, other: DataReport, source: str) -> None:
+        """Take in the report of one of several sources; its notes name it."""
+        for language, counts in other.languages.items():
+            self.of(language).add(counts)
+        self.languages = dict(sorted(self.languages.items()))
+        self.notes += [f"{source}: {note}" for note in other.notes]
+        self.read_as += other.read_as
+        for language, kinds in other.suspected.items():
+            for kind, ids in kinds.items():
+                self.suspected.setdefault(language, {}).setdefault(kind, []).extend(ids)
 
     def suspect(self, example: Example) -> None:
         """Look at the text of a row that is kept."""
@@ -129,7 +173,8 @@ class DataReport:
         if self.special == {}:
             special = ["no kept row holds a special token of the tokenizer"]
         return (
-            (read_as if self.read_as else [])
+            [one.line() for one in self.sources]
+            + (read_as if self.read_as else [])
             + suspected
             + special
             + [
@@ -147,12 +192,14 @@ class DataReport:
             for language, one in self.languages.items()
         }
         suspected = {"suspected": self.suspected} if self.suspected else {}
-        return {"languages": languages, "notes": self.notes, **suspected}
+        sources = {"sources": [vars(one) for one in self.sources]} if self.sources else {}
+        return {"languages": languages, "notes": self.notes, **suspected, **sources}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataReport:
         """The report that `as_json` wrote."""
-        report = cls(notes=list(value["notes"]), suspected=dict(value.get("suspected", {})))
+        sources = [SourceRows(**one) for one in value.get("sources", [])]
+        report = cls(notes=list(value["notes"]), suspected=dict(value.get("suspected", {})), sources=sources)
         for language, one in value["languages"].items():
             counters = {"filtered": Counter(one["filtered"]), "broken": Counter(one["broken"])}
             report.languages[language] = LanguageReport(**{**one, **counters})

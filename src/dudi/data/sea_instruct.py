@@ -49,15 +49,20 @@ class Drawn:
     """Each stratum with its rows before (after the filter) and in the evaluation and training samples."""
 
 
-def check_language(files: LanguageFiles, data: Data, look: Callable[[Example], None] | None = None) -> LanguageReport:
+def check_language(
+    files: LanguageFiles,
+    data: Data,
+    look: Callable[[Example], None] | None = None,
+    kept: set[int] | None = None,
+) -> LanguageReport:
     """Every row of a language, nothing drawn: content first, then the quality filter. About 100 bytes a row.
 
-    look: is shown every row that is kept.
+    look: is shown every row that is kept. kept: fingerprints of rows kept before, added to.
     """
     files.require(data, sampled=False)
     quality = QualityFilter(files.language, data.quality_filter, files.columns)
     report = LanguageReport()
-    kept: set[int] = set()
+    kept = set() if kept is None else kept
     dropped: set[int] = set()
     for path in files.paths:
         for first, batch in files.source.batches(path, (CONVERSATIONS, *quality.columns)):

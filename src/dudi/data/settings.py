@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from dudi.data.conversation import IGNORABLE, NEVER_IGNORED, ROW_KEYS
@@ -19,11 +20,36 @@ BUILTIN = Path(__file__).parent / "builtin" / "rows.jsonl"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
+@dataclass(frozen=True)
+class Part:
+    """One source of a [data] table: the key that names it, its name, the table as it holds for it alone, its weight."""
+
+    key: str
+    name: str
+    data: Data
+    weight: float = 1.0
+
+
+def parts_of(data: Data) -> list[Part]:
+    """The one source, or each of several."""
+    if data.source is not None:
+        return [Part("data.source", data.source, data)]
+    found = []
+    for number, one in enumerate(data.sources):
+        own = {"source": one.source, "sources": (), "revision": one.revision}
+        own |= {key: value for key in ("format", "columns", "language") if (value := getattr(one, key)) is not None}
+        key = f"data.sources.{number}.source"
+        found.append(Part(key, one.source, data.model_copy(update=own), one.weight))
+    return found
+
+
 def check_settings(data: Data) -> None:
     """Raises `DudiError` for names of formats, columns and keys that there are not, and for a source that is neither
     here nor the name of a data set on the hub."""
-    check_names(data)
-    for key, name in (("data.source", data.source), ("data.eval_source", data.eval_source)):
+    parts = parts_of(data)
+    for part in parts:
+        check_names(part.data)
+    for key, name in (*((part.key, part.name) for part in parts), ("data.eval_source", data.eval_source)):
         if name is None or path_of(name).exists():
             continue
         if not HUB_NAME.fullmatch(name) or Path(name).parent.is_dir():

@@ -4,7 +4,8 @@
          + sum over sequence signals  weight * sum over rows of loss / rows of the whole step
 
 "Of the whole step" means all micro-batches and all ranks: the counts are taken after sampling, and passed in, so that
-neither gradient accumulation nor the number of processes changes the result.
+neither gradient accumulation nor the number of processes changes the result. Where languages have shares
+(`dudi.training.shares`), a row's loss is divided by the count of its language over that language's share.
 
 To add a loss, in ten lines and in a file of your own:
 
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from dudi.loss.chunked import Positions, Whole, score
 from dudi.loss.scores import Block, Scores
-from dudi.loss.signals import Outcome, Share, share
+from dudi.loss.signals import Count, Outcome, Share, share
 from dudi.signals import Signal, View, views
 
 
@@ -49,11 +50,12 @@ class Objective:
 def objective(
     signals: Sequence[Signal],
     scores: Scores,
-    counts: Mapping[str, float],
+    counts: Mapping[str, Count],
     chunk: int = 256,
     measure: bool = False,
 ) -> Objective:
-    """Evaluate signals on scores. counts: for each signal, its tokens (or rows) in the whole optimizer step.
+    """Evaluate signals on scores. counts: for each signal, its tokens (or rows) in the whole optimizer step; by
+    row of the micro-batch, [rows], where rows are divided by different ones.
 
     A signal that misses one of its views here (no row of the micro-batch has it) adds nothing.
     """

@@ -6,7 +6,7 @@ optimizer step, so its share divides by the step's count, not by this micro-batc
 A kind of your own is a class derived from `dudi.signals.Signal` and a function registered here:
 
     @share.register
-    def _(signal: Mine, scores: Scores, count: float) -> Share: ...
+    def _(signal: Mine, scores: Scores, count: Count) -> Share: ...
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from dudi.loss.losses import spin, token_loss
 from dudi.loss.scores import Block, Scores
 from dudi.signals import SequenceSignal, Signal, TokenSignal, View
 
+Count = float | Tensor
+"""What the whole step counts for a signal: one number, or [rows] where languages have shares (see `divided`)."""
 SATURATED = 0.05
 """A row is saturated where the size of its gradient, sigmoid(-margin) under SPIN's loss, is below this."""
 
@@ -81,35 +83,44 @@ class Share:
 
 
 @singledispatch
-def share(signal: Signal, scores: Scores, count: float) -> Share:
+def share(signal: Signal, scores: Scores, count: Count) -> Share:
     """A signal's share. scores hold all of its views; count: what the whole step counts for it."""
     raise AssertionError(f"nobody has said what a {type(signal).__name__} is worth: register a function of it")
 
 
+def divided(values: Tensor, count: Count, row: Tensor | None = None) -> Tensor:
+    """values [N] over what the step counts. row [N]: the micro-batch row of each value; None: there is one a row."""
+    if not isinstance(count, Tensor):
+        return values / max(count, 1)
+    count = count.to(values.device).clamp(min=1)
+    return values / (count if row is None else count[row])
+
+
 @share.register
-def _tokens(signal: TokenSignal, scores: Scores, count: float) -> Share:
+def _tokens(signal: TokenSignal, scores: Scores, count: Count) -> Share:
     """weight * sum over tokens of mask * loss / count."""
     block = scores.blocks[signal.view]
     mask = token_mask(signal, block)
-    return Share({signal.view: Term(token_loss(signal), signal.weight * mask.double() / max(count, 1))}, mask)
+    weight = divided(signal.weight * mask.double(), count, block.row)
+    return Share({signal.view: Term(token_loss(signal), weight)}, mask)
 
 
 @share.register
-def _sequences(signal: SequenceSignal, scores: Scores, count: float) -> Share:
+def _sequences(signal: SequenceSignal, scores: Scores, count: Count) -> Share:
     """weight * sum over rows of loss(margin) / count. Its gradient reaches the student through log S(y|x) and
     log S(y'|x), with opposite signs."""
     winner, loser = (scores.blocks[view] for view in signal.views)
     log_r = [scores.reference[view] for view in signal.views]
     mask = (winner.present() * loser.present()).double()
-    by_row = signal.weight * mask / max(count, 1)
+    weight = divided(signal.weight * mask, count)
 
     def whole(log_s: Mapping[View, Tensor]) -> Settled:
         margin = signal.beta * ((log_s[signal.winner] - log_s[signal.loser]) - (log_r[0] - log_r[1]))
         value, derivative = (signal.loss or spin)(margin)
-        slope = by_row * (signal.beta * derivative)
+        slope = weight * (signal.beta * derivative)
         extra = {"margin": margin, "saturated": (torch.sigmoid(-margin) < SATURATED).to(value.dtype)}
         outcome = Outcome(value, mask, torch.arange(len(value), device=value.device), len(value), extra)
-        return Settled({signal.winner: slope, signal.loser: -slope}, (by_row * value).sum(), outcome)
+        return Settled({signal.winner: slope, signal.loser: -slope}, (weight * value).sum(), outcome)
 
     return Share(whole=whole)
 

@@ -62,7 +62,7 @@ def dump_recipe(recipe: Recipe) -> str:
         name, table = tables.pop(0)
         lines += ["", f"[{name}]"] if name else []
         for key, value in table.items():
-            key = key if _BARE_KEY.fullmatch(key) else _toml(key)
+            key = _key(key)
             if isinstance(value, dict):
                 tables.append((f"{name}.{key}".lstrip("."), value))
             else:
@@ -70,8 +70,17 @@ def dump_recipe(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _toml(name)
+
+
 def _toml(value: Any) -> str:
-    """A scalar or a list: JSON's are TOML's, but for one control character that JSON leaves as it is."""
+    """A value on one line. JSON's texts and numbers are TOML's, but for one control character that JSON leaves as it
+    is."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(name)} = {_toml(one)}' for name, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -151,8 +160,10 @@ def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged key by key; a `method` table of another name replaces the base's whole."""
-    result = dict(base)
+    """Tables are merged key by key; a `method` table of another name replaces the base's whole, and `source` and
+    `sources` each other."""
+    other = {"source": "sources", "sources": "source"}
+    result = {key: value for key, value in base.items() if other.get(key) not in over}
     for key, value in over.items():
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):

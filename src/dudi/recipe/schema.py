@@ -7,13 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
-from dudi.errors import DudiError
-from dudi.languages import language_code
 from dudi.methods import Method, build_method
-from dudi.strict import STRICT, PerLanguage, Text, expected, shown
-
-TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
-Probability = Annotated[float, Field(gt=0, le=1)]
+from dudi.recipe.fields import Equalize, Probability, TemplateValue, check_codes, fault, known_language
+from dudi.strict import STRICT, PerLanguage, Text, shown
 
 
 class Section(BaseModel):
@@ -59,11 +55,36 @@ class Chat(Section):
     """Put a system turn's text at the head of the first user turn: for templates that refuse one, such as Gemma's."""
 
 
-class Data(Section):
-    """Where the rows come from."""
+class DataSource(Section):
+    """One of several sources (docs/data.md). What it leaves out is as [data] says, but for `revision`."""
 
     source: Text
+    """As `data.source`."""
+    format: Text | None = None
+    """As `data.format`."""
+    columns: dict[str, Text] | None = None
+    """As `data.columns`."""
+    language: str | None = None
+    """As `data.language`."""
+    revision: str | None = None
+    """As `data.revision`."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """How often an epoch has each of its training rows. 1: once; 2: twice; 0.5: half of the rows, always the same; 1.5:
+    all rows, and half of them again."""
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, code: str | None) -> str | None:
+        return None if code is None else known_language(code)
+
+
+class Data(Section):
+    """Where the rows come from: one `source`, or several in `[[data.sources]]`."""
+
+    source: Text | None = None
     """A hub name, a folder, one file (docs/data.md lists the kinds), or `builtin` (a few rows to try)."""
+    sources: tuple[DataSource, ...] = ()
+    """Instead: several of them, each a table `[[data.sources]]`."""
     format: Text = "chat"
     """`sea_instruct`: the columns of SEA-Instruct-2602. `chat`: each row as what it looks like; or one of the formats
     of docs/data.md by name, such as `sharegpt` or `alpaca`."""
@@ -97,12 +118,22 @@ class Data(Section):
     @field_validator("languages")
     @classmethod
     def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_language(code) for code in codes)
+        return tuple(known_language(code) for code in codes)
 
     @field_validator("language")
     @classmethod
     def _known_one(cls, code: str | None) -> str | None:
-        return None if code is None else _language(code)
+        return None if code is None else known_language(code)
+
+    @model_validator(mode="after")
+    def _source_or_sources(self) -> Data:
+        if self.source is None and not self.sources:
+            raise fault("source", "missing; it has no default, unless there are [[data.sources]]")
+        if self.source is not None and self.sources:
+            raise fault("source", "give it, or [[data.sources]], not both")
+        if self.revision is not None and self.sources:
+            raise fault("revision", "with [[data.sources]], give each its own")
+        return self
 
     @model_validator(mode="after")
     def _one_evaluation(self) -> Data:
@@ -143,9 +174,7 @@ class Limits(Section):
             if isinstance(value, dict):
                 if "default" not in value:
                     raise ValueError(f"{name}: a table by language needs a `default`")
-                for key in value:
-                    if key != "default" and _language(key, f"{name}: ") != key:
-                        raise ValueError(f"{name}: use the language code {language_code(key)!r} instead of {key!r}")
+                check_codes([key for key in value if key != "default"], f"{name}: ")
         return self
 
 
@@ -182,6 +211,9 @@ class Training(Section):
     """AdamW's."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """A longer gradient is scaled down to this norm."""
+    equalize: Equalize = "none"
+    """The languages' shares of each step's loss (docs/equations.md). `none`: a language counts by its tokens, as in the
+    paper; `tokens`: all count alike, however many tokens they have; or a table of shares, `{id = 2, my = 1}`."""
     micro_batch: PositiveInt = 8
     """At most so many rows of one rank at a time. It changes memory; the loss and gradient of a step stay the same up
     to rounding."""
@@ -215,6 +247,15 @@ class Training(Section):
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time (slower; CUBLAS_WORKSPACE_CONFIG=:4096:8 has to be in
     the environment). On a CPU all do."""
+
+    @field_validator("equalize")
+    @classmethod
+    def _codes(cls, equalize: Equalize) -> Equalize:
+        if isinstance(equalize, dict):
+            if not equalize:
+                raise ValueError("expected a share for each language, found none")
+            check_codes(equalize)
+        return equalize
 
 
 class ColdStart(Section):
@@ -331,10 +372,3 @@ class Recipe(Section):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
         return self
-
-
-def _language(code: str, where: str = "") -> str:
-    try:
-        return language_code(code)
-    except DudiError as error:
-        raise ValueError(f"{where}{error}") from None

@@ -75,7 +75,7 @@ def train(
         recipe = recipe.model_copy(update={"output": str(output)})
     data = None
     if rows is not None:
-        handed = recipe.data.model_copy(update={"source": SOURCE, "format": "chat", "revision": None})
+        handed = recipe.data.model_copy(update={"source": SOURCE, "sources": (), "format": "chat", "revision": None})
         recipe = recipe.model_copy(update={"data": handed})
         data = load_rows(recipe.data, recipe.seed, _handed(rows))
     return run(recipe, resume, monitors, callbacks, data=data, rehearsal=rehearsal)

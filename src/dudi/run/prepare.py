@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dudi.data.formats import SEA_INSTRUCT
 from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
+from dudi.data.settings import parts_of
 from dudi.errors import DudiError
 from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer, own_tokenizer
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
 from dudi.run.paths import named
+from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
 from dudi.text.special_tokens import Specials
@@ -107,14 +110,17 @@ def _tokenized(
     limits, languages = recipe.limits, recipe.data.languages or verbalizer.languages
     tokens = tuple(_tokens(recipe, chat, data, kept))
     bad_rows = recipe.data.bad_rows  # a row that cannot be read is an error where a broken one is
-    strict = bad_rows == "error" or (bad_rows is None and recipe.data.format != "sea_instruct")
+    skips = all(part.data.format == SEA_INSTRUCT for part in parts_of(recipe.data))
+    strict = bad_rows == "error" or (bad_rows is None and not skips)
     train, held_out = (
         encode_rows(examples, chat, limits, strict, ids)
         for examples, (_, _, ids) in zip((data.train, data.eval), tokens, strict=True)
     )
     if not train.rows:
         raise DudiError(_none_left(train, len(data.train), limits))
-    lines = kept_and_left_out(train, languages, limits, "training")
+    lines = [one.line() for one in data.report.sources]
+    lines += kept_and_left_out(train, languages, limits, "training")
+    lines += shares_of_languages(recipe, languages, train.rows)
     if data.eval:
         lines += kept_and_left_out(held_out, languages, limits, "evaluation")
     signals = recipe.to_method().signals

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dudi.data.report import SourceRows
 from dudi.files import read_lines, write_text
 from dudi.records import fifths
 from dudi.training import phases
@@ -22,15 +23,17 @@ def write_summary(folder: Path) -> None:
 
 
 def summarize(folder: Path) -> dict[str, Any]:
-    """{data: report by language with lengths, stages: by name, first and last means of each signal, warnings; answers:
-    of each generation stage, how many were cut; phases: by stage, seconds and bytes at the peak}."""
-    report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))["languages"]
+    """{data: report by language with lengths, sources: where there are several, what each gives; stages: by name, first
+    and last means of each signal, warnings; answers: of each generation stage, how many were cut; phases: by stage,
+    seconds and bytes at the peak}."""
+    report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))
     lengths = json.loads((folder / "lengths.json").read_text(encoding="utf-8"))
     here = sorted((f for f in folder.glob("[0-9]*-*") if f.is_dir()), key=lambda f: int(f.name.partition("-")[0]))
     cut = {f.name: json.loads((f / CUT).read_text(encoding="utf-8")) for f in here if (f / CUT).is_file()}
     return {
         "run": folder.name,
-        "data": report,
+        "data": report["languages"],
+        **({"sources": report["sources"]} if "sources" in report else {}),
         "lengths": lengths,
         "stages": {f.name: _stage(read_lines(f / METRICS)) for f in here if (f / METRICS).is_file()},
         "answers": cut,
@@ -105,7 +108,8 @@ def markdown(summary: dict[str, Any]) -> str:
     refused = [
         f"- {l}: refused: {_reasons(row['refused'])}" for l, row in summary["lengths"].items() if row.get("refused")
     ]
-    out += ["", *reasons, *refused] if reasons or refused else []
+    sources = [f"- {SourceRows(**one).line()}" for one in summary.get("sources", [])]
+    out += ["", *sources, *reasons, *refused] if sources or reasons or refused else []
     for name, splits in summary["answers"].items():
         out += ["", f"## Stage {name}", ""]
         out += [f"- {split}: {said_of_cut(languages)}" for split, languages in splits.items()]

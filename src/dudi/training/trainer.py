@@ -28,6 +28,7 @@ from dudi.draws import draw
 from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
 from dudi.loss.scores import Block, Scores, response_log_probs
+from dudi.loss.signals import Count
 from dudi.models.dropout import dropout_off
 from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
@@ -41,6 +42,7 @@ from dudi.training.monitors import Course, Lines, Monitor
 from dudi.training.phases import Phases, trim
 from dudi.training.resumable import SavingTrainer
 from dudi.training.samples import Samples, text_of
+from dudi.training.shares import Counts, Shares
 from dudi.training.trackers import trackers
 from dudi.training.watch import Watch
 from dudi.training.window import Row, Window, collate
@@ -67,6 +69,7 @@ class DistillationTrainer(SavingTrainer):
         self.phases = phases or Phases(say)
         self.watch = Watch(job.method, job.training, job.seed)
         self.samples = Samples(job, self.batch_rows)
+        self.shares = Shares.of(job.training.equalize, job.languages)
         self._order: tuple[int, list[int]] = (-1, [])  # of the epoch under way
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
@@ -95,7 +98,8 @@ class DistillationTrainer(SavingTrainer):
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
-            self._order = epoch, torch.randperm(len(self.job.rows), generator=generator).tolist()
+            drawn = torch.randperm(len(self.job.rows), generator=generator).tolist()
+            self._order = epoch, self.shares.dealt(drawn, self.job.rows)
         batch = self._order[1][place * self.job.training.batch : (place + 1) * self.job.training.batch]
         return epoch, [self.job.rows[i] for i in batch]
 
@@ -125,7 +129,7 @@ class DistillationTrainer(SavingTrainer):
         self._meter_rollouts(window)
         for line in self.samples.of(step, window):
             self.tell(lambda monitor, line=line: monitor.rollout(line))  # type: ignore[misc]
-        counts = self._over_ranks(window.counts(signals))
+        counts = self._over_ranks(self.shares.counts(window, signals))
         every = job.training.overlap_every
         measure = bool(every) and (step + 1) % every == 0
         micro = self._micro_batches(window)
@@ -134,7 +138,8 @@ class DistillationTrainer(SavingTrainer):
         for k, places in enumerate(micro):
             last = k == len(micro) - 1
             with self._reduced(model, last):
-                result = self._micro_batch(model, window, places, signals, counts, measure)
+                divisors = self.shares.divisors(counts, [window.rows[place] for place in places])
+                result = self._micro_batch(model, window, places, signals, divisors, measure)
                 with self._phase("backward"):
                     # gradients are averaged over ranks, but each rank's loss is its share of the sum
                     self.accelerator.backward(result.loss * self.args.world_size)
@@ -164,7 +169,7 @@ class DistillationTrainer(SavingTrainer):
         window: Window,
         places: list[int],
         signals: Sequence[Signal],
-        counts: Mapping[str, float],
+        counts: Mapping[str, Count],
         measure: bool,
     ) -> Objective:
         """Teacher and reference score their views; then one student forward scores its own and gives the loss."""
@@ -226,7 +231,7 @@ class DistillationTrainer(SavingTrainer):
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.autocast)
 
-    def _over_ranks(self, counts: dict[str, float]) -> dict[str, float]:
+    def _over_ranks(self, counts: Counts) -> Counts:
         """Counts of the whole step, reduced in one call."""
         return dict(zip(counts, processes.summed(list(counts.values())), strict=True))
 
@@ -275,7 +280,7 @@ class DistillationTrainer(SavingTrainer):
             meter = self._evaluated()
         signals = self.job.method.expected()
         entry = record(meter.sums, signals)
-        loss = sum(e["weight"] * e["loss"] for e in entry.get("signal", {}).values() if "loss" in e)
+        loss = self.shares.loss(entry.get("signal", {}))
         metrics = {f"{metric_key_prefix}_loss": loss}
         line = {"step": self.state.global_step, "eval": {"loss": loss, "signal": entry.get("signal", {})}}
         self.tell(lambda monitor: monitor.log(line))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dudi.loss.scores import Scores
-from dudi.loss.signals import Outcome, Settled, Share, share
+from dudi.loss.signals import Count, Outcome, Settled, Share, divided, share
 from dudi.methods import Method
 from dudi.signals import Items, Response, Signal, View
 
@@ -34,15 +34,15 @@ class Unlikely(Signal):
 
 
 @share.register
-def _share(signal: Unlikely, scores: Scores, count: float) -> Share:
+def _share(signal: Unlikely, scores: Scores, count: Count) -> Share:
     block = scores.blocks[Y_PRIME]
     present = block.present().double()
-    by_row = signal.weight * present / max(count, 1)
+    weight = divided(signal.weight * present, count)
 
     def whole(log_s: Mapping[View, Tensor]) -> Settled:
         value = log_s[Y_PRIME]
         outcome = Outcome(value, present, torch.arange(block.rows, device=value.device), block.rows)
-        return Settled({Y_PRIME: by_row}, (by_row * value).sum(), outcome)
+        return Settled({Y_PRIME: weight}, (weight * value).sum(), outcome)
 
     return Share(whole=whole)
 
