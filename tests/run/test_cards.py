@@ -120,6 +120,17 @@ def test_a_run_that_was_stopped_has_the_same_cards_and_no_path(world: Path, tmp_
         assert str(Path.home().name) not in re.findall(r"\w+", text) or Path.home().name == "root"
 
 
+def test_several_sources_are_each_named(done: Path, dudi: Dudi) -> None:
+    file, commit = done / "data" / "manifest.json", "c1899de289a04d12100db370d81485cdf75e47ca"
+    sources = [{"source": "me/mine", "revision": commit, "weight": 2.0}, {"source": "/home/someone/more.jsonl"}]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "source": None, "sources": sources}))
+    assert dudi("card", str(done)) == 0, dudi.err
+    card = done / "2-dudi" / "model" / "README.md"
+    text = card.read_text(encoding="utf-8")
+    assert front(card)["datasets"] == ["me/mine"] and "someone" not in text
+    assert f"commit `{commit}`; `more.jsonl`, which is no data set of the hub." in text
+
+
 def test_names_of_the_hub_are_named(done: Path, dudi: Dudi) -> None:
     commit = "c1899de289a04d12100db370d81485cdf75e47ca"
     cached = f"/home/someone/.cache/huggingface/hub/models--Qwen--Qwen2.5-3B/snapshots/{commit}"

@@ -79,7 +79,7 @@ def _front_matter(facts: Facts, evaluations: Sequence[Evaluation]) -> ModelCardD
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["dudi", method.name, *(["knowledge-distillation"] if method.teacher is not Teacher.NONE else [])],
-        datasets=None if facts.dataset is None else [facts.dataset],
+        datasets=facts.datasets or None,
         eval_results=results or None,
         model_name=facts.title,
     )

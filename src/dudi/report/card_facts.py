@@ -31,11 +31,27 @@ class Models(Record):
     models: dict[str, Known] = Field(default={})
 
 
-class Manifest(Record):
+class Origin(Record):
+    """Where rows came from: a file, a folder or a data set of the hub, and of that the commit."""
+
+    source: str | None = None
+    revision: str | None = None
+
+    @property
+    def hub(self) -> str | None:
+        """The data's name on the hub, if it came from there."""
+        return self.source if _COMMIT.fullmatch(self.revision or "") else None
+
+
+class Manifest(Origin):
     """data/manifest.json, as far as it tells where rows came from."""
 
-    source: str
-    revision: str | None = None
+    sources: tuple[Origin, ...] = ()
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Each of several sources, or the only one."""
+        return self.sources or (self,)
 
 
 def hub_name(known: Known) -> str | None:
@@ -89,6 +105,6 @@ class Facts:
         return name, f"[{name}](https://huggingface.co/{name}){commit}"
 
     @property
-    def dataset(self) -> str | None:
-        """The data's name on the hub, if it came from there."""
-        return self.manifest.source if _COMMIT.fullmatch(self.manifest.revision or "") else None
+    def datasets(self) -> list[str]:
+        """The names of data on the hub."""
+        return [one.hub for one in self.manifest.origins if one.hub is not None]

@@ -14,7 +14,7 @@ from dudi.languages import LANGUAGES
 from dudi.methods import METHODS, Method, Teacher
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Train
 from dudi.records import Average
-from dudi.report.card_facts import Facts, evaluator, last_part
+from dudi.report.card_facts import Facts, Origin, evaluator, last_part
 from dudi.report.evals import Evaluation
 from dudi.report.markdown import escaped
 from dudi.report.results import language_name
@@ -54,8 +54,6 @@ def _origin(facts: Facts) -> dict[str, Any]:
     hub_student, student = facts.model("models.student", models.student)
     taught = method.needs_larger_teacher and models.teacher is not None
     rows = sum(one.rows for one in facts.run.lengths.values())
-    where = f"[{facts.dataset}](https://huggingface.co/datasets/{facts.dataset}), commit `{facts.manifest.revision}`"
-    local = f"`{last_part(facts.manifest.source)}`, which is no data set of the hub"
     languages = ", ".join(LANGUAGES[l].name if l in LANGUAGES else l for l in facts.languages)
     return {
         "title": facts.title,
@@ -65,8 +63,15 @@ def _origin(facts: Facts) -> dict[str, Any]:
         "teacher": facts.model("models.teacher", str(models.teacher))[1] if taught else None,
         "method": f"{method.name} ({method.variant})",
         "conversations": f"{rows:,} conversations in {languages}",
-        "source": f"From {where if facts.dataset else local}.",
+        "source": f"From {'; '.join(map(_where, facts.manifest.origins))}.",
     }
+
+
+def _where(origin: Origin) -> str:
+    """How the text calls a source."""
+    if origin.hub is not None:
+        return f"[{origin.hub}](https://huggingface.co/datasets/{origin.hub}), commit `{origin.revision}`"
+    return f"`{last_part(str(origin.source))}`, which is no data set of the hub"
 
 
 def _asked(facts: Facts) -> dict[str, Any]:
