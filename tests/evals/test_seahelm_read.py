@@ -119,6 +119,17 @@ def test_the_leaderboard_draws_each_question_from_one_of_the_runs(tmp_path: Path
     assert table.overall.spread == pytest.approx(np.std(expected, ddof=1), abs=1e-9)
 
 
+def test_subjects_of_global_mmlu_lite_are_one_task_of_the_leaderboard_weighted_by_rows(tmp_path: Path) -> None:
+    tasks = {
+        ("id", "knowledge", "global_mmlu_lite_one"): choice("1111", "ABCD", "global_mmlu_lite"),
+        ("id", "knowledge", "global_mmlu_lite_two"): choice("11110000", "ABCDABCD", "global_mmlu_lite"),
+    }
+    run = read_results(write(tmp_path, tasks, BEFORE))
+    table = leaderboard("m", [run], [Expected(*place, "global_mmlu_lite") for place in tasks])
+    assert table.by_task["id"].keys() == {"global_mmlu_lite"}
+    assert table.overall.mean == pytest.approx((100 * 4 + 100 / 3 * 8) / 12)
+
+
 # ── missing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 @both
 def test_a_failed_task_is_missing_and_no_average_holds_its_zero(tmp_path: Path, layout: str) -> None:

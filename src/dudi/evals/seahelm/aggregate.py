@@ -17,12 +17,13 @@ import numpy as np
 
 from dudi.errors import DudiError
 from dudi.evals.aggregate import aggregate
-from dudi.evals.seahelm.collect import DIAGNOSTICS, METRICS, Results, TaskResult
+from dudi.evals.seahelm.collect import DIAGNOSTICS, GROUPS, METRICS, Results, TaskResult
 from dudi.evals.seahelm.rows import balanced
 from dudi.records import Table, TaskScore
 
 CHANCE = 50.0
 """Of pragmatics, in percent."""
+SUBJECTS = GROUPS["global_mmlu_lite"]
 PRAGMATICS = ("pragmatic-single", "pragmatic-pair")
 BOOTSTRAPS, BOOTSTRAP_SEED = 30, 94370244
 IGNORED = "syntax-criteria"
@@ -256,19 +257,48 @@ def leaderboard(model: str, runs: Sequence[Results], expected: Sequence[Expected
     drawn: list[list[TaskScore]] = [[] for _ in range(bootstraps)]
     places = []
     members: dict[str, Member] = {}
-    for one in expected:
-        versions = [tasks.get((one.language, one.task)) for tasks in by_key]
-        found, why = _bootstrapped(versions, generator)
+    for one, found, why in _pooled([(one, *_of(one, by_key, generator)) for one in expected]):
         members[one.task] = Member(one.competency, one.group)
         places.append((one.task, one.language))
         for number, row in enumerate(drawn):
             value = None if found is None else found[number]
             row.append(_drawn(model, one, value, one.why or why, number))
-    wanted = averaging("leaderboard", [(one.language, one.competency, one.task) for one in expected])
+    wanted = averaging("leaderboard", [(l, members[task].competency, task) for task, l in places])
     wanted = Averaging("leaderboard", wanted.description, members, tuple(places))
     table = aggregate([score for row in drawn for score in row], wanted)
     once = dict.fromkeys(re.sub(r", seed \d+:", ":", line, count=1) for line in table.refused)
     return replace(table, refused=tuple(once))
+
+
+Drawn = tuple[list[float] | None, str | None]
+"""A task's score in each bootstrap; or why there is none."""
+
+
+def _of(
+    one: Expected, by_key: Sequence[Mapping[tuple[str, str], TaskResult]], generator: np.random.Generator
+) -> tuple[list[float] | None, str | None, int]:
+    """A task's bootstraps, and how many rows it has."""
+    versions = [tasks.get((one.language, one.task)) for tasks in by_key]
+    return *_bootstrapped(versions, generator), max((len(task.rows) for task in versions if task), default=0)
+
+
+def _pooled(
+    found: Iterable[tuple[Expected, list[float] | None, str | None, int]],
+) -> list[tuple[Expected, list[float] | None, str | None]]:
+    """With the subjects of Global MMLU Lite as one task, weighted by rows: as they were before v1.2."""
+    kept, subjects = [], dict[str, list[tuple[Expected, list[float] | None, str | None, int]]]()
+    for one, scores, why, rows in found:
+        if one.task.startswith(SUBJECTS):
+            subjects.setdefault(one.language, []).append((one, scores, why, rows))
+        else:
+            kept.append((one, scores, why))
+    for parts in subjects.values():
+        whole = replace(parts[0][0], task=SUBJECTS.rstrip("_"), group=None)
+        reason = next((part[0].why or part[2] for part in parts if part[1] is None), None)
+        rows = sum(part[3] for part in parts)
+        weighted = [[value * part[3] / rows for value in part[1] or ()] for part in parts] if rows else []
+        kept.append((whole, None if reason else [sum(column) for column in zip(*weighted, strict=True)], reason))
+    return kept
 
 
 def _drawn(model: str, one: Expected, value: float | None, why: str | None, number: int) -> TaskScore:
@@ -287,10 +317,7 @@ def _drawn(model: str, one: Expected, value: float | None, why: str | None, numb
     )
 
 
-def _bootstrapped(
-    versions: Sequence[TaskResult | None], generator: np.random.Generator
-) -> tuple[list[float] | None, str | None]:
-    """A task's score in each bootstrap; or why there is none."""
+def _bootstrapped(versions: Sequence[TaskResult | None], generator: np.random.Generator) -> Drawn:
     missing = next((one.missing for one in versions if one is not None and one.missing), None)
     there = [one for one in versions if one is not None and one.missing is None]
     if missing or len(there) < len(versions):
@@ -302,8 +329,10 @@ def _bootstrapped(
     index = generator.integers(0, len(values), size=(BOOTSTRAPS, table.shape[1]))
     picked = table[index, np.arange(table.shape[1])]
     labels = [row.label for row in there[0].rows]
-    if None not in labels and len(set(labels)) != len(labels) and len(labels) == table.shape[1]:
-        return [balanced(labels, [float(int(v)) for v in row]) for row in picked.tolist()], None
+    subject = there[0].task.startswith(SUBJECTS)
+    if None not in labels and len(labels) == table.shape[1] and (subject or len(set(labels)) != len(labels)):
+        k = 4 if subject else None
+        return [balanced(labels, [float(int(v)) for v in row], k) for row in picked.tolist()], None
     return [100 * float(mean) for mean in picked.mean(axis=1)], None
 
 

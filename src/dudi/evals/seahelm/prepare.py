@@ -61,7 +61,7 @@ def _data(checkout: Checkout, data: dict[str, list[str]], cells: Iterable[Cell])
             yield Lack(f"the file {name}", tuple(waiting), "it belongs to the checkout: see git status there")
     if hub:
         yield Lack(
-            f"{len(hub)} data sets of the hub, which are not in this machine's cache: {', '.join(hub)}",
+            f"data sets of the hub that are not in this machine's cache: {', '.join(hub)}",
             tuple(name for waiting in hub.values() for name in waiting),
             "the first run downloads them, where there is a network (for a machine without one, run it elsewhere and"
             " copy HF_HOME); for gated ones, accept the terms at https://huggingface.co/datasets/NAME and set HF_TOKEN",

@@ -95,12 +95,15 @@ def recomputed(rows: Sequence[Row], metric: str) -> float | None:
     return None
 
 
-def balanced(labels: Sequence[str | None], values: Sequence[float]) -> float:
-    """Balanced accuracy over the k labels that occur, with chance taken off: max((BA - 1/k) / (1 - 1/k), 0) * 100."""
+def balanced(labels: Sequence[str | None], values: Sequence[float], k: int | None = None) -> float:
+    """Balanced accuracy over the labels that occur, with chance taken off: max((BA - 1/k) / (1 - 1/k), 0) * 100.
+
+    k: the number of choices; by default of the labels that occur.
+    """
     of, right = Counter(labels), Counter[str | None]()
     for label, value in zip(labels, values, strict=True):
         right[label] += value  # type: ignore[assignment]
-    chance = 1 / len(of)
+    chance = 1 / (k or len(of))
     if chance == 1:
         return 0.0
     accuracy = sum(right[label] / of[label] for label in of) / len(of)
