@@ -269,7 +269,7 @@ def assert_same_run(here: Path, there: Path) -> None:
     assert (there / "summary.json").is_file() and not list(there.rglob("training_args.bin"))
 
 
-@pytest.mark.parametrize("k", range(3))
+@pytest.mark.parametrize("k", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_pipelines_with_sampled_responses(k: int, two: Path, pipeline: Callable[[int], Path]) -> None:
     """Stages shared by two processes."""
     assert_same_run(pipeline(k), Path(ddp.recipes(two, "two")[k].output))

@@ -115,7 +115,9 @@ def test_no_space_within_the_first_checkpoint(dudi: Dudi, monkeypatch: pytest.Mo
     assert dudi("run", str(dudi.file), "--resume") == 0
 
 
-@pytest.mark.parametrize("error", ["os", "safetensors", "torch"])
+@pytest.mark.parametrize(
+    "error", ["os", *(pytest.param(one, marks=pytest.mark.slow) for one in ("safetensors", "torch"))]
+)
 def test_no_space_for_the_result_keeps_the_checkpoints(dudi: Dudi, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
     from safetensors import SafetensorError
 

@@ -332,9 +332,7 @@ def test_spin_stages(spin: tuple[Path, Path]) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("cold-start", marks=SLOW), pytest.param("spin-1", marks=SLOW), "spin-2"]
-)
+@pytest.mark.parametrize("stage", [pytest.param(name, marks=SLOW) for name in ("cold-start", "spin-1", "spin-2")])
 def test_spin_stopped_in_a_training(stage: str, spin: tuple[Path, Path]) -> None:
     folder, straight = spin
     recipe = spin_recipe(folder, f"stopped-{stage}")
@@ -349,7 +347,7 @@ def test_spin_stopped_in_a_training(stage: str, spin: tuple[Path, Path]) -> None
     assert_resumed(straight, recipe)
 
 
-@pytest.mark.parametrize("iteration", [1, 2])
+@pytest.mark.parametrize("iteration", [1, pytest.param(2, marks=SLOW)])
 def test_spin_stopped_in_a_generation(iteration: int, spin: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The second batch of that iteration's responses fails; the first is kept and not sampled again."""
     folder, straight = spin

@@ -96,6 +96,7 @@ def isolated(code: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_reaches_for_no_network() -> None:
     modules = [
         "dudi.cli",

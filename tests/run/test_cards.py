@@ -105,6 +105,7 @@ class Killer(Monitor):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_has_the_same_cards_and_no_path(world: Path, tmp_path: Path) -> None:
     """In another folder, with models and rows of the same names elsewhere."""
     again = small(tmp_path / "elsewhere", output="other")

@@ -172,6 +172,7 @@ def test_the_summary(finished: Path) -> None:
     assert head.startswith("| seconds | reading | tokenizing | ")
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     before = digests(finished / "run")
     done = command("run", str(finished / "r.toml"), "--resume")
@@ -189,6 +190,7 @@ def repeatable(folder: Path) -> dict[str, str]:
     return {name: found[name] for name in (*same, "data/train.jsonl", "lengths.json", "recipe.toml")}
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_run_also_after_a_stop(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,9 +242,10 @@ def test_the_output_folder_may_have_any_name(
 @pytest.mark.parametrize(
     "method, stages",
     [
-        (
+        pytest.param(
             'name = "spin"\niterations = 2',
             ["1-cold-start", "2-spin-1-responses", "3-spin-1", "4-spin-2-responses", "5-spin-2"],
+            marks=pytest.mark.slow,
         ),
         pytest.param('name = "seqkd"', ["1-cold-start", "2-seqkd-responses", "3-seqkd"], marks=pytest.mark.slow),
         pytest.param('name = "sdft"', ["1-cold-start", "2-sdft"], marks=pytest.mark.slow),

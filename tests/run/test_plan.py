@@ -113,8 +113,15 @@ class Weighed(TrainerCallback):
                 self.of[name] = bytes_here(model)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", ["dudi", "sdft"])
+@pytest.mark.parametrize(
+    "method, precision",
+    [
+        ("dudi", "bfloat16"),
+        pytest.param("dudi", "float32", marks=pytest.mark.slow),
+        ("sdft", "float32"),
+        pytest.param("sdft", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_weights_gradients_and_moments_are_those_of_the_trainer(tmp_path: Path, method: str, precision: str) -> None:
     kit.save(tmp_path / "student", kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32, tied=False), kit.tokenizer())
     kit.save(tmp_path / "teacher", kit.model(2, hidden=64, dtype=torch.float32), kit.tokenizer())
@@ -222,6 +229,7 @@ def test_a_generation_stage_is_planned_too(folder: Path) -> None:
     assert "teacher" in bytes_of(stages[-2].memory) and "teacher" not in bytes_of(stages[-1].memory)
 
 
+@pytest.mark.slow
 def test_checkpoints_and_results_are_as_large_as_planned(folder: Path, tmp_path: Path) -> None:
     recipe = runs.recipe(folder, DUDI, training={**STEPS, "keep_checkpoints": 2}, models={"save_dtype": "bfloat16"})
     recipe = recipe.model_copy(update={"output": str(tmp_path / "run")})

@@ -180,7 +180,7 @@ def test_keys_that_mean_nothing_may_change_and_are_said(tmp_path: Path) -> None:
 
 
 # ── a longer run ─────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("method", ["sft", "sdft"])
+@pytest.mark.parametrize("method", [pytest.param("sft", marks=pytest.mark.slow), "sdft"])
 def test_a_finished_run_under_a_constant_rate_is_extended(method: str, tmp_path: Path) -> None:
     """Two epochs in one go, and one epoch that becomes two: the same weights bit for bit, and the same metrics."""
     none = {"cold_start": {"method": {"name": "none"}}} if method == "sdft" else {}
@@ -208,6 +208,7 @@ def test_a_rate_that_went_down_cannot_be_extended(schedule: str, tmp_path: Path)
     assert runs.digests(out) == before
 
 
+@pytest.mark.slow
 def test_what_cannot_become_longer(tmp_path: Path) -> None:
     """A cold start that a later stage stands on; a training that would be shorter."""
     training = {**CONSTANT, "max_steps": 2}

@@ -84,7 +84,7 @@ def files(folder: Path) -> dict[str, int]:
 
 # ── the same numbers ─────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=() if name in ("spin", "dudi") else pytest.mark.slow) for name in METHODS]
+    "method", [pytest.param(name, marks=() if name == "dudi" else pytest.mark.slow) for name in METHODS]
 )
 def test_the_same_training_with_and_without(method: str, tmp_path: Path) -> None:
     """Weights, losses of training and evaluation, overlap: to rounding in micro-batches; memory and disk alike."""

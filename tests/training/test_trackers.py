@@ -116,6 +116,7 @@ def test_a_tracker_changes_no_number(tmp_path: Path, told: type[Recorder]) -> No
     assert_same_end(*runs)
 
 
+@pytest.mark.slow
 def test_each_stage_has_its_own(tmp_path: Path, told: type[Recorder]) -> None:
     changes = {"cold_start": {"training": {**STEPS, "max_steps": 1, "report_to": ("recorder",)}}}
     run(recipe(tmp_path, DUDI, number=24, training={**STEPS, "max_steps": 1}, **changes), say=lambda _: None)
@@ -147,6 +148,7 @@ def test_a_stopped_training_goes_on_in_the_same_run(tmp_path: Path, told: type[R
     assert json.loads((tmp_path / "run" / "1-dudi" / "trackers.json").read_text()) == {"recorder": "run-1"}
 
 
+@pytest.mark.slow
 def test_a_run_may_be_resumed_with_another_tracker(tmp_path: Path, told: type[Recorder]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tracked(tmp_path), say=lambda _: None, monitors=[Killer()])
