@@ -84,11 +84,14 @@ class Constraints(Written):
     """Every part is one of these."""
     all: Text | None = None
     """Every part is this one."""
+    script: Text | None = None
+    """Every letter is of this script, as Unicode names it (`Latin`, `Thai`). The language then only must not be told to
+    be another one: a list of a few words may belong to several, or to none that is known."""
 
     @property
     def given(self) -> bool:
         """Whether there is anything to satisfy."""
-        return self.count is not None or self.distinct or self.among is not None or self.all is not None
+        return self.distinct or any(one is not None for one in (self.count, self.among, self.all, self.script))
 
 
 class Item(Written):

@@ -7,6 +7,7 @@ import re
 from dudi.evals.metrics.exact import exact
 from dudi.evals.metrics.metric import Metric, Value
 from dudi.evals.metrics.text import normalise, only_punctuation
+from dudi.languages import letters_by_script
 from dudi.records import Constraints, Item
 
 COMMAS = (",", "၊", "،", "、")
@@ -29,6 +30,8 @@ class ConstraintsMet(Metric):
         assert item.constraints is not None
         good = satisfies(text, item.constraints)
         good = good and (not item.targets or bool(exact(text, item.targets)))
+        if item.constraints.script is not None:
+            return Value(float(good and in_language is not False))
         return Value(float(good and (item.response_language is None or bool(in_language))))
 
 
@@ -54,4 +57,5 @@ def satisfies(response: str, constraints: Constraints) -> bool:
         and (not constraints.distinct or len(set(found)) == len(found))
         and (constraints.among is None or set(found) <= {normalise(one) for one in constraints.among})
         and (constraints.all is None or set(found) == {normalise(constraints.all)})
+        and (constraints.script is None or set(letters_by_script(response)) <= {constraints.script.upper()})
     )
