@@ -314,11 +314,14 @@ def report(
     baseline: Annotated[str | None, typer.Option(metavar="NAME", help="Compare with it; by default the first.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write; by default report/ in the first run.")] = None,
     benchmark: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the prompts are.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whom the first sentence is about; by default the best.")
+    ] = None,
 ) -> None:
     """Write one self-contained page about runs and evaluations: scores, differences, training, answers side by side."""
     from dudi.report.write import write_report
 
-    page = write_report(runs or (), evals or (), baseline, output, benchmark)
+    page = write_report(runs or (), evals or (), baseline, output, benchmark, subject)
     out.print(f"report: {page}", soft_wrap=True)
 
 

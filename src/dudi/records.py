@@ -266,15 +266,21 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Average:
-    """An average over decoding seeds; spread: their standard deviation (None with one seed). mean None: refused."""
+    """An average over decoding seeds; spread: their standard deviation (None with one seed). mean None: refused.
+
+    low, high: the 95 % interval over items, where it is known.
+    """
 
     mean: Number | None
     spread: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
 
     def __str__(self) -> str:
         if self.mean is None:
             return "-"
-        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+        shown = f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+        return shown if self.low is None else f"{shown} [{self.low:.1f}, {self.high:.1f}]"
 
 
 ByName = dict[str, Average]

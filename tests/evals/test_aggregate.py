@@ -202,5 +202,5 @@ def test_table_and_scores_are_json() -> None:
     given = scores(b, failed=("to", "th"))
     assert [TaskScore(**json.loads(json.dumps(s.as_dict()))) for s in given] == given
     table = json.loads(json.dumps(aggregate(given, b).as_dict()))
-    assert table["overall"] == {"mean": None, "spread": None}
+    assert table["overall"] == {"mean": None, "spread": None, "low": None, "high": None}
     assert table["by_competency"]["id"]["forms"]["mean"] == pytest.approx(90)

@@ -22,7 +22,8 @@ from dudi.evals import evaluate as module
 from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import read_benchmark
 from dudi.evals.evaluate import default_output, evaluate
-from dudi.records import TaskScore
+from dudi.evals.spread import with_intervals
+from dudi.records import GradedAnswer, TaskScore
 from dudi.text.template import keywords
 
 FILES = ["eval.json", "responses-0.jsonl", "scores.jsonl", "table.json", "table.md"]
@@ -77,7 +78,8 @@ def test_what_is_written(model: str, bench: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     scores = [TaskScore(**line) for line in lines(out / "scores.jsonl")]
     assert len(scores) == 9 and {s.model for s in scores} == {model}
-    assert aggregate(scores, read_benchmark(bench)) == table
+    graded = [GradedAnswer(**line) for line in responses]
+    assert with_intervals(aggregate(scores, read_benchmark(bench)), scores, [graded], read_benchmark(bench)) == table
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table.as_dict()))
     assert "| average |" in (out / "table.md").read_text(encoding="utf-8")
 

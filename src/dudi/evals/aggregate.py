@@ -21,7 +21,8 @@ def aggregate(scores: Iterable[TaskScore], benchmark: Benchmark) -> Table:
     found = {(s.task, s.language, s.seed): s for s in scores}
     assert len(found) == len(scores), "one score for each task, language and seed"
     single = [
-        _one_seed({(t, l): s for (t, l, at), s in found.items() if at == seed}, benchmark) for seed in seeds or (0,)
+        averages({(t, l): s.score for (t, l, at), s in found.items() if at == seed}, benchmark)
+        for seed in seeds or (0,)
     ]
     return replace(
         single[0],
@@ -39,10 +40,10 @@ def aggregate(scores: Iterable[TaskScore], benchmark: Benchmark) -> Table:
     )
 
 
-def _one_seed(found: Mapping[tuple[str, str], TaskScore], b: Benchmark) -> Table:
-    """The averages under one seed."""
+def averages(scores: Mapping[tuple[str, str], float | None], b: Benchmark) -> Table:
+    """The averages of normalised scores by (task, language), under one seed."""
     d = b.description
-    value = {cell: found[cell].score if cell in found else None for cell in b.cells}
+    value = {cell: scores.get(cell) for cell in b.cells}
     by_task = {l: {t: value[t, l] for t in b.tasks if (t, l) in value} for l in b.languages}
     by_competency = {l: _competencies(by_task[l], b) for l in b.languages}
     others = [c for c in d.competencies if c not in d.translation]

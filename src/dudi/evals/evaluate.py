@@ -24,10 +24,11 @@ from dudi.evals.bench import Benchmark, read_benchmark
 from dudi.evals.cells import task_scores
 from dudi.evals.metrics import METRICS
 from dudi.evals.respond import fingerprint, load_responder, models_of, used_chat_kwargs, weight_files
+from dudi.evals.spread import with_intervals
 from dudi.evals.tables import markdown
 from dudi.files import write_text
 from dudi.models.load import arithmetic
-from dudi.records import DECODERS, About, AskedBenchmark, AskedModel, Decoding, Table, TaskScore
+from dudi.records import DECODERS, About, AskedBenchmark, AskedModel, Decoding, GradedAnswer, Table, TaskScore
 from dudi.rollouts import check_engine
 from dudi.strict import read_text, shown
 
@@ -84,7 +85,7 @@ def evaluate(
         responder = load_responder(model, *settings) if missing else None
         write_text(output / RECORD, _json(record))
         counter = _Counter(len(items) * len(missing), progress)
-        scores = []
+        scores, responses = [], []
         for seed in seeds:
             if (given := answers[seed]) is None:
                 assert responder is not None
@@ -94,8 +95,9 @@ def evaluate(
                 say(f"{bench.name}: the {len(items)} answers of seed {seed} are there already")
             graded = [grade(item, answer, bench) for item, answer in zip(items, given, strict=True)]
             write_text(_responses(output, seed), _lines([one.as_dict() for one in graded]))
+            responses.append(graded)
             scores += task_scores(graded, bench, model, seed)
-        return _write_table(output, scores, bench)
+        return _write_table(output, scores, responses, bench)
 
 
 def _how(decoding: Decoding, seed: int, device: str) -> str:
@@ -225,8 +227,10 @@ def _responses(output: Path, seed: int) -> Path:
     return output / f"responses-{seed}.jsonl"
 
 
-def _write_table(output: Path, scores: Sequence[TaskScore], bench: Benchmark) -> Table:
-    table = aggregate(scores, bench)
+def _write_table(
+    output: Path, scores: Sequence[TaskScore], responses: Sequence[Sequence[GradedAnswer]], bench: Benchmark
+) -> Table:
+    table = with_intervals(aggregate(scores, bench), scores, responses, bench)
     write_text(output / "scores.jsonl", _lines([score.as_dict() for score in scores]))
     write_text(output / "table.json", _json(table.as_dict()))
     write_text(output / "table.md", markdown(table, bench))

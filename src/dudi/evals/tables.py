@@ -12,6 +12,8 @@ def markdown(table: Table, benchmark: Benchmark) -> str:
     """Languages x competencies with averages; then every task, and what the responses were like."""
     d = benchmark.description
     out = [f"# {table.benchmark} (version {d.version}): {table.model}", "", *_averages(table, d.translation)]
+    if table.overall.low is not None:
+        out += ["", "In brackets: a 95 % interval over items, those that share a key drawn together (1,000 draws)."]
     if len(table.seeds) > 1:
         seeds = ", ".join(map(str, table.seeds))
         out += [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. kind: "" or "note" (said in small) or "warning"."""
+    """A paragraph. kind: "", "lead" (said large), "note" (said in small) or "warning"."""
 
     text: str
     kind: str = ""

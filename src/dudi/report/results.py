@@ -48,15 +48,18 @@ def scores_section(
 
 def _scale(baseline: Evaluation, evaluations: Sequence[Evaluation]) -> str:
     text = "Scores are normalised: 0 is chance, 100 the best there is."
-    if len(evaluations) > 1:
-        text += f" Below each score, in small, the difference to {baseline.name} in points."
+    small = ["its 95 % interval over items"] if baseline.table.overall.low is not None else []
+    small += [f"the difference to {baseline.name} in points"] if len(evaluations) > 1 else []
+    if small:
+        text += f" Below each score, in small, {' and '.join(small)}."
     shown = [language_name(l) for l in baseline.table.languages if l not in baseline.table.averaged]
     return text + (f" {', '.join(shown)}: shown, not averaged." if shown else "")
 
 
 def _cell(cell: Average, base: Average | None) -> Value:
     text = number(cell.mean) + ("" if cell.mean is None or cell.spread is None else f" ± {number(cell.spread)}")
-    return Value(text, "" if base is None else signed(difference(cell.mean, base.mean)))
+    known = [] if cell.low is None or cell.high is None else [f"{number(cell.low)} to {number(cell.high)}"]
+    return Value(text, "; ".join(known + ([] if base is None else [signed(difference(cell.mean, base.mean))])))
 
 
 def _main(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Table:

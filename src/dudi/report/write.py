@@ -18,6 +18,7 @@ from dudi.report.curves import data_section, rollout_section, time_section, trai
 from dudi.report.evals import Evaluation, find_evals, parse_evals, read_evals
 from dudi.report.html import html
 from dudi.report.markdown import markdown
+from dudi.report.opening import opening_section
 from dudi.report.results import evaluation_warnings, responses_section, scores_section
 from dudi.report.runs import Run, read_runs
 from dudi.report.samples import samples_section
@@ -40,11 +41,13 @@ def write_report(
     baseline: str | None = None,
     output: Path | None = None,
     benchmark: Path | None = None,
+    subject: str | None = None,
 ) -> Path:
     """Write the report; returns the page's path.
 
     folders: of runs. evals: NAME=FOLDER, by default those found below the run folders. baseline: the name of one, by
-    default the first. output: by default `report/` in the first run's folder. benchmark: the folder of the prompts.
+    default the first. subject: the one that the first sentence speaks of, by default the best but the baseline. output:
+    by default `report/` in the first run's folder. benchmark: the folder of the prompts.
     Raises `DudiError` before anything is written.
     """
     if not folders and not evals:
@@ -54,7 +57,7 @@ def write_report(
     target = output if output is not None else folders[0] / "report"
     runs = read_runs(folders)
     named = parse_evals(evals) if evals else find_evals([(run.label, run.folder) for run in runs])
-    report = make_report(runs, read_evals(named), baseline, benchmark)
+    report = make_report(runs, read_evals(named), baseline, benchmark, subject)
     if target.exists() and not target.is_dir():
         raise DudiError(f"--output {str(target)!r} is a file; expected a folder")
     try:
@@ -65,10 +68,14 @@ def write_report(
 
 
 def make_report(
-    runs: Sequence[Run], evaluations: Sequence[Evaluation], baseline: str | None, benchmark: Path | None
+    runs: Sequence[Run],
+    evaluations: Sequence[Evaluation],
+    baseline: str | None,
+    benchmark: Path | None,
+    subject: str | None = None,
 ) -> Report:
     """Everything but the files."""
-    base = _baseline(evaluations, baseline)
+    base = _named(evaluations, baseline, "--baseline")
     if benchmark is not None and not evaluations:
         raise DudiError("--benchmark is for evaluations, and there are none")
     sections: list[Section | None] = []
@@ -79,7 +86,10 @@ def make_report(
         manner = {e.name: manners(e) for e in evaluations}
         warnings += evaluation_warnings(evaluations, manner)
         items, why_not = find_items(evaluations, benchmark)
-        sections += [scores_section(evaluations, base, gains, runs), responses_section(evaluations, manner)]
+        about = _named(evaluations, subject, "--subject") if subject else _best(evaluations, base)
+        assert about is not None
+        sections += [opening_section(evaluations, about), scores_section(evaluations, base, gains, runs)]
+        sections.append(responses_section(evaluations, manner))
         numbers["baseline"] = base.name
         for e in evaluations:
             found = _eval_numbers(e, base)
@@ -94,24 +104,33 @@ def make_report(
     if base is not None:
         sections.append(answers_section(evaluations, items, why_not))
     if warnings:
-        sections.insert(0, Section("warnings", "To look at first", (Bullets(tuple(warnings), "warning"),)))
+        sections.insert(
+            1 if base else 0, Section("warnings", "To look at first", (Bullets(tuple(warnings), "warning"),))
+        )
     numbers["warnings"] = warnings
-    page = Page(_title(runs, evaluations), _lines(runs, evaluations), tuple(s for s in sections if s))
+    sections.append(Section("made", "What was run", (Bullets(_lines(runs, evaluations), "note"),)))
+    page = Page(_title(runs, evaluations), (), tuple(s for s in sections if s))
     names = [figure.name for figure in page.figures()]
     assert len(set(names)) == len(names), "each figure has a file of its own"
     numbers["figures"] = [f"figures/{name}.png" for name in names]
     return Report(page, _plain(numbers))
 
 
-def _baseline(evaluations: Sequence[Evaluation], name: str | None) -> Evaluation | None:
+def _named(evaluations: Sequence[Evaluation], name: str | None, option: str) -> Evaluation | None:
+    """The evaluation that an option names, by default the first."""
     if not evaluations:
         if name is not None:
-            raise DudiError(f"--baseline {name!r}: there are no evaluations")
+            raise DudiError(f"{option} {name!r}: there are no evaluations")
         return None
     by_name = {e.name: e for e in evaluations}
     if name is not None and name not in by_name:
-        raise DudiError(f"--baseline: {unknown(name, by_name, 'evaluation')}")
+        raise DudiError(f"{option}: {unknown(name, by_name, 'evaluation')}")
     return by_name[name] if name is not None else evaluations[0]
+
+
+def _best(evaluations: Sequence[Evaluation], baseline: Evaluation) -> Evaluation:
+    others = [e for e in evaluations if e is not baseline and e.table.overall.mean is not None]
+    return max(others, key=lambda e: e.table.overall.mean or 0.0, default=baseline)
 
 
 # ── the head of the page ─────────────────────────────────────────────────────────────────────────────────────────────

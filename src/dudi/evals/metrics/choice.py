@@ -42,6 +42,14 @@ class Choice(Metric):
         prediction = predicted(text, item.choices)
         return Value(float(prediction == normalise(item.targets[0])), prediction)
 
+    def strata(self, items: Sequence[Item]) -> list[str]:
+        """The right choice."""
+        return _gold(items)
+
+    def baseline(self, items: Sequence[Item]) -> float:
+        """One of the right choices."""
+        return 100 / len(set(_gold(items)))
+
     def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
         """Balanced accuracy."""
         return balanced_accuracy(_gold(items), [one.prediction or "" for one in values])

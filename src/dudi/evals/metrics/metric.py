@@ -41,6 +41,14 @@ class Metric(ABC):
     def value(self, item: Item, text: str, in_language: bool | None) -> Value:
         """What an answer is worth. in_language: whether it is in the language asked for; None: that cannot be told."""
 
+    def strata(self, items: Sequence[Item]) -> list[str]:
+        """The group of each item, where the raw score is a mean over groups; all of one group: the mean over items."""
+        return [""] * len(items)
+
+    def baseline(self, items: Sequence[Item]) -> float:
+        """What chance would get, 0..100."""
+        return 0.0
+
     def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
         """(raw score, baseline) of a task in one language, both 0..100: the mean value, and 0.
 
