@@ -22,7 +22,7 @@ class Dots:
 
     title: str
     rows: tuple[str, ...]
-    series: tuple[tuple[str, tuple[Average | None, ...]], ...]
+    series: tuple[tuple[str, tuple[Average, ...]], ...]
 
 
 def draw_dots(chart: Dots) -> bytes:
@@ -37,7 +37,7 @@ def draw_dots(chart: Dots) -> bytes:
         for at, (name, averages) in enumerate(chart.series):
             shift = (at - (len(chart.series) - 1) / 2) * (0.7 / max(len(chart.series), 1)) if labelled else 0.0
             for row, average in enumerate(averages):
-                if average is None or average.mean is None:
+                if average.mean is None:
                     continue
                 colour = COLOURS[(at if labelled else row) % len(COLOURS)]
                 low, high = (average.mean if end is None else end for end in (average.low, average.high))

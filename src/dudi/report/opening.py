@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dudi.records import Average
 from dudi.report.blocks import Block, Figure, Figures, Section, Text, number
 from dudi.report.compare import AVERAGE, gains
 from dudi.report.dots import Dots, draw_dots
@@ -32,13 +31,9 @@ def opening_section(evaluations: Sequence[Evaluation], subject: Evaluation) -> S
 
 
 def _figure(name: str, what: str, chart: Dots) -> Figure:
-    series = "; ".join(f"{row}: {_said(average)}" for row, average in zip(chart.rows, chart.series[0][1], strict=True))
+    series = "; ".join(f"{row}: {average}" for row, average in zip(chart.rows, chart.series[0][1], strict=True))
     caption = f"{what}: {series}" if len(chart.series) == 1 else f"{what}, of {', '.join(n for n, _ in chart.series)}"
     return Figure(name, caption, draw_dots(chart))
-
-
-def _said(average: Average | None) -> str:
-    return "-" if average is None else str(average)
 
 
 def standing(evaluations: Sequence[Evaluation], subject: Evaluation) -> str:
