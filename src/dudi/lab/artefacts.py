@@ -149,6 +149,7 @@ def benchmark_item(name: str, key: Key, l: str, language: str, text: str, number
         "messages": [{"role": "user", "content": text}],
         "targets": list(dict.fromkeys((answer(name, key, l, language), *task.accepted(words, key)))),
         "response_language": language,
+        "key": " ".join((name, *key)),
     }
     if task.choices:
         labels = words.words["label"]

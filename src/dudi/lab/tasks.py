@@ -18,6 +18,7 @@ from typing import Any, Literal
 from dudi.draws import draw
 from dudi.lab.sentences import (
     Key,
+    answers,
     draw_sentence,
     draw_slots,
     fact_slots,
@@ -99,9 +100,9 @@ def ask_fact(words: Words, relation: str, fact: Key) -> Phrasings:
 
 
 def told_or_named(words: Words, relation: str, fact: Key) -> tuple[str, ...]:
-    """Every way to answer that counts: each statement, and the bare word."""
-    last = words.name(slot_kind((relation,), RELATIONS[relation][-1]), fact[-1])
-    return (*(state(words, relation, fact, i) for i in range(len(words.table[relation]["statement"]))), last)
+    """Every way to answer that counts: each statement, and the words by themselves."""
+    told = (state(words, relation, fact, i) for i in range(len(words.table[relation]["statement"])))
+    return (*told, *answers(words, relation, fact_slots(words, relation, fact), fact[0]))
 
 
 def _facts(competency: str, *relations: str) -> Task:
@@ -217,21 +218,15 @@ def _reading() -> Task:
 
         return both(wraps, asked, fill)
 
-    def word(words: Words, key: Key) -> Word:
-        return words.words[READ[key[0]]][key[2 + 3 * int(key[1]) + 1]]
+    def named(words: Words, key: Key) -> tuple[str, ...]:
+        kind = READ[key[0]]
+        return answers(words, key[0], {kind: words.words[kind][key[3 + 3 * int(key[1])]]})
 
-    def as_told(words: Words, key: Key) -> tuple[str, ...]:
-        forms = [form for text in words.table["read"][key[0]]["told"] for slot, form in slots(text) if slot != "person"]
-        return tuple(word(words, key)[form] for form in dict.fromkeys(forms))
+    def named_or_told(words: Words, key: Key) -> tuple[str, ...]:
+        who, what = key[2 + 3 * int(key[1]) :][:2]
+        return (*named(words, key), *(tell(words, key[0], who, what, variant) for variant in range(2)))
 
-    return Task(
-        "nlu",
-        "exact",
-        draw_key,
-        ask,
-        lambda words, key: word(words, key)["name"],
-        accepted=as_told,
-    )
+    return Task("nlu", "exact", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named_or_told)
 
 
 def _compare() -> Task:
@@ -248,10 +243,10 @@ def _compare() -> Task:
         slots = {"text": text, "question": table[key[1]]}
         return phrasings(words.table["prompt"]["compare"], lambda wrap: words.fill(wrap, slots))
 
-    def answer(words: Words, key: Key) -> str:
-        return words.name("person", key[3] if key[1] == "most" else key[5])
+    def named(words: Words, key: Key) -> tuple[str, ...]:
+        return answers(words, "compare", {"person": words.words["person"][key[3] if key[1] == "most" else key[5]]})
 
-    return Task("nlr", "exact", draw_key, ask, answer)
+    return Task("nlr", "exact", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named)
 
 
 # -- translation -------------------------------------------------------------------------------------------------------
@@ -319,8 +314,8 @@ def _list() -> Task:
         return words.separator.join(words.name(key[0], one) for one in chosen)
 
     def constraints(words: Words, key: Key) -> dict[str, Any]:
-        among = [words.name(key[0], one) for one in words.words[key[0]]]
-        return {"count": int(key[1]), "separator": words.separator, "distinct": True, "among": among}
+        script = LANGUAGES[words.code].script
+        return {"count": int(key[1]), "separator": words.separator, "distinct": True, "script": script}
 
     return Task(
         "instruction-following",
