@@ -30,7 +30,7 @@ from dudi.lab.plans import FULL, TINY, Build
 from dudi.text.verbalizer import TEMPLATES
 
 WEIGHTS = Path(__file__).parent / "weights"
-ROWS = 240
+ROWS = 400
 """Instruction rows of a language."""
 
 

@@ -28,7 +28,8 @@ CARRIED = keys("book pen phone knife bag hat umbrella key camera box basket cup 
 WORN = keys("bag hat shirt umbrella basket lamp cup plate box chair pen phone bicycle car")
 """Things that are sold in many colours."""
 SENT = keys(
-    "book pen chair table lamp phone bicycle knife bag hat shirt umbrella clock mirror cup plate basket ladder radio camera box"
+    "book pen chair table lamp phone bicycle knife bag hat shirt umbrella clock mirror cup plate basket ladder radio camera"
+    " box"
 )
 """Things that one orders."""
 GIFTS = keys("book pen lamp phone bicycle bag hat shirt umbrella clock mirror cup plate basket radio camera")
@@ -45,7 +46,8 @@ INDOORS = keys(
 )
 LOCKED = keys("school house shop temple library restaurant hotel office bank museum cinema post_office")
 FINDABLE = keys(
-    "market school hospital shop temple park library station beach restaurant hotel office airport bank museum cinema post_office"
+    "market school hospital shop temple park library station beach restaurant hotel office airport bank museum cinema"
+    " post_office"
 )
 """Places that a stranger asks for."""
 OPEN_AIR = keys("farm garden park market beach")
@@ -113,7 +115,7 @@ FITTING: dict[str, dict[str, Keys]] = {
     "request.spoiled": {"food": FRESH},
     "request.panic": {"place": keys("airport station market school hospital cinema hotel shop museum bank")},
 }
-"""Sentence -> slot -> the words that it takes; of opinions and requests without their label, where it holds for both."""
+"""Sentence -> slot -> the words that it takes; without its label where that holds for opinions or requests of both."""
 
 
 def fitting(path: Keys, slot: str, kind: str, words: Keys) -> Keys:

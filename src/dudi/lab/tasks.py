@@ -31,7 +31,7 @@ from dudi.lab.sentences import (
     values_of,
 )
 from dudi.lab.truth import ANIMALS, FACTS, OPPOSITES
-from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots
+from dudi.lab.words import READ, Word, Words, held, load
 from dudi.languages import ENGLISH, LANGUAGES
 
 Split = Literal["train", "valid", "test"]
@@ -41,7 +41,7 @@ _SPLITS: tuple[Split, ...] = ("test", "test", "valid", *("train",) * 7)
 def split(task: str, key: Key, l: str) -> Split:
     """Where (task, key, language) belongs: 20 % test, 10 % validation; consecutive languages have other remainders."""
     place = TASKS[task].place
-    first = draw("split", task, *key) if place is None else place(key)
+    first = draw("split", task, *TASKS[task].content(key)) if place is None else place(key)
     return _SPLITS[(first + list(LANGUAGES).index(l)) % 10]
 
 
@@ -60,8 +60,9 @@ class Task:
     `draw(rng, words)`: a random key for this language; `ask(words, key)`: the prompt in its phrasings; `answer(words,
     key)`: the answer said in the language of `words`; `language(l, key)`: the language in which an item asked in l is
     to be answered; `accepted(words, key)`: other answers that are as good; `constraints`: what a free answer must obey;
-    `place(key)`: where `split` starts to count languages, if not anywhere: keys of the same place stay together, and a
-    task of a dozen keys in consecutive places has some of them for each language in every part.
+    `content(key)`: the part of a key that stays the same however the item is put; `place(key)`: where `split` starts to
+    count languages, if not anywhere: keys of the same place stay together, and a task of a dozen keys in consecutive
+    places has some of them for each language in every part.
     """
 
     competency: str
@@ -73,6 +74,7 @@ class Task:
     accepted: Callable[[Words, Key], tuple[str, ...]] = lambda words, key: ()
     choices: tuple[str, ...] = ()
     constraints: Callable[[Words, Key], dict[str, Any]] | None = None
+    content: Callable[[Key], Key] = lambda key: key
     place: Callable[[Key], int] | None = None
 
 
@@ -191,7 +193,7 @@ def _grammar() -> Task:
         ask,
         lambda words, key: key[0],
         choices=("A", "B"),
-        place=lambda key: draw("split", "grammar", *key[1:]),  # A and B the other way round are the same pair
+        content=lambda key: key[1:],  # A and B the other way round are the same pair
     )
 
 

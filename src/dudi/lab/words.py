@@ -211,7 +211,7 @@ def problems(file: Path) -> list[str]:
 
 
 def _bad_answers(ours: Words, english: Words) -> Iterator[tuple[str, str]]:
-    """What is wrong with [answer] and [also]: a template's slots are the English one's, with forms that all words have."""
+    """What is wrong with [answer] and [also]: their slots are the English ones, in forms that all words have."""
     for name in ANSWERS:
         texts = ours.table.get("answer", {}).get(name)
         if not isinstance(texts, list) or not texts:
