@@ -37,7 +37,7 @@ def options(step: Step, name: str) -> list[str]:
 # ── the plan ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.fixture
 def steps(tmp_path: Path) -> dict[str, Step]:
-    return plan(tmp_path, 3, "student-llama", ("training.max_steps=3",), tmp_path / "weights")
+    return plan(tmp_path, 3, "student-gemma", ("training.max_steps=3",), tmp_path / "weights")
 
 
 def test_steps_come_after_what_they_need(steps: dict[str, Step]) -> None:
@@ -96,7 +96,7 @@ def test_recipes_load_with_what_the_plan_sets(steps: dict[str, Step], tmp_path: 
     assert recipe.models.teacher == str(lab / "teacher") and recipe.data.source == str(lab / "data")
     assert recipe.data.languages == TRAINED
     cold = str(tmp_path / "sft" / "1-sft" / "model")
-    assert recipe.models.student == (cold if name == "sft-continued" else str(lab / "student-llama"))
+    assert recipe.models.student == (cold if name == "sft-continued" else str(lab / "student-gemma"))
     if name == "dudi":
         assert recipe.cold_start is not None and recipe.cold_start.checkpoint == cold
     (stage,) = stages(recipe)  # DuDi's cold start is the SFT run: it is not trained again
@@ -274,7 +274,7 @@ def test_the_whole_demo_ends_with_a_page(built: Path, tmp_path: Path) -> None:
         "data.eval_rows_per_language=1",
         "limits={prompt=600, verbalizer=500, total=1200, rollout=4, teacher_prompt=1900}",
     )
-    command = ["demo", "--output", str(tmp_path / "demo"), "--student", "student-llama", "--weights", str(built)]
+    command = ["demo", "--output", str(tmp_path / "demo"), "--student", "student-gemma", "--weights", str(built)]
     for one in sets:
         command += ["--set", one]
     run = CliRunner().invoke(app, command)

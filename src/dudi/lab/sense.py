@@ -28,8 +28,8 @@ CARRIED = keys("book pen phone knife bag hat umbrella key camera box basket cup 
 WORN = keys("bag hat shirt umbrella basket lamp cup plate box chair pen phone bicycle car")
 """Things that are sold in many colours."""
 SENT = keys(
-    "book pen chair table lamp phone bicycle knife bag hat shirt umbrella clock mirror cup plate basket ladder radio camera"
-    " box"
+    "book pen chair table lamp phone bicycle knife bag hat shirt umbrella clock mirror cup plate basket ladder radio"
+    " camera box"
 )
 """Things that one orders."""
 GIFTS = keys("book pen lamp phone bicycle bag hat shirt umbrella clock mirror cup plate basket radio camera")
