@@ -86,10 +86,9 @@ def state(words: Words, relation: str, fact: Key, variant: int = 0) -> str:
     return words.fill(statements[variant % len(statements)], fact_slots(words, relation, fact))
 
 
-def answers(words: Words, name: str, values: Mapping[str, Word | str], key: str = "") -> tuple[str, ...]:
-    """What counts as an answer beside whole sentences, the one to train on first. `key`: what is asked about."""
-    texts = (words.fill(text, values, capital=False) for text in words.table["answer"][name])
-    return (*texts, *words.table["also"].get(name, {}).get(key, ()))
+def answers(words: Words, name: str, values: Mapping[str, Word | str]) -> tuple[str, ...]:
+    """What counts as an answer beside whole sentences, the one to train on first."""
+    return tuple(words.fill(text, values, capital=False) for text in words.table["answer"][name])
 
 
 def people(rng: random.Random, words: Words, n: int) -> list[str]:

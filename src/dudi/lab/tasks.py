@@ -31,7 +31,7 @@ from dudi.lab.sentences import (
     values_of,
 )
 from dudi.lab.truth import ANIMALS, FACTS, OPPOSITES
-from dudi.lab.words import READ, Word, Words, held, load
+from dudi.lab.words import READ, RELATIONS, Word, Words, held, load
 from dudi.languages import ENGLISH, LANGUAGES
 
 Split = Literal["train", "valid", "test"]
@@ -102,9 +102,13 @@ def ask_fact(words: Words, relation: str, fact: Key) -> Phrasings:
 
 
 def told_or_named(words: Words, relation: str, fact: Key) -> tuple[str, ...]:
-    """Every way to answer that counts: each statement, and the words by themselves."""
-    told = (state(words, relation, fact, i) for i in range(len(words.table[relation]["statement"])))
-    return (*told, *answers(words, relation, fact_slots(words, relation, fact), fact[0]))
+    """Every way to answer that counts: each statement, the words by themselves, and both with other right words."""
+    values = fact_slots(words, relation, fact)
+    told = words.table[relation]["statement"]
+    also = words.table["also"].get(relation, {}).get(fact[0], ())
+    other = [{**values, RELATIONS[relation][-1]: one} for one in also]
+    said = [words.fill(text, slots) for slots in (values, *other) for text in told]
+    return (*said, *answers(words, relation, values), *also)
 
 
 def _facts(competency: str, *relations: str) -> Task:

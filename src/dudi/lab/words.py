@@ -217,7 +217,7 @@ def _bad_answers(ours: Words, english: Words) -> Iterator[tuple[str, str]]:
         if not isinstance(texts, list) or not texts:
             yield f"answer.{name}", "missing; wanted a list of texts"
             continue
-        wanted = {slot for slot, _ in slots(english.table["answer"][name][0])}
+        wanted = {*RELATIONS.get(name, ()), *(slot for slot, _ in slots(english.table["answer"][name][0]))}
         for slot, form in (one for text in texts for one in slots(text)):
             if slot not in wanted:
                 yield f"answer.{name}", f"slot {slot!r}, English has {sorted(wanted)}"
