@@ -19,8 +19,9 @@ from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.files import write_text
 from dudi.lab.rows import TRAINED, answer, instruction_rows, item
+from dudi.lab.sentences import answers
 from dudi.lab.tasks import COMPETENCIES, TASKS, Key
-from dudi.lab.words import SLOT, load, sentences
+from dudi.lab.words import READ, SLOT, load, sentences
 from dudi.languages import LANGUAGES
 
 ITEMS = {"sentiment": 200, "safety": 200, "grammar": 200}
@@ -170,6 +171,8 @@ def vocabulary(l: str) -> set[str]:
     """Every word of a language's file and every text between slots: what a response in this language is made of."""
     words = load(l)
     found = {text for table in words.words.values() for word in table.values() for text in word.values()}
+    for name, kind in READ.items():
+        found.update(text for word in words.words[kind].values() for text in answers(words, name, {kind: word}))
     texts = {text for path, text in sentences(words.table) if path[0] != "prompt"} | found
     pieces = {piece.strip(" \n.,?!:;“”\"'") for text in texts for piece in SLOT.split(text)[::3]}
     spaced = LANGUAGES[l].script in ("Latin", "Tamil")

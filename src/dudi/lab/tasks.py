@@ -106,7 +106,7 @@ def told_or_named(words: Words, relation: str, fact: Key) -> tuple[str, ...]:
     values = fact_slots(words, relation, fact)
     told = words.table[relation]["statement"]
     also = words.table["also"].get(relation, {}).get(fact[0], ())
-    other = [{**values, RELATIONS[relation][-1]: one} for one in also]
+    other = [{**values, RELATIONS[relation][-1]: one} for one in also if relation in ("capital", "money", "opposite")]
     said = [words.fill(text, slots) for slots in (values, *other) for text in told]
     return (*said, *answers(words, relation, values), *also)
 
@@ -326,7 +326,7 @@ def _list() -> Task:
     return Task(
         "instruction-following",
         "constraints",
-        lambda rng, words: (rng.choice(kinds), rng.choice("234")),
+        lambda rng, words: (rng.choice(kinds), rng.choice("23456")),
         ask,
         answer,
         constraints=constraints,
