@@ -288,18 +288,24 @@ def evaluate(
 def demo(
     output: Annotated[Path, typer.Option(help="A new folder, or that of a demo that was stopped.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all trainings.")] = 0,
-    student: Annotated[str, typer.Option(help="student-small, student-large or student-llama.")] = "student-small",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Whole pipelines, cold start included, with this many seeds from --seed on.")
+    ] = 1,
+    student: Annotated[str, typer.Option(help="student-small, student-large or student-gemma.")] = "student-small",
     set_: SetOption = None,
     weights: Annotated[Path | None, typer.Option(help="A lab build of one's own, instead of the shipped one.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Commands at a time, each on one core.")] = 2,
 ) -> None:
-    """See it work: the lab's base student, cold start, SFT continued, DuDi and the teacher, compared on one page."""
+    """See it work: the lab's base student, SFT, SFT continued, GKD, DuDi and the teacher, compared on one page."""
     from dudi.lab.demo import demo as run_demo
 
-    page = run_demo(output, seed, student, tuple(set_ or ()), weights, out, jobs)
-    sections = (page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")
-    scores = next(text for text in sections if text.startswith("Scores"))
-    _page("## " + scores.split("\n### ")[0])  # models by language; the rest is on the page
+    page = run_demo(output, tuple(range(seed, seed + seeds)), student, tuple(set_ or ()), weights, out, jobs)
+    text = page.with_suffix(".md").read_text(encoding="utf-8")
+    if seeds == 1:  # the answer, and models by language; the rest is on the page
+        sections = text.split("\n## ")
+        short, scores = (next(one for one in sections if one.startswith(name)) for name in ("In short", "Scores"))
+        text = short.split("\n\n")[1] + "\n\n## " + scores.split("\n### ")[0]
+    _page(text)
     out.print(f"report: {page}", soft_wrap=True)
 
 

@@ -16,11 +16,15 @@ app = typer.Typer(
 def export_command(
     folder: Annotated[Path, typer.Argument(help="A new folder.")] = Path("lab"),
     weights: Annotated[Path | None, typer.Option(help="A build of one's own, instead of the shipped one.")] = None,
+    share: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="Of the benchmark's items, the first of each task; the demo: a third."),
+    ] = 1.0,
 ) -> None:
     """Lay out data/, benchmark/ and the models as ordinary folders, which `dudi run lab/...` and `dudi eval` read."""
     from dudi.lab.build import WEIGHTS, export
 
-    export(folder, weights or WEIGHTS)
+    export(folder, weights or WEIGHTS, share=share)
     typer.echo(f"lab folder: {folder}")
 
 
