@@ -50,7 +50,7 @@ class Step:
 def plan(
     out: Path, seeds: tuple[int, ...], student: str, overrides: tuple[str, ...], weights: Path | None
 ) -> dict[str, Step]:
-    """All steps by name. Of several seeds each has a pipeline of its own, cold start included, in a folder of its own."""
+    """All steps by name. Each of several seeds has a pipeline of its own, cold start included, in its own folder."""
     lab = out / "lab"
     given = () if weights is None else ("--weights", str(weights))
     export = ("lab", "export", str(lab), *given, "--share", f"{SHARE:.4f}")
