@@ -291,7 +291,7 @@ def demo(
     seeds: Annotated[
         int, typer.Option(min=1, help="Whole pipelines, cold start included, with this many seeds from --seed on.")
     ] = 1,
-    student: Annotated[str, typer.Option(help="student-small, student-large or student-gemma.")] = "student-small",
+    student: Annotated[str, typer.Option(help="A student of the lab's weights.")] = "student-small",
     set_: SetOption = None,
     weights: Annotated[Path | None, typer.Option(help="A lab build of one's own, instead of the shipped one.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Commands at a time, each on one core.")] = 2,
