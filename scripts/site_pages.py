@@ -1,8 +1,8 @@
 """What `make docs` does to the pages (a hook of MkDocs), so that they are read on GitHub and on the site from one text.
 
-README.md is the site's start, CONTRIBUTING.md and CHANGELOG.md are pages of it. A link to a file that is no page keeps its
-text only. `math` blocks become MathML, which browsers show by themselves. A link that leads nowhere stays as it is:
-MkDocs, which is strict, ends with an error.
+README.md is the site's start, CONTRIBUTING.md and CHANGELOG.md are pages of it. A link to a file that is no page keeps
+its text only. `math` blocks become MathML, which browsers show by themselves. A link that leads nowhere stays as it
+is: MkDocs, which is strict, ends with an error.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python scripts/tutorial.py   # run all of it in build/tutorial, and refresh the page
 
-In the page, a code block with `title="NAME"` is a file that the reader saves, and a `console` block holds commands, each
-on a line that starts with `$ `, and below it what it prints. Other blocks are for reading only. A command that fails
-ends the script, and the page stays as it was.
+In the page, a code block with `title="NAME"` is a file that the reader saves, and a `console` block holds commands,
+each on a line that starts with `$ `, and below it what it prints. Other blocks are for reading only. A command that
+fails ends the script, and the page stays as it was.
 """
 
 from __future__ import annotations
