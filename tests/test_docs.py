@@ -92,9 +92,9 @@ def _typed(page: Path) -> Iterator[str]:
     for language, block in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
         if language in ("python", "toml", "json", "math"):
             continue
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.removeprefix("$ ").startswith("dudi "):
-                yield line.removeprefix("$ ")
+        lines = block.replace("\\\n", " ").splitlines()
+        prompted = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]  # the others are what it prints
+        yield from (line for line in prompted or lines if line.startswith("dudi "))
 
 
 def _parsed(line: str) -> str:
@@ -115,7 +115,7 @@ def _parsed(line: str) -> str:
 
 def test_every_command_in_the_documents_is_one_that_dudi_takes() -> None:
     lines = [(page.name, line) for page in PAGES if page.name != "cli.md" for line in _typed(page)]
-    assert len(lines) > 80
+    assert len(lines) > 60
     assert {line: found for line in lines if (found := _parsed(line[1]))} == {}
     assert "No such option" in _parsed("dudi run r.toml --no-such-option  # a comment")
     assert "No such command" in _parsed("dudi data chekc my.jsonl")
