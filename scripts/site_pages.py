@@ -24,7 +24,7 @@ OF_THE_ROOT = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "c
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s#]+)(?P<anchor>#[^()\s]*)?\)")
 LIST = re.compile(r"^(?!- |\s)(.+)\n(?=- )", flags=re.MULTILINE)
 """A line of text and a list right below it: GitHub needs no empty line between them, Python-Markdown does."""
-FENCE = re.compile(r"(^```.*?^```$)", flags=re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^(`{3,}).*?^\1$", flags=re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -45,9 +45,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Turn links between files of the repository into links between pages; code blocks stay as they are."""
     uri = page.file.src_uri
     folder = (ROOT / OF_THE_ROOT[uri] if uri in OF_THE_ROOT else DOCS / uri).parent
-    parts = FENCE.split(markdown)
-    parts[::2] = [LINK.sub(lambda link: _relinked(link, folder, uri), LIST.sub(r"\1\n\n", text)) for text in parts[::2]]
-    return "".join(parts)
+    text, done = "", 0
+    for block in (*FENCE.finditer(markdown), None):
+        between = markdown[done : block.start() if block else None]
+        text += LINK.sub(lambda link: _relinked(link, folder, uri), LIST.sub(r"\1\n\n", between))
+        if block:
+            text, done = text + block[0], block.end()
+    return text
 
 
 def _relinked(link: re.Match[str], folder: Path, uri: str) -> str:

@@ -22,7 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
-BLOCK = re.compile(r"^```(?P<info>\w[^\n]*)\n(?P<body>.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(?P<fence>`{3,})(?P<info>\w[^\n]*)\n(?P<body>.*?)^(?P=fence)$", flags=re.MULTILINE | re.DOTALL)
+HERE = "~/canteen"
+"""What the page calls the folder in which it is run."""
 TITLE = re.compile(r'title="([^"]+)"')
 
 
@@ -69,10 +71,9 @@ def do(step: File | Command, folder: Path) -> str:
         encoding="utf-8",
     )
     printed = "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")
+    printed = printed.replace(str(folder.resolve()), HERE)
     if done.returncode:
         raise RuntimeError(f"`{step.line}` ended with status {done.returncode}:\n{printed}")
-    if "```" in printed:
-        raise RuntimeError(f"`{step.line}` printed a fence, which would end its block:\n{printed}")
     return printed
 
 
@@ -84,7 +85,9 @@ def refreshed(page: str, printed: list[str]) -> str:
         if found["info"] != "console":
             return found[0]
         commands = re.findall(r"^\$ .*$", found["body"], flags=re.MULTILINE)
-        return "\n".join(["```console", *(part for line in commands for part in (line, next(left)) if part), "```"])
+        body = "\n".join(part for line in commands for part in (line, next(left)) if part)
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", body))])  # longer than those printed
+        return f"{fence}console\n{body}\n{fence}"
 
     return BLOCK.sub(block, page)
 

@@ -89,7 +89,7 @@ def test_the_page_of_commands_is_what_typer_prints(tmp_path: Path) -> None:
 def _typed(page: Path) -> Iterator[str]:
     """Every `dudi ...` line of a page's code blocks, as the shell would have it: joined, without comment and prompt."""
     text = page.read_text(encoding="utf-8")
-    for language, block in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+    for _, language, block in re.findall(r"^(`{3,})(\w*)[^\n]*\n(.*?)^\1$", text, flags=re.MULTILINE | re.DOTALL):
         if language in ("python", "toml", "json", "math"):
             continue
         lines = block.replace("\\\n", " ").splitlines()

@@ -49,6 +49,11 @@ def test_refreshing_a_page_replaces_what_was_printed_and_nothing_else(tutorial: 
     assert printed == ["", "hello", ""]
     new = page.replace("old\nolder\n", "hello\n").replace("$ true\nold\n", "$ true\n")
     assert tutorial.refreshed(page, printed[1:]) == new
+    fenced = tutorial.refreshed(page, ["```\nx\n```", "~"])
+    assert [step.printed for step in tutorial.steps(fenced) if isinstance(step, tutorial.Command)] == [
+        "```\nx\n```",
+        "~",
+    ]
     assert [step.printed for step in tutorial.steps(new) if isinstance(step, tutorial.Command)] == printed[1:]
 
 
