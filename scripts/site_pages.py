@@ -76,4 +76,4 @@ def formula(
     attrs: Any = None,
 ) -> str:
     """A block of LaTeX as MathML; the arguments are those that pymdownx hands over."""
-    return f'<div class="{css_class}" style="overflow-x: auto">{convert(source, display="block")}</div>'
+    return f'<div class="{css_class}">{convert(source, display="block")}</div>'
