@@ -86,7 +86,7 @@ real-input: .venv/.installed  ## the full method on real sentences, from the fol
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/.installed-docs  ## the site, from docs/ into build/site; a link that leads nowhere is an error
 	$(BIN)/mkdocs build --quiet
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html (search works over HTTP only: python3 -m http.server -d build/site)"
 
 lock:  ## raise the versions in requirements/ to the newest that pyproject.toml accepts
 	@$(or $(PYTHON),python3) scripts/lock.py
