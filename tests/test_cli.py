@@ -14,7 +14,7 @@ import pytest
 from kit.command import TOKEN, recipe_rows, shown, write_recipe
 from typer.testing import CliRunner
 
-from dudi import __version__
+from dudi import __version__, cli
 from dudi.cli import app, main
 from dudi.example import Example
 from dudi.methods import Mode, Response, View, table_1
@@ -59,6 +59,18 @@ def test_recipes_are_listed_with_their_whole_names() -> None:
     assert [line[0] for line in lines[1:] if line and line[0] in shipped_recipes()] == shipped_recipes()
     (row,) = (line for line in lines if line[:1] == ["qwen2.5-0.5b/dudi"])
     assert row[1:] == ["10.1", "(table", "2)", "dudi", "(full)"]
+
+
+def test_nothing_is_wrapped_or_cut_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe and a log have no edge, though the terminal that they are read on later may have 80 columns."""
+    env = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dudi", "recipes"], capture_output=True, text=True, check=True, env=env
+    )
+    assert "spin (original)" in done.stdout, "the last column is whole"
+    table = "| " + " | ".join(f"characters per token, {language}" for language in kit.LANGUAGES) + " |\n"
+    cli._page(f"{table}{'| --- ' * len(kit.LANGUAGES)}|\n")
+    assert capsys.readouterr().out.startswith(table)
 
 
 CHECKED = {
