@@ -162,6 +162,30 @@ def test_check_finds_models_that_are_not_there(
     assert stop.value.code == 2 and said.format(m=models) in line
 
 
+NO_RUN = {
+    "chat.template=./none.jinja": 'chat.template: expected "teacher", "student" or a readable file, found \'./none.j',
+    "data.template_folder=./none": "data.template_folder: no folder './none'",
+    "rollouts.engine=remote": "rollouts.engine: unknown engine: 'remote'",
+    "limits.total=10": "limits.total = 10 for all languages: expected more than limits.prompt",
+    "limits={prompt={default=9, th=50}, total={default=40}}": "limits.total = 40 for th: expected more than limits.pr",
+    "training.eval_every=5": "training.eval_every = 5, but no row is held out",
+}
+
+
+@pytest.mark.parametrize("change", NO_RUN)
+def test_check_refuses_what_a_run_would_refuse(
+    change: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as the recipe alone tells."""
+    also = {"limits={": "data.languages=['id', 'th']", "training": "data.eval_rows_per_language=0"}
+    given = [text for start, other in also.items() if change.startswith(start) for text in ("--set", other)]
+    monkeypatch.setattr(sys, "argv", ["dudi", "check", str(write_recipe(tmp_path, models)), "--set", change, *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and NO_RUN[change] in line
+
+
 def test_check_with_overrides() -> None:
     text = shown("check", "qwen2.5-0.5b/dudi", "--set", "method.lam=0.25", "--set", "method.verbalizer=mix")
     assert "0.75 x off_policy: reverse_kl on y\n" in text

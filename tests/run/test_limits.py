@@ -17,9 +17,10 @@ from dudi.methods import build_method
 from dudi.models.load import load_config
 from dudi.recipe.read import load_recipe, parse_recipe
 from dudi.recipe.schema import Limits, Recipe
-from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.run.limits import Verbalizing, kept_and_left_out
 from dudi.run.pipeline import run
 from dudi.run.prepare import Prepared, prepare
+from dudi.run.settings import check_limits
 from dudi.run.summary import markdown
 from dudi.signals import Mode, Response, View
 from dudi.text.chat import Chat

@@ -95,17 +95,6 @@ class Verbalizing:
         return [len(self.chat.prompt(v.teacher if teacher else v.student)) for v in made]
 
 
-def check_limits(limits: Limits, languages: Sequence[str]) -> None:
-    """Refuse, with `DudiError`, limits under which no answer could be trained on."""
-    for l in languages:
-        prompt, total = limits.of("prompt", l), limits.of("total", l)
-        if total <= prompt:
-            raise DudiError(
-                f"limits.total = {total} for {l}: expected more than limits.prompt = {prompt}; it is x and y together,"
-                " so that the longest x would leave no room for its answer"
-            )
-
-
 def kept_and_left_out(rows: Rows, languages: Sequence[str], limits: Limits, what: str) -> list[str]:
     """By language, what template, tokenizer and limits leave out or cut; one line for all where they do neither."""
     lines = []

@@ -16,8 +16,9 @@ from dudi.errors import DudiError
 from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer, own_tokenizer
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
-from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.run.limits import Verbalizing, kept_and_left_out
 from dudi.run.paths import named
+from dudi.run.settings import check_limits
 from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template

@@ -22,7 +22,7 @@ from dudi.files import write_text
 from dudi.text.borders import Pieces
 from dudi.text.rendering import left_out, read_template_file, render
 from dudi.text.special_tokens import Specials
-from dudi.text.template import MERGE_SYSTEM, NO_DATE, merged, with_values
+from dudi.text.template import MERGE_SYSTEM, NO_DATE, merged, no_template, with_values
 
 KWARGS = "chat_kwargs.json"
 """Beside a saved tokenizer: the `chat.kwargs` that are written into its template."""
@@ -294,7 +294,7 @@ def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTra
     try:
         return read_template_file(Path(choice))
     except (OSError, ValueError):
-        raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
+        raise no_template(choice) from None
 
 
 def check_same_tokenizer(
