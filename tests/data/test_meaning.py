@@ -172,6 +172,10 @@ def test_text_that_looks_wrong_is_counted_and_shown(tmp_path):
         for language, text in (("th", "กรุงเทพ"), ("vi", "Tiếng Việt rất đẹp"), ("ta", "தமிழ்"), ("id", "é ü ö à")):
             misread = "".join(bytes([b]).decode(codec, "ignore") or chr(b) for b in text.encode())
             assert MISREAD in suspected(tmp_path, language, misread, "กขค" if language == "th" else "abc")
+    thai = "สวัสดีครับ กรุงเทพมหานคร"
+    assert suspected(tmp_path, "th", thai.encode().decode("cp874", "ignore"), thai) == {MISREAD}
+    assert suspected(tmp_path, "th", thai.encode("cp874").decode("latin-1"), thai) == {MISREAD}
+    assert suspected(tmp_path, "th", "เธอ เธอเธอ เนยเนย อินเทอร์เนต café naïve", thai) == set()
     assert suspected(tmp_path, "vi", "TiÕng ViÖt", "Hµ Néi") == {MISREAD}
     assert suspected(tmp_path, "vi", "Tieáng Vieät", "raát ñeïp") == {MISREAD}
     quoted = "dia bilang \u201chalo\u201d".encode().decode("latin-1")
