@@ -113,6 +113,7 @@ def test_a_column_that_says_what_a_turn_says_is_no_other_part(tmp_path: Path) ->
 
 REFUSED = [
     ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"completion: no conversation: .*has chosen, language, p"),
+    ({"data": [{"prompt": "a", "completion": "b"}]}, "row: no conversation: .*; the rows lie under 'data': save"),
     ({"text": "a"}, r"row: no conversation: found \['language', 'text'\], wanted `messages`, or .*data.columns can"),
     ({"messages": [{"speaker": "a", "text": "b"}]}, r"messages\[0\].role: unknown role: found 'only speaker, text'"),
     ({"conversations": ["a", "b"]}, r"conversations\[0\]: not a message: found 'a'"),
