@@ -14,7 +14,7 @@ from dudi.models.files import local_folder
 from dudi.recipe.schema import Recipe
 from dudi.run.paths import named
 
-KINDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
+KINDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 """Ends of the names of what is read of a model: weights, configuration, tokenizer, template, code of its own."""
 WHOLE = 1 << 30
 """Bytes up to which all of a file is hashed. To read a teacher of 30 GB once more would take minutes of each start."""
