@@ -107,6 +107,8 @@ def test_a_column_that_says_what_a_turn_says_is_no_other_part(tmp_path: Path) ->
     """An answer with its reasoning in it, and the reasoning once more; a column that `data.columns` takes for y."""
     assert of_row(tmp_path, {"prompt": "a", "completion": "<think>Karena.</think>b", "reasoning": "Karena."})
     assert of_row(tmp_path, {"prompt": "a", "rationale": "b"}, columns={"completion": "rationale"})
+    with pytest.raises(DudiError, match="input is no part of the conversation"):  # that y repeats it is no reason
+        of_row(tmp_path, {"prompt": "Artinya?", "input": "cat", "completion": "cat: kucing"})
     said = [SAID[0], {**SAID[1], "channel": "final", "recipient": "all"}]
     assert of_row(tmp_path, {"messages": said}) == [Q, A]
 

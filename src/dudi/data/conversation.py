@@ -41,9 +41,8 @@ _KNOWINGLY = (
 _USUAL = {"channel": "final", "recipient": "all"}
 """What says no more of a turn than that it is one."""
 _ROW_KNOWINGLY = ("tools", "functions", "documents", "chat_template_kwargs")
-_ROW_PARTS = (
-    "system", "system_prompt", "context", "input", "history", *_REASONING, "rationale", "chain_of_thought", "cot",
-)  # fmt: skip
+_ROW_REASONING = (*_REASONING, "rationale", "chain_of_thought", "cot")
+_ROW_PARTS = ("system", "system_prompt", "context", "input", "history", *_ROW_REASONING)
 """Columns that hold a part of the conversation where their format reads them, and so perhaps where it does not."""
 _ROW_WEIGHTS, _ROW_MARKS = ("weight", "loss_weight"), ("label", "train", "trainable")
 """What takes a row out at 0, and what does at false."""
@@ -231,7 +230,12 @@ def refuse_row(row: Mapping[str, Any], example: Example, read: Collection[str], 
     """
     refuse(row, "", NEVER_IGNORED, _ROW_KNOWINGLY, ignore)
     for key in _ROW_PARTS:
-        if key in row and key not in read and key not in ignore and not _is_in(row[key], example):
+        if (
+            key in row
+            and key not in read
+            and key not in ignore
+            and not _is_in(row[key], example, key in _ROW_REASONING)
+        ):
             wanted = f'none beside it, or data.ignore = ["{key}"] to read rows without it'
             raise RowError(f"{key} is no part of the conversation", key, row[key], wanted)
     if weight_of(row, "", ignore, _ROW_WEIGHTS) == 0:
@@ -241,11 +245,11 @@ def refuse_row(row: Mapping[str, Any], example: Example, read: Collection[str], 
             raise Excluded(f"{key} false", key, False, "an answer to learn from")
 
 
-def _is_in(value: Any, example: Example) -> bool:
-    """Whether a column says nothing that the turns do not say."""
+def _is_in(value: Any, example: Example, of_answer: bool) -> bool:
+    """Whether a column says nothing that the turns do not say: those before y, or y too where it is a part of that."""
     if not isinstance(value, str):
         return not isinstance(value, list | dict) or not value
-    texts = (*(message.content for message in example.x), example.y)
+    texts = [*(message.content for message in example.x), *([example.y] if of_answer else [])]
     return is_blank(value) or any(value.strip() in text for text in texts)
 
 
