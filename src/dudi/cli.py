@@ -98,17 +98,15 @@ def check(
 ) -> None:
     """Check a recipe in full, and that its models' folders and its data are there; print signals and stages. Nothing is
     loaded."""
-    from dudi.data.settings import check_settings
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
     from dudi.run.paths import on_the_hub, teacher_of
+    from dudi.run.settings import check_recipe
     from dudi.text.verbalizer import Verbalizer
-    from dudi.training.trackers import check_trackers
 
     loaded = load_recipe(recipe, set_ or ())
-    check_settings(loaded.data)
+    check_recipe(loaded)
     Verbalizer(loaded.data.languages, folder=loaded.data.template_folder)
-    check_trackers((*loaded.cold_start.training.report_to, *loaded.training.report_to))
     method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {teacher_of(loaded)}")

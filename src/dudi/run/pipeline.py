@@ -36,7 +36,7 @@ from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.report.card import CARD
-from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
+from dudi.rollouts import Engine, Rollout, Sampling, engine
 from dudi.run.caching import caches
 from dudi.run.cards import card_of
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
@@ -44,17 +44,17 @@ from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
 from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic, quiet_library
-from dudi.run.notes import check_evaluation, notes
+from dudi.run.notes import notes
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.rehearsal import rehearse_first
 from dudi.run.resume import changed_on_resume
+from dudi.run.settings import check_evaluation, check_names
 from dudi.run.summary import write_summary
 from dudi.training import cache, checkpoints, faults
 from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
 from dudi.training.stored import CUT, generate, read_responses, write_cut
-from dudi.training.trackers import check_trackers
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, WindowBuilder
 
@@ -78,7 +78,7 @@ def run(
     quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
-    _check_names(recipe)
+    check_names(recipe)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -93,7 +93,7 @@ def run(
         with phases.outside("reading", "reading the rows"):
             kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
         prepared = prepare(recipe, kept or data, None if kept is None else folder / "data", phases)
-        check_evaluation(recipe, prepared)
+        check_evaluation(recipe, bool(prepared.eval.rows))
         cached = caches(prepared, folder, state.num_processes)
     stages, stop = plan(recipe), faults.Stop()
     with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):
@@ -119,12 +119,6 @@ def run(
         if state.is_main_process:
             write_summary(folder)
     return folder
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Raises `DudiError` for an engine or a tracker that there is not, or not here."""
-    check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
-    check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
 
 
 def _silent(text: str) -> None:
