@@ -123,7 +123,8 @@ def check(
     if rehearse:
         from dudi.run.rehearsal import rehearse_recipe
 
-        rehearse_recipe(loaded)
+        for line in rehearse_recipe(loaded):
+            out.print(f"  {line}", soft_wrap=True)
         out.print("  rehearsed: every stage loads, probes, steps, saves and is loaded again")
 
 

@@ -1,0 +1,156 @@
+"""A server with vLLM's completions: a tiny model behind HTTP, which samples by dudi's own engine. It can be flaky, or
+wrong in any way that a test gives it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dudi.errors import DudiError
+from dudi.rollouts import Request, Sampling
+from dudi.rollouts.local import LocalEngine
+from kit.models import VOCAB
+
+
+@dataclass
+class Served:
+    """A model folder that is served. heard: bodies of completions in their order; answered: prompts of those that were
+    sent; fault: by number of the request, "503", "drop", "half" or none; change: what is sent in place of a reply."""
+
+    folder: Path
+    name: str = ""
+    root: str | None = None
+    longest: int | None = 4096
+    key: str | None = None
+    tokenizes: bool = True
+    gives: str = "return_token_ids"
+    fault: Callable[[int], str | None] = lambda number: None
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda reply: reply
+    heard: list[dict[str, Any]] = field(default_factory=list)
+    answered: list[tuple[int, ...]] = field(default_factory=list)
+    most: int = 0
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.lock, self.now = threading.Lock(), 0
+        self.load(self.folder)
+
+    def load(self, folder: Path) -> None:
+        """Serve another folder from now on."""
+        self.folder = folder
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Those of the requests that are for a row: not the tries of a check."""
+        return [body for body in self.heard if body["temperature"] > 0]
+
+    def reply(self, path: str, body: dict[str, Any]) -> Any:
+        """What it says. None: it has no such address."""
+        if path == "/v1/models":
+            card = {"id": self.name or str(self.folder), "root": self.root, "max_model_len": self.longest}
+            return {"object": "list", "data": [card]}
+        if path == "/tokenize" and self.tokenizes:
+            return {"tokens": self.encode(body["prompt"])}
+        return self.change(self.completion(body)) if path == "/v1/completions" else None
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        prompt = self.encode(body["prompt"]) if isinstance(body["prompt"], str) else body["prompt"]
+        stops = tuple(body["stop_token_ids"])
+        sampler = LocalEngine(Sampling(stops, 0, VOCAB, body["temperature"]))
+        (found,) = sampler(self.model, [Request(tuple(prompt), (body["seed"],), body["max_tokens"])])
+        choice: dict[str, Any] = {"index": 0, "text": self.tokenizer.decode(found.ids)}
+        choice["finish_reason"] = "stop" if found.finished else "length"
+        choice["stop_reason"] = found.ids[-1] if found.finished else None
+        if self.gives == "return_token_ids" and body.get(self.gives):
+            choice |= {"token_ids": found.ids, "prompt_token_ids": prompt}
+        if self.gives == "return_tokens_as_token_ids" and body.get(self.gives) and body.get("logprobs"):
+            choice["logprobs"] = {"tokens": [f"token_id:{id}" for id in found.ids]}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(prompt)}}
+
+
+def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.answer({})
+
+        def do_POST(self) -> None:
+            self.answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+
+        def answer(self, body: dict[str, Any]) -> None:
+            if served.key and self.headers["authorization"] != f"Bearer {served.key}":
+                self.send(401, {"error": f"not {self.headers['authorization']}"})
+                return
+            completes, number = self.path == "/v1/completions", len(served.heard)
+            if completes:
+                served.heard.append(body)
+            fault = served.fault(number) if completes else None
+            served.now += 1
+            served.most = max(served.most, served.now)
+            try:
+                if fault == "503":
+                    self.send(503, {"error": "busy"})
+                elif fault == "drop":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                else:
+                    with served.lock:
+                        reply = served.reply(self.path, body)
+                    self.send(200 if reply is not None else 404, reply, half=fault == "half")
+                    if completes and fault is None:
+                        served.answered.append(tuple(body["prompt"]))
+            finally:
+                served.now -= 1
+
+        def send(self, status: int, reply: Any, half: bool = False) -> None:
+            data = json.dumps(reply).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if half else data)
+
+    return Handler
+
+
+@contextmanager
+def serving(served: Served) -> Iterator[Served]:
+    """It is there, at an address of this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
+    served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NO_PROXY", "127.0.0.1")
+            patch.setattr("dudi.rollouts.connection.FIRST_WAIT", 0.01)
+            yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def asked(w: Any, table: dict[str, Any]) -> Any:
+    """What a world's run (`kit.world.World`) hears of the server that it names, or is heard by it."""
+    with serving(Served(w.folder / "teacher", name="base", root=str(w.folder / "teacher"))) as served:
+        rollouts = table["rollouts"]
+        real = {**rollouts, "server": served.url} if "server" in rollouts else rollouts
+        try:
+            w.start({**table, "rollouts": real})
+        except DudiError as error:
+            return str(error).replace(served.url, "")
+        return len(served.rows()), served.most
