@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Served:
     key: str | None = None
     tokenizes: bool = True
     gives: str = "return_token_ids"
+    slow: float = 0.0
     fault: Callable[[int], str | None] = lambda number: None
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda reply: reply
     heard: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +45,7 @@ class Served:
     url: str = ""
 
     def __post_init__(self) -> None:
-        self.lock, self.now = threading.Lock(), 0
+        self.lock, self.counting, self.now = threading.Lock(), threading.Lock(), 0
         self.load(self.folder)
 
     def load(self, folder: Path) -> None:
@@ -51,6 +53,12 @@ class Served:
         self.folder = folder
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def count(self, more: int) -> None:
+        """Requests under way, and the most of them."""
+        with self.counting:
+            self.now += more
+            self.most = max(self.most, self.now)
 
     def rows(self) -> list[dict[str, Any]]:
         """Those of the requests that are for a row: not the tries of a check."""
@@ -102,21 +110,21 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             if completes:
                 served.heard.append(body)
             fault = served.fault(number) if completes else None
-            served.now += 1
-            served.most = max(served.most, served.now)
+            served.count(1)
             try:
                 if fault == "503":
                     self.send(503, {"error": "busy"})
                 elif fault == "drop":
                     self.connection.shutdown(socket.SHUT_RDWR)
                 else:
+                    time.sleep(served.slow)
                     with served.lock:
                         reply = served.reply(self.path, body)
                     self.send(200 if reply is not None else 404, reply, half=fault == "half")
                     if completes and fault is None:
                         served.answered.append(tuple(body["prompt"]))
             finally:
-                served.now -= 1
+                served.count(-1)
 
         def send(self, status: int, reply: Any, half: bool = False) -> None:
             data = json.dumps(reply).encode()
@@ -144,13 +152,22 @@ def serving(served: Served) -> Iterator[Served]:
         server.server_close()
 
 
+BY_SEQKD = {"method": {"name": "seqkd"}, "rollouts.server": "http://localhost/v1"}
+SERVED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "server": ("http://localhost/v1", {"method": {"name": "seqkd"}}),
+    "server_model": ("nobody", BY_SEQKD),
+    "server_requests": (1, {**BY_SEQKD, "rollouts.server_requests": 4}),
+}
+"""By key of `[rollouts]`: another value, and what else stands in the recipe; for `asked`."""
+
+
 def asked(w: Any, table: dict[str, Any]) -> Any:
-    """What a world's run (`kit.world.World`) hears of the server that it names, or is heard by it."""
-    with serving(Served(w.folder / "teacher", name="base", root=str(w.folder / "teacher"))) as served:
-        rollouts = table["rollouts"]
-        real = {**rollouts, "server": served.url} if "server" in rollouts else rollouts
+    """What a run of a world (`kit.world`) is refused with, or how many rows it asks a server for, and whether several
+    at a time. The server is one of this machine, wherever the recipe has it."""
+    with serving(Served(w.folder / "teacher", name="base", root=str(w.folder / "teacher"), slow=0.05)) as served:
+        rollouts = table.get("rollouts", {})
         try:
-            w.start({**table, "rollouts": real})
+            w.start({**table, "rollouts": rollouts | ({"server": served.url} if "server" in rollouts else {})})
         except DudiError as error:
             return str(error).replace(served.url, "")
-        return len(served.rows()), served.most
+        return len(served.rows()), served.most > 1

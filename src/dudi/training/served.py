@@ -7,7 +7,7 @@ is not whole yet stand in `rows-<process>.jsonl` beside them, so that no row is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,26 +61,33 @@ def generate_served(
     batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     part = folder / f"rows-{rank}.jsonl"
     with processes.together():  # all have read before any writes
-        kept = _kept(folder)
+        kept = _kept(folder, _indices(batches[rank::world]))
     several = max(ROUND * asking.at_once // batch, 1) * world
     for first in range(0, len(batches), several):
         numbers = range(first, min(first + several, len(batches)))
         mine = [number for number in numbers if number % world == rank and not batch_file(folder, number).exists()]
         with processes.together():
             if mine:
-                asked = [row for number in mine for row in batches[number] if row.index not in kept]
-                kept |= _ask(asking, [(row, request_of(row, key, limits)) for row in asked], part)
+                wanted = [row for number in mine for row in batches[number] if row.index not in kept]
+                answers = kept | _ask(asking, [(row, request_of(row, key, limits)) for row in wanted], part)
                 for number in mine:
-                    if all(row.index in kept for row in batches[number]):
-                        lines = [line_of(row, kept[row.index]) for row in batches[number]]
+                    if all(row.index in answers for row in batches[number]):
+                        lines = [line_of(row, answers[row.index]) for row in batches[number]]
                         write_text(batch_file(folder, number), "".join(lines))
         if progress:
-            progress(numbers[-1] + 1, len(batches))
-        part.unlink(missing_ok=True)  # they are in batches now; where the run is to stop, `progress` does not return
+            progress(numbers[-1] + 1, len(batches))  # and ends here, where the run is to stop
+        done = _indices([batches[number] for number in mine])
+        kept = {index: rollout for index, rollout in kept.items() if index not in done}
+        if not kept:
+            part.unlink(missing_ok=True)
     processes.gathered(None)  # all are done
     if processes.is_first():
         for left in folder.glob(PARTS):  # of more processes than there are now
             left.unlink()
+
+
+def _indices(batches: Sequence[Sequence[Row]]) -> set[int]:
+    return {row.index for batch in batches for row in batch}
 
 
 def _ask(asking: Asking, requests: Sequence[tuple[Row, Request]], part: Path) -> dict[int, Rollout]:
@@ -121,21 +128,26 @@ def _leave(waiting: Mapping[Future[Rollout], Row], asking: Asking) -> None:
         future.cancel()
 
 
-def _kept(folder: Path) -> dict[int, Rollout]:
-    """The answers that an earlier start left without a whole batch, of whichever processes it had."""
+def _kept(folder: Path, mine: Set[int]) -> dict[int, Rollout]:
+    """The answers to some rows that an earlier start left without a whole batch, whichever of its processes had them."""
     found: dict[int, Rollout] = {}
     for file in sorted(folder.glob(PARTS)):
         for number, text in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], 1):
             line = parsed(_Line, text, f"{file}: line {number}")
-            found[line.index] = Rollout(line.ids, line.finished)
+            if line.index in mine:
+                found[line.index] = Rollout(line.ids, line.finished)
     return found
 
 
 @contextmanager
 def _appended(file: Path) -> Iterator[TextIO]:
-    """A file to add lines to; one that a kill cut off is taken away first."""
+    """A file to add lines to; one that a kill cut off is taken away first. Without a line there is no file."""
     if file.exists():
         text = file.read_bytes()
         os.truncate(file, text.rfind(b"\n") + 1)
-    with file.open("a", encoding="utf-8") as opened:
-        yield opened
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            yield opened
+    finally:
+        if not file.stat().st_size:
+            file.unlink()
