@@ -76,7 +76,7 @@ def generate_served(
                         write_text(batch_file(folder, number), "".join(lines))
         if progress:
             progress(numbers[-1] + 1, len(batches))  # and ends here, where the run is to stop
-        done = _indices([batches[number] for number in mine])
+        done = _indices([batches[number] for number in numbers])
         kept = {index: rollout for index, rollout in kept.items() if index not in done}
         if not kept:
             part.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _leave(waiting: Mapping[Future[Rollout], Row], asking: Asking) -> None:
 
 
 def _kept(folder: Path, mine: Set[int]) -> dict[int, Rollout]:
-    """The answers to some rows that an earlier start left without a whole batch, whichever of its processes had them."""
+    """The answers to some rows that an earlier start left without a whole batch, whichever process of it had them."""
     found: dict[int, Rollout] = {}
     for file in sorted(folder.glob(PARTS)):
         for number, text in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], 1):
