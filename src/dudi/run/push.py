@@ -202,7 +202,7 @@ def send(upload: Upload, private: bool) -> str:
     api, kind, names = HfApi(), upload.kind, [name for name, _ in upload.files]
     with hub_errors(upload.repo):
         repo = api.create_repo(upload.repo, repo_type=kind, private=private or None, exist_ok=True).repo_id
-        there = api.repo_info(repo, repo_type=kind)
+        there = api.model_info(repo) if kind == "model" else api.dataset_info(repo)
         if private and not there.private:
             raise DudiError(f"{repo} is there already, and public: make it private on the hub, or choose another name")
         old = sorted(s.rfilename for s in there.siblings or () if s.rfilename.endswith(READ_WITH[kind]))

@@ -77,7 +77,7 @@ def check_sources(upload: Upload, license: str) -> list[str]:
             there = HfApi().dataset_info(origin.hub, revision=origin.revision)
         if there.gated:
             raise DudiError(f"{origin.hub}: each reader accepts its terms on the hub: a copy would go round them")
-        named = (there.card_data or {}).get("license")
+        named = None if there.card_data is None else there.card_data.get("license")
         named = [named] if isinstance(named, str) else list(named or ())
         if named and license not in named:
             raise DudiError(
