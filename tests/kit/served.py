@@ -111,20 +111,18 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
                 served.heard.append(body)
             fault = served.fault(number) if completes else None
             served.count(1)
-            try:
-                if fault == "503":
-                    self.send(503, {"error": "busy"})
-                elif fault == "drop":
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                else:
-                    time.sleep(served.slow)
-                    with served.lock:
-                        reply = served.reply(self.path, body)
-                    self.send(200 if reply is not None else 404, reply, half=fault == "half")
-                    if completes and fault is None:
-                        served.answered.append(tuple(body["prompt"]))
-            finally:
-                served.count(-1)
+            time.sleep(served.slow)
+            with served.lock:
+                reply = served.reply(self.path, body) if fault in (None, "half") else None
+            served.count(-1)  # before it is sent: then the next may come
+            if fault == "503":
+                self.send(503, {"error": "busy"})
+            elif fault == "drop":
+                self.connection.shutdown(socket.SHUT_RDWR)
+            else:
+                self.send(200 if reply is not None else 404, reply, half=fault == "half")
+                if completes and fault is None:
+                    served.answered.append(tuple(body["prompt"]))
 
         def send(self, status: int, reply: Any, half: bool = False) -> None:
             data = json.dumps(reply).encode()
