@@ -106,9 +106,10 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             if served.key and self.headers["authorization"] != f"Bearer {served.key}":
                 self.send(401, {"error": f"not {self.headers['authorization']}"})
                 return
-            completes, number = self.path == "/v1/completions", len(served.heard)
-            if completes:
-                served.heard.append(body)
+            completes = self.path == "/v1/completions"
+            with served.counting:
+                number = len(served.heard)
+                served.heard += [body] if completes else []
             fault = served.fault(number) if completes else None
             served.count(1)
             time.sleep(served.slow)
