@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from dudi.rollouts.connection import Connection
 from dudi.rollouts.server import Server, connect, is_same
 from dudi.run.prepare import Prepared
 from dudi.training.served import Asking, generate_served
-from dudi.training.stored import read_responses, request_of
+from dudi.training.stored import read_responses
 from dudi.training.window import Row
 
 TOKENS, PROMPTS = 16, 2
@@ -143,15 +142,22 @@ def answer(
     of them."""
     recipe = prepared.recipe
     ask, at_once = server.ask, max(recipe.rollouts.server_requests // processes.place()[1], 1)
-    if trial and rows:
-        first = server.ask(request_of(rows[0], key, recipe.limits))
-        ask = partial(_again, first)
+    if trial:
+        ask, at_once = _once(server.ask), 1
     asking = Asking(ask, at_once, server.connection.give_up, halted)
     generate_served(asking, rows, key, recipe.limits, recipe.training.batch, here, progress)
 
 
-def _again(rollout: Rollout, request: Request) -> Rollout:
-    return rollout
+def _once(ask: Callable[[Request], Rollout]) -> Callable[[Request], Rollout]:
+    """The first answer, to whatever is asked."""
+    first: list[Rollout] = []
+
+    def once(request: Request) -> Rollout:
+        if not first:
+            first.append(ask(request))
+        return first[0]
+
+    return once
 
 
 def _path(recipe: Recipe, stages: tuple[Stage, ...], stage: Generate, folder: Path) -> str:
