@@ -189,16 +189,21 @@ def _text(file: Path) -> bytes:
         return b"" if file.suffix in WEIGHTS else opened.read()
 
 
+def check_hub() -> None:
+    """Raises `DudiError` where nothing could be sent."""
+    if is_offline_mode():
+        raise DudiError("the hub is switched off (HF_HUB_OFFLINE): unset it to upload")
+    if get_token() is None:
+        raise DudiError("the hub needs a token that may write: log in with `hf auth login`, or set HF_TOKEN")
+
+
 def send(upload: Upload, private: bool) -> str:
     """One commit with all files, in a repository that is made where there is none; returns its address.
 
     Raises `DudiError` without a token or network, where the hub refuses, where weights of another model are there that
     would be loaded instead, and where the repository is public and was to be private.
     """
-    if is_offline_mode():
-        raise DudiError("the hub is switched off (HF_HUB_OFFLINE): unset it to upload")
-    if get_token() is None:
-        raise DudiError("the hub needs a token that may write: log in with `hf auth login`, or set HF_TOKEN")
+    check_hub()
     api, kind, names = HfApi(), upload.kind, [name for name, _ in upload.files]
     with hub_errors(upload.repo):
         repo = api.create_repo(upload.repo, repo_type=kind, private=private or None, exist_ok=True).repo_id

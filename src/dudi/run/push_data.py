@@ -20,7 +20,7 @@ from dudi.languages import LANGUAGES
 from dudi.report.card import CARD
 from dudi.report.card_facts import Manifest, Origin, last_part
 from dudi.report.markdown import escaped
-from dudi.run.push import Upload, check, check_name, hub_errors, own_paths
+from dudi.run.push import Upload, check, check_hub, check_name, hub_errors, own_paths
 from dudi.strict import read_one
 
 LICENSES = (
@@ -69,6 +69,7 @@ def check_sources(upload: Upload, license: str) -> list[str]:
 
     Raises `DudiError` where the hub says another, or has readers accept terms.
     """
+    check_hub()
     lines = []
     for origin in read_one(Manifest, upload.folder / "manifest.json").origins:
         if origin.hub is None:
