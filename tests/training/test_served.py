@@ -83,7 +83,7 @@ def test_a_server_that_fails_leaves_what_it_answered(straight: Path, tmp_path: P
     first, then = Model(6, at_once=1, fault=DudiError("gone")), Model()
     with pytest.raises(DudiError, match="gone"):
         first.write(tmp_path / "run")
-    assert len(first.asked) == 7 and first.given_up
+    assert first.given_up
     then.write(tmp_path / "run")
     assert sorted(first.asked[:6] + then.asked) == [row.index for row in ROWS]
     assert digests(tmp_path / "run") == digests(straight)
