@@ -76,12 +76,17 @@ class Served:
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
+    @torch.no_grad()
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = self.encode(body["prompt"]) if isinstance(body["prompt"], str) else body["prompt"]
         stops = tuple(body["stop_token_ids"])
         sampler = LocalEngine(Sampling(stops, 0, VOCAB, body["temperature"]))
         (found,) = sampler(self.model, [Request(tuple(prompt), (body["seed"],), body["max_tokens"])])
         choice: dict[str, Any] = {"index": 0, "text": self.tokenizer.decode(found.ids)}
+        if body.get("echo"):
+            ids = torch.tensor([[*prompt, *found.ids]])
+            said = self.model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            return {"choices": [{**choice, "logprobs": {"token_logprobs": [None, *said.tolist()]}}]}
         choice["finish_reason"] = "stop" if found.finished else "length"
         choice["stop_reason"] = found.ids[-1] if found.finished else None
         if self.gives == "return_token_ids" and body.get(self.gives):

@@ -259,10 +259,12 @@ def test_the_teachers_weights_are_compared_where_they_are_loaded_anyway(
     r = recipe(folder, served.url, str(tmp_path / "run")).model_dump(mode="json", exclude_none=True)
     r = {**r, "method": {"name": "seqkd", "variant": "jsd"}}
     assert rehearse_recipe(parse_recipe(r, "test")) == []
+    server = connect(Connection(served.url), str(folder / "teacher"), None, Sampling((2,), 0, kit.VOCAB, 1.0), 30)
+    assert len(server.log_probabilities([5, 6, 7]) or ()) == 2
     kit.save(tmp_path / "teacher", kit.model(3, hidden=64, rows=kit.VOCAB + 20), kit.tokenizer())
     served.name = str(served.folder)
     served.load(tmp_path / "teacher")
-    with pytest.raises(DudiError, match=r"has other weights than .*teacher: where it takes token"):
+    with pytest.raises(DudiError, match=r"has other weights than .*teacher: its log-prob"):
         run(parse_recipe(r, "test"), say=lambda _: None)
 
 

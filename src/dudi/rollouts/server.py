@@ -54,6 +54,7 @@ class _Tokens(_Reply):
 
 class _Logprobs(_Reply):
     tokens: tuple[str, ...] = ()
+    token_logprobs: tuple[float | None, ...] = ()
 
 
 class _Choice(_Reply):
@@ -91,9 +92,9 @@ class Server:
     sampling: Sampling
     form: Mapping[str, Any]
 
-    def ask(self, request: Request, temperature: float | None = None) -> Rollout:
-        """One answer, at the recipe's temperature or another. Raises `DudiError` for one that cannot be used."""
-        body = self._body(request.prompt, request.limit, request.key, temperature)
+    def ask(self, request: Request) -> Rollout:
+        """One answer. Raises `DudiError` for one that cannot be used."""
+        body = self._body(request.prompt, request.limit, request.key)
         reply = self.connection.call(_Completion, "completions", {**body, **self.form})
         return _rollout(reply, request, self.sampling, self.connection.where)
 
@@ -112,6 +113,16 @@ class Server:
                     f" {text[:30]!r} as {_some(found)}, not as {_some(wanted)}: serve the recipe's model"
                 )
         return None
+
+    def log_probabilities(self, prompt: Sequence[int]) -> list[float] | None:
+        """Of each token of a prompt but the first, after those before it; None where the server does not say."""
+        body = {**self._body(prompt, 1, ("echo",), 0.0), "echo": True, "logprobs": 1}
+        try:
+            said = self.connection.call(_Completion, "completions", body).choices[0].logprobs
+        except Refused:
+            return None
+        found = [] if said is None else [value for value in said.token_logprobs[1 : len(prompt)] if value is not None]
+        return found if len(found) == len(prompt) - 1 else None
 
     def _tokenized(self, text: str) -> Sequence[int] | None:
         body: dict[str, Any] = {"model": self.card.id, "prompt": text, "add_special_tokens": False}

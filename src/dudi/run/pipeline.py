@@ -98,8 +98,7 @@ def run(
             kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
         prepared = prepare(recipe, kept or data, None if kept is None else folder / "data", phases)
         check_evaluation(recipe, prepared)
-        cached = caches(prepared, folder, state.num_processes)
-        served = check_server(prepared, plan(recipe), folder) if state.is_main_process else []
+        found = [*caches(prepared, folder, state.num_processes), *check_server(prepared, plan(recipe), folder)]
     stages, stop = plan(recipe), faults.Stop()
     with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):
         with processes.together():
@@ -110,7 +109,7 @@ def run(
         with processes.together():
             if state.is_main_process:
                 begin(folder, prepared, state, resume)
-        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *cached, *served]:
+        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *found]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
         if rehearsal:

@@ -21,11 +21,10 @@ from dudi.training.served import Asking, generate_served
 from dudi.training.stored import read_responses
 from dudi.training.window import Row
 
-TOKENS, PROMPTS = 16, 2
-"""Of the answers by which a server's weights are told from others."""
-NEAR = 0.5
-"""How far below the likeliest token's logit that of a token of such an answer may lie: roundings in bfloat16 take about
-a tenth of that, other weights several times as much."""
+TOKENS, PROMPTS = 128, 2
+"""Of the prompts by whose log-probabilities a server's weights are told from others."""
+NEAR = 0.15
+"""How far these may lie from the writer's own in the mean: logits in bfloat16 are some hundredths off, on either side."""
 CHARACTERS = 200
 """Of each text by which tokenizers are compared."""
 PLAIN = "A 1 22 333,  \n\t{x: [4.5]}  'é' 🙂 "
@@ -41,7 +40,7 @@ def check_server(prepared: Prepared, stages: tuple[Stage, ...], folder: Path) ->
 
     Raises `DudiError`.
     """
-    if prepared.recipe.rollouts.server is None:
+    if prepared.recipe.rollouts.server is None or not processes.is_first():
         return []
     lines: list[str] = []
     for stage in stages:
@@ -51,10 +50,11 @@ def check_server(prepared: Prepared, stages: tuple[Stage, ...], folder: Path) ->
             served = _path(prepared.recipe, stages, stage, folder)
             lines.append(f"{stage.name}: once {stage.writer} has its result, serve {served} and continue with --resume")
         else:
-            server, said = connected(prepared, _path(prepared.recipe, stages, stage, folder))
+            path = _path(prepared.recipe, stages, stage, folder)
+            server, said = connected(prepared, path)
             lines += said
             if not _is_loaded(stages, stage):
-                lines.append(_unchecked(server, prepared.recipe))
+                lines.append(f"{_unchecked(server, path)}, which this run does not load")
     return list(dict.fromkeys(lines))
 
 
@@ -76,9 +76,9 @@ def ready(
     if _is_loaded(stages, stage):
         model = load()
         with processes.together():
-            check_weights(server, model, prepared.train.rows, path)
+            said += check_weights(server, model, prepared.train.rows, path)
     else:
-        said.append(_unchecked(server, prepared.recipe))
+        said.append(f"{_unchecked(server, path)}, which this run does not load")
     for line in said:
         say(line)
     return server
@@ -107,25 +107,27 @@ def connected(prepared: Prepared, path: str) -> tuple[Server, list[str]]:
     return server, lines
 
 
-def check_weights(server: Server, model: PreTrainedModel, rows: Sequence[Row], what: str) -> None:
-    """That a server's likeliest tokens are a model's, or within rounding of them.
+def check_weights(server: Server, model: PreTrainedModel, rows: Sequence[Row], what: str) -> list[str]:
+    """That a server's weights are a model's, by what both say of some prompts; a line if the server says nothing.
 
-    Raises `DudiError` where its weights are others. Some that differ little are not told apart.
+    Raises `DudiError` where they are others. Some that differ little are not told apart.
     """
-    vocab = server.sampling.vocab
-    check_head(model, vocab, what)
+    check_head(model, server.sampling.vocab, what)
     for row in rows[:PROMPTS]:
-        ids = server.ask(Request(row.x, ("weights", row.index), TOKENS), temperature=0.0).ids
-        whole = torch.tensor([[*row.x, *ids]], device=model.device)
+        prompt = row.x[:TOKENS]
+        theirs = server.log_probabilities(prompt)
+        if theirs is None:
+            return [f"{_unchecked(server, what)}: it gives no log-probabilities of a prompt (echo, logprobs)"]
+        ids = torch.tensor([prompt], device=model.device)
         with torch.no_grad():
-            logits = model.eval()(whole).logits[0, len(row.x) - 1 : -1, :vocab].float()
-        below = logits.amax(-1) - logits.gather(-1, whole[0, len(row.x) :, None])[:, 0]
-        if float(below.max()) > NEAR:
+            ours = model.eval()(ids).logits[0, :-1].double().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        far = float((ours.cpu() - torch.tensor(theirs, dtype=torch.float64)).abs().mean())
+        if not far <= NEAR:
             raise DudiError(
-                f"{server.connection.where}: {server.card.id!r} has other weights than {what}: where it takes token"
-                f" {ids[int(below.argmax())]}, {what} has one that is likelier by {float(below.max()):.1f} in its"
-                " logarithm: serve that model"
+                f"{server.connection.where}: {server.card.id!r} has other weights than {what}: its log-probabilities of"
+                f" a prompt's tokens are {far:.2f} off in the mean, and roundings less than {NEAR}: serve that model"
             )
+    return []
 
 
 def answer(
@@ -179,12 +181,8 @@ def _is_loaded(stages: Sequence[Stage], stage: Generate) -> bool:
     return stage.writer != TEACHER or compared
 
 
-def _unchecked(server: Server, recipe: Recipe) -> str:
-    """What is said where they are not."""
-    return (
-        f"{server.connection.where}: not checked: that {server.card.id!r} has the weights of {recipe.models.teacher!r},"
-        " which this run does not load"
-    )
+def _unchecked(server: Server, path: str) -> str:
+    return f"{server.connection.where}: not checked: that {server.card.id!r} has the weights of {path!r}"
 
 
 def _answered(prepared: Prepared, here: Path) -> bool:
