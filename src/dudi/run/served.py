@@ -24,7 +24,7 @@ from dudi.training.window import Row
 TOKENS, PROMPTS = 128, 2
 """Of the prompts by whose log-probabilities a server's weights are told from others."""
 NEAR = 0.15
-"""How far these may lie from the writer's own in the mean: logits in bfloat16 are some hundredths off, on either side."""
+"""How far these may lie from the writer's own in the mean: logits in bfloat16 are some hundredths off on either side."""
 CHARACTERS = 200
 """Of each text by which tokenizers are compared."""
 PLAIN = "A 1 22 333,  \n\t{x: [4.5]}  'é' 🙂 "
