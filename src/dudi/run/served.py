@@ -24,7 +24,7 @@ from dudi.training.window import Row
 TOKENS, PROMPTS = 128, 2
 """Of the prompts by whose log-probabilities a server's weights are told from others."""
 NEAR = 0.15
-"""How far these may lie from the writer's own in the mean: logits in bfloat16 are some hundredths off on either side."""
+"""How far these may lie from the writer's own in the mean: bfloat16 logits are some hundredths off on either side."""
 CHARACTERS = 200
 """Of each text by which tokenizers are compared."""
 PLAIN = "A 1 22 333,  \n\t{x: [4.5]}  'é' 🙂 "
@@ -143,9 +143,8 @@ def answer(
     """A server's answers to some rows, in batches. trial: of a rehearsal, which asks for the first and takes it for all
     of them."""
     recipe = prepared.recipe
-    ask, at_once = server.ask, max(recipe.rollouts.server_requests // processes.place()[1], 1)
-    if trial:
-        ask, at_once = _once(server.ask), 1
+    ask: Callable[[Request], Rollout] = _once(server.ask) if trial else server.ask
+    at_once = 1 if trial else max(recipe.rollouts.server_requests // processes.place()[1], 1)
     asking = Asking(ask, at_once, server.connection.give_up, halted)
     generate_served(asking, rows, key, recipe.limits, recipe.training.batch, here, progress)
 
