@@ -253,6 +253,7 @@ def test_a_rehearsal_asks_for_one_row(folder: Path, served: Served, tmp_path: Pa
         rehearse_recipe(recipe(folder, served.url, str(tmp_path / "run")))
 
 
+@pytest.mark.slow
 def test_the_teachers_weights_are_compared_where_they_are_loaded_anyway(
     folder: Path, served: Served, tmp_path: Path
 ) -> None:
