@@ -24,7 +24,7 @@ from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.evals import options
 from dudi.lab.cli import app as lab_app
-from dudi.run.cli import card, export, push
+from dudi.run.cli import card, export, push, push_data
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
@@ -35,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app.command("push")(push_data)
 app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
 app.command()(card)
@@ -121,7 +122,8 @@ def check(
     if rehearse:
         from dudi.run.rehearsal import rehearse_recipe
 
-        rehearse_recipe(loaded)
+        for line in rehearse_recipe(loaded):
+            out.print(f"  {line}", soft_wrap=True)
         out.print("  rehearsed: every stage loads, probes, steps, saves and is loaded again")
 
 
