@@ -16,7 +16,7 @@ export HF_DATASETS_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all test-latest crash-test lock check format lint types layers bench gpu-check real-input clean
+.PHONY: help demo test test-all test-latest crash-test lock check format lint types layers bench gpu-check real-input docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -83,6 +83,11 @@ real-input: .venv/.installed  ## the full method on real sentences, from the fol
 	@rm -rf build/real-input
 	$(BIN)/dudi run benchmarks/real_input.toml --set data.source=$(REAL) --output build/real-input
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.installed-docs  ## the site, from docs/ into build/site; a link that leads nowhere is an error
+	$(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html (search works over HTTP only: python3 -m http.server -d build/site)"
+
 lock:  ## raise the versions in requirements/ to the newest that pyproject.toml accepts
 	@$(or $(PYTHON),python3) scripts/lock.py
 
@@ -102,3 +107,7 @@ clean:  ## remove .venv, .venv-latest, build/ and the tools' caches; runs/ stays
 
 .venv/.installed-peer: $(SETUP)
 	@bash scripts/install.sh test peer
+
+# `docs` is locked beside `dev`: they share packages.
+.venv/.installed-docs: $(SETUP)
+	@bash scripts/install.sh test dev docs

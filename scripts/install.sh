@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install dudi, editable, into .venv, with the versions and hashes of requirements/ (raised by `make lock`).
-# Usage: scripts/install.sh [EXTRA...]            extras: test, dev, peer
+# Usage: scripts/install.sh [EXTRA...]            extras: test, dev, peer, docs (with dev)
 #        scripts/install.sh --latest [EXTRA...]   the newest of everything instead, into a new .venv-latest
 # PYTHON: the interpreter to use. UV: the uv to use, by default the one on PATH; where it is empty, pip does the work.
 # TORCH_CPU_INDEX: where the CPU build of torch comes from on Linux without a GPU.

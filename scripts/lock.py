@@ -4,7 +4,7 @@ All is resolved at once, by `uv pip compile --universal`, to the newest that pyp
 requirements/held.in holds. Every package then goes into one file:
 
     torch-cpu.txt, torch-cuda.txt          torch, with CUDA's packages in the second; one of the two is installed
-    run.txt, test.txt, dev.txt, peer.txt   what dudi needs besides, and what each extra adds to it
+    run.txt, test.txt, dev.txt, ...        what dudi needs besides, and what each extra adds to it
 
 The CPU builds of torch for Linux are not on PyPI. Their hashes are read from PyTorch's own index (or TORCH_CPU_INDEX);
 where that cannot be reached, those of the present lock stay, as long as the version does.
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements"
 BUILD = ROOT / "build" / "lock"
 UV = "uv==0.13.9"  # one version, so that the same releases give the same files
-EXTRAS = ("test", "dev", "peer")
+EXTRAS = ("test", "dev", "peer", "docs")
 PYTHONS = ("3.11", "3.12", "3.13")
 LINUX = ("x86_64", "aarch64")
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin")
@@ -134,7 +134,8 @@ def main() -> None:
     cpu = cpu_block(every["torch"], old)
     same = BUILD / "all.txt"
     same.write_text("".join(every.values()), encoding="utf-8")
-    run, dev, peer = (set(resolve(x, "--constraint", same)) for x in ((), ("test", "dev"), ("test", "peer")))
+    sets = ((), ("test", "dev"), ("test", "peer"), ("test", "dev", "docs"))
+    run, dev, peer, docs = (set(resolve(extras, "--constraint", same)) for extras in sets)
     test = (dev & peer) - run  # what both have in common, too: dev and peer are installed with test
     cuda = {name for name in every if CUDA.match(name)}
     torch = {"torch"}
@@ -144,6 +145,7 @@ def main() -> None:
         ("test", "What the extra `test` adds.", test),
         ("dev", "What the extra `dev` adds.", dev - run - test),
         ("peer", "What the extra `peer` adds.", peer - run - test),
+        ("docs", "What the extra `docs` adds to `dev`, with which it is installed.", docs - run - dev),
     ):
         write(name, what, {package: every[package] for package in every if package in members})
     write("torch-cpu", "PyTorch for machines without a GPU.", {"torch": cpu})

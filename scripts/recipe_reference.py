@@ -32,8 +32,9 @@ HEAD = """# Recipe
 Every key of a recipe: a TOML file with these tables. Written by `scripts/recipe_reference.py` from
 `src/dudi/recipe/schema.py`; a test compares the two. A misspelt key is an error that names the right one.
 
-- `extends = "FILE"`, or a list of files beside it, at the top of a file takes over what they say. Tables are merged key
-  by key; a `[method]` of another name replaces the whole table.
+- `extends = "FILE"` at the top of a file takes over what another says: one beside it, or a shipped recipe by its name
+  (`dudi recipes`); a list takes over several. Tables are merged key by key; a `[method]` of another name replaces the
+  whole table.
 - `--set TABLE.KEY=VALUE` changes one key on the command line. The value is written as in TOML.
 - Other relative paths start from the folder in which the command runs.
 - A default of `-` means that the key has no value unless you give one."""

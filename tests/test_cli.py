@@ -14,7 +14,7 @@ import pytest
 from kit.command import TOKEN, recipe_rows, shown, write_recipe
 from typer.testing import CliRunner
 
-from dudi import __version__
+from dudi import __version__, cli
 from dudi.cli import app, main
 from dudi.example import Example
 from dudi.methods import Mode, Response, View, table_1
@@ -59,6 +59,18 @@ def test_recipes_are_listed_with_their_whole_names() -> None:
     assert [line[0] for line in lines[1:] if line and line[0] in shipped_recipes()] == shipped_recipes()
     (row,) = (line for line in lines if line[:1] == ["qwen2.5-0.5b/dudi"])
     assert row[1:] == ["10.1", "(table", "2)", "dudi", "(full)"]
+
+
+def test_nothing_is_wrapped_or_cut_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe and a log have no edge, though the terminal that they are read on later may have 80 columns."""
+    env = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dudi", "recipes"], capture_output=True, text=True, check=True, env=env
+    )
+    assert "spin (original)" in done.stdout, "the last column is whole"
+    table = "| " + " | ".join(f"characters per token, {language}" for language in kit.LANGUAGES) + " |\n"
+    cli._page(f"{table}{'| --- ' * len(kit.LANGUAGES)}|\n")
+    assert capsys.readouterr().out.startswith(table)
 
 
 CHECKED = {
@@ -148,6 +160,30 @@ def test_check_finds_models_that_are_not_there(
         main()
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and said.format(m=models) in line
+
+
+NO_RUN = {
+    "chat.template=./none.jinja": 'chat.template: expected "teacher", "student" or a readable file, found \'./none.j',
+    "data.template_folder=./none": "data.template_folder: no folder './none'",
+    "rollouts.engine=remote": "rollouts.engine: unknown engine: 'remote'",
+    "limits.total=10": "limits.total = 10 for all languages: expected more than limits.prompt",
+    "limits={prompt={default=9, th=50}, total={default=40}}": "limits.total = 40 for th: expected more than limits.pr",
+    "training.eval_every=5": "training.eval_every = 5, but no row is held out",
+}
+
+
+@pytest.mark.parametrize("change", NO_RUN)
+def test_check_refuses_what_a_run_would_refuse(
+    change: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as the recipe alone tells."""
+    also = {"limits={": "data.languages=['id', 'th']", "training": "data.eval_rows_per_language=0"}
+    given = [text for start, other in also.items() if change.startswith(start) for text in ("--set", other)]
+    monkeypatch.setattr(sys, "argv", ["dudi", "check", str(write_recipe(tmp_path, models)), "--set", change, *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and NO_RUN[change] in line
 
 
 def test_check_with_overrides() -> None:

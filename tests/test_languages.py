@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -31,6 +32,28 @@ def test_a_language_by_any_name(code: str, name: str) -> None:
     assert language_code(f"  {name.replace('-', ' ')} ") == code
 
 
+# What data sets, catalogues and people write beside those: BCP 47, locales, Flores, ISO 639-3, other names.
+WRITTEN = {
+    "en": ("en-US", "eng_Latn", "English (US)"),
+    "id": ("id-ID", "id_ID", "ind_Latn", "in", "Bahasa Indonesia", "Indonesian language"),
+    "vi": ("vi-VN", "vie-Latn-VN", "Tiếng Việt", unicodedata.normalize("NFD", "tiếng việt")),
+    "th": ("th-TH", "th_TH.UTF-8", "tha_Thai", "ไทย", "ภาษาไทย"),
+    "ta": ("ta-IN", "tam_Taml", "தமிழ்"),
+    "tl": ("fil-PH", "tgl_Latn", "Tagalog (Filipino)", "Filipino (Tagalog)"),
+    "ms": ("ms-MY", "zsm_Latn", "zlm", "Bahasa Malaysia", "Malay (macrolanguage)"),
+    "my": ("my-MM", "mya_Mymr", "Burmese (Myanmar)", "Myanmar (Burmese)", "မြန်မာ"),
+    "km": ("km", "km-KH", "khm", "khm_Khmr", "Khmer", "Central Khmer"),
+    "jv": ("jv", "jav", "jw", "Javanese"),
+    "zh": ("zh-Hans", "zh_CN", "cmn", "Chinese (Traditional)"),
+}
+
+
+@pytest.mark.parametrize("code", WRITTEN)
+def test_a_language_as_data_sets_write_it(code: str) -> None:
+    """One code, however it is written: else a language is refused, or counted as two."""
+    assert {name: language_code(name) for name in WRITTEN[code]} == dict.fromkeys(WRITTEN[code], code)
+
+
 def test_the_eight_languages() -> None:
     assert set(LANGUAGES) == {*SEVEN, "en"}
     assert {code: language.script for code, language in LANGUAGES.items() if language.script != "Latin"} == {
@@ -47,7 +70,25 @@ def test_a_code_that_is_not_one_of_the_eight_stands_for_itself(text: str) -> Non
     assert language_code(text) == text.lower().split("_")[0]
 
 
-@pytest.mark.parametrize("text", ["", " ", "x", "klingon", "_NativeScript", "1d", "in-donesian", "việt"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "x",
+        "xx",
+        "klingon",
+        "_NativeScript",
+        "1d",
+        "in-donesian",
+        "việt",
+        "und",
+        "und-Thai",
+        "mul",
+        "zxx",
+        "qaa",
+    ],
+)
 def test_no_language(text: str) -> None:
     with pytest.raises(DudiError, match="unknown language") as error:
         language_code(text)

@@ -24,7 +24,7 @@ from dudi.data.cli import app as data_app
 from dudi.errors import DudiError
 from dudi.evals import options
 from dudi.lab.cli import app as lab_app
-from dudi.run.cli import card, export, push
+from dudi.run.cli import card, export, push, push_data
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
 from dudi.signals import Mode
 
@@ -35,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app.command("push")(push_data)
 app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
 app.command()(card)
@@ -98,17 +99,15 @@ def check(
 ) -> None:
     """Check a recipe in full, and that its models' folders and its data are there; print signals and stages. Nothing is
     loaded."""
-    from dudi.data.settings import check_settings
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
     from dudi.run.paths import on_the_hub, teacher_of
+    from dudi.run.settings import check_recipe
     from dudi.text.verbalizer import Verbalizer
-    from dudi.training.trackers import check_trackers
 
     loaded = load_recipe(recipe, set_ or ())
-    check_settings(loaded.data)
+    check_recipe(loaded)
     Verbalizer(loaded.data.languages, folder=loaded.data.template_folder)
-    check_trackers((*loaded.cold_start.training.report_to, *loaded.training.report_to))
     method = loaded.to_method()
     out.print(f"{loaded.name}: {method.name} ({method.variant})")
     out.print(f"  student {loaded.models.student}, teacher {teacher_of(loaded)}")
@@ -123,7 +122,8 @@ def check(
     if rehearse:
         from dudi.run.rehearsal import rehearse_recipe
 
-        rehearse_recipe(loaded)
+        for line in rehearse_recipe(loaded):
+            out.print(f"  {line}", soft_wrap=True)
         out.print("  rehearsed: every stage loads, probes, steps, saves and is loaded again")
 
 

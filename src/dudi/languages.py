@@ -71,8 +71,9 @@ def _code_of_tag(tag: str) -> str | None:
     if not langcodes.tag_is_valid(tag):
         return None
     code = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language
-    # The library's Filipino is `fil`; the paper's, and so ours, is `tl`.
-    return None if code is None or code in _NOT_A_LANGUAGE else _BY_NAME.get(code, code)
+    if code is None or code in _NOT_A_LANGUAGE or "qaa" <= code <= "qtz":  # these are for anybody's own use
+        return None
+    return _BY_NAME.get(code, code)  # the library's Filipino is `fil`; the paper's, and so ours, is `tl`
 
 
 def _code_of_name(name: str) -> str | None:

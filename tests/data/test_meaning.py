@@ -38,7 +38,13 @@ def load(tmp_path, row, **values):
         ({"messages": changed(0, name="budi")}, "messages[0].name"),
         ({"messages": changed(1, reasoning_content="hm")}, "messages[1].reasoning_content"),
         ({"messages": changed(3, thinking="hm")}, "messages[3].thinking"),
+        ({"messages": changed(1, reasoning_details=[{"text": "hm"}])}, "messages[1].reasoning_details"),
+        ({"messages": changed(1, channel="analysis")}, "messages[1].channel"),
+        ({"messages": changed(3, recipient="functions.w")}, "messages[3].recipient"),
         ({"messages": changed(0, images=["a.png"])}, "messages[0].images"),
+        ({"messages": changed(0, attachments=[{"name": "a.pdf"}])}, "messages[0].attachments"),
+        ({"prompt": "a", "completion": "b", "tool_calls": CALL}, "tool_calls"),
+        ({"prompt": "a", "completion": "b", "loss_weight": 0.5}, "loss_weight"),
         ({"messages": LONG, "tools": [{"type": "function"}]}, "tools"),
         ({"messages": LONG, "images": ["a.png"]}, "images"),
         ({"messages": LONG, "weight": 0.5}, "weight"),
@@ -166,6 +172,10 @@ def test_text_that_looks_wrong_is_counted_and_shown(tmp_path):
         for language, text in (("th", "กรุงเทพ"), ("vi", "Tiếng Việt rất đẹp"), ("ta", "தமிழ்"), ("id", "é ü ö à")):
             misread = "".join(bytes([b]).decode(codec, "ignore") or chr(b) for b in text.encode())
             assert MISREAD in suspected(tmp_path, language, misread, "กขค" if language == "th" else "abc")
+    thai = "สวัสดีครับ กรุงเทพมหานคร"
+    assert suspected(tmp_path, "th", thai.encode().decode("cp874", "ignore"), thai) == {MISREAD}
+    assert suspected(tmp_path, "th", thai.encode("cp874").decode("latin-1"), thai) == {MISREAD}
+    assert suspected(tmp_path, "th", "เธอ เธอเธอ เนยเนย อินเทอร์เนต café naïve", thai) == set()
     assert suspected(tmp_path, "vi", "TiÕng ViÖt", "Hµ Néi") == {MISREAD}
     assert suspected(tmp_path, "vi", "Tieáng Vieät", "raát ñeïp") == {MISREAD}
     quoted = "dia bilang \u201chalo\u201d".encode().decode("latin-1")

@@ -46,3 +46,12 @@ def test_options_are_read(tmp_path):
     options = ("--columns", columns, "--language", "jv", "--out", tmp_path / "out")
     output, error = run("prepare", tmp_path / "rows.jsonl", *options)
     assert not error and "3 training rows" in output
+
+
+@pytest.mark.parametrize("sources", [["none.jsonl"], ["here.jsonl", "none.jsonl"]])
+def test_a_source_that_is_not_there(tmp_path, sources):
+    write_jsonl(tmp_path / "here.jsonl", [{"language": "id", "prompt": "a", "completion": "b"}])
+    _, error = run("check", *(tmp_path / name for name in sources))
+    assert error.startswith(f"SOURCE: no file or folder '{tmp_path}/none.jsonl'")
+    _, error = run("check", tmp_path / "none.jsonl", "--format", "sea_instruct")
+    assert error.startswith("SOURCE: ")

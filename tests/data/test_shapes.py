@@ -88,6 +88,10 @@ LEFT = {
     "input": {"messages": SAID, "input": "Teks."},
     "history": {"prompt": "a", "completion": "b", "history": [["c", "d"]]},
     "system": {"inputs": "a", "targets": "b", "system": "Sopan."},
+    "reasoning": {"prompt": "a", "completion": "b", "reasoning": "Karena."},
+    "reasoning_content": {"messages": SAID, "reasoning_content": "Karena."},
+    "chain_of_thought": {"instruction": "a", "output": "b", "chain_of_thought": "Karena."},
+    "rationale": {"inputs": "a", "targets": "b", "rationale": "Karena."},
 }
 
 
@@ -99,8 +103,19 @@ def test_a_part_of_the_conversation_that_its_format_does_not_read(tmp_path: Path
     assert of_row(tmp_path, {**LEFT[column], column: None})
 
 
+def test_a_column_that_says_what_a_turn_says_is_no_other_part(tmp_path: Path) -> None:
+    """An answer with its reasoning in it, and the reasoning once more; a column that `data.columns` takes for y."""
+    assert of_row(tmp_path, {"prompt": "a", "completion": "<think>Karena.</think>b", "reasoning": "Karena."})
+    assert of_row(tmp_path, {"prompt": "a", "rationale": "b"}, columns={"completion": "rationale"})
+    with pytest.raises(DudiError, match="input is no part of the conversation"):  # that y repeats it is no reason
+        of_row(tmp_path, {"prompt": "Artinya?", "input": "cat", "completion": "cat: kucing"})
+    said = [SAID[0], {**SAID[1], "channel": "final", "recipient": "all"}]
+    assert of_row(tmp_path, {"messages": said}) == [Q, A]
+
+
 REFUSED = [
     ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"completion: no conversation: .*has chosen, language, p"),
+    ({"data": [{"prompt": "a", "completion": "b"}]}, "row: no conversation: .*; the rows lie under 'data': save"),
     ({"text": "a"}, r"row: no conversation: found \['language', 'text'\], wanted `messages`, or .*data.columns can"),
     ({"messages": [{"speaker": "a", "text": "b"}]}, r"messages\[0\].role: unknown role: found 'only speaker, text'"),
     ({"conversations": ["a", "b"]}, r"conversations\[0\]: not a message: found 'a'"),
@@ -132,11 +147,14 @@ def test_an_answer_is_taken_out_by_any_key(tmp_path: Path, key: str) -> None:
 
 
 def test_answers_that_are_marked_as_bad_are_left_out_and_counted(tmp_path: Path) -> None:
-    rows = [{"language": "id", "prompt": "a", "completion": f"b {label}", "label": label} for label in (True, False)]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    loaded = load_rows(Data(source=str(tmp_path / "rows.jsonl")), 0)
-    assert [row.y for row in loaded.train] == ["b True"]
-    assert loaded.report.languages["id"].filtered == {"label false": 1}
+    for key in ("label", "train", "trainable"):
+        rows = [{"language": "id", "prompt": "a", "completion": f"b {mark}", key: mark} for mark in (True, False)]
+        write_jsonl(tmp_path / "rows.jsonl", rows)
+        write_parquet(tmp_path / "rows.parquet", rows)
+        for name in ("rows.jsonl", "rows.parquet"):
+            loaded = load_rows(Data(source=str(tmp_path / name)), 0)
+            assert [row.y for row in loaded.train] == ["b True"]
+            assert loaded.report.languages["id"].filtered == {f"{key} false": 1}
 
 
 def test_turns_as_an_object_of_lists(tmp_path: Path) -> None:

@@ -117,3 +117,14 @@ def test_the_attention_asked_for(eager_only: str, bench: Path, tmp_path: Path) -
     with pytest.raises(DudiError, match=r"attention: expected one of 'sdpa', 'eager'.* found 'fast'"):
         evaluate(model, bench, tmp_path / "none", say=lambda text: None, attention="fast")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_tokenizer_with_a_token_more_than_the_model_has_embeddings(tmp_path: Path) -> None:
+    """As Gemma 3's, for images: what can be trained can be asked, but for questions that hold it."""
+    tok = kit.tokenizer()
+    tok.add_tokens(["<image>"])
+    model = kit.save(tmp_path / "m", kit.model(3, rows=kit.VOCAB, dtype=torch.float32), tok)
+    chat = load_responder(model).chat
+    assert chat.vocab == kit.VOCAB and chat.prompt((Message("user", "?"),))
+    with pytest.raises(DudiError, match="the text holds '<image>'"):
+        chat.prompt((Message("user", "<image>?"),))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kit.command import Dudi
-from transformers import AutoConfig, BloomConfig, GPT2Config, LlamaConfig, MambaConfig, OPTConfig
+from transformers import AutoConfig, BloomConfig, GPT2Config, LlamaConfig, MambaConfig, MptConfig, OPTConfig
 
 from dudi.errors import DudiError
 from dudi.models.positions import check_positions, positions
@@ -33,6 +33,7 @@ CONFIGS: dict[str, tuple[Any, int | None]] = {
     "gpt2": (GPT2Config(n_positions=64), 64),
     "opt": (OPTConfig(max_position_embeddings=99), 99),
     "yarn": (LlamaConfig(max_position_embeddings=100, rope_parameters=YARN), 400),
+    "mpt": (MptConfig(max_seq_len=55), 55),
     "bloom": (BloomConfig(), None),
     "mamba": (MambaConfig(), None),
     "inside": (AutoConfig.for_model("gemma3", text_config={"max_position_embeddings": 77}), 77),

@@ -14,6 +14,7 @@ import kit
 import pytest
 import torch
 from kit.additions.echo import Echo
+from kit.served import SERVED, asked
 from kit.world import World
 from safetensors.torch import load_file
 from torch import Tensor
@@ -339,6 +340,7 @@ ENTRIES: dict[str, Entry] = {
     "rollouts.engine": Entry("echo", windows_by_either_engine),
     "rollouts.temperature": Entry(0.3, windows),
     "rollouts.cuda_graph": Entry(True, graph_asked_for),
+    **{f"rollouts.{name}": Entry(value, asked, base) for name, (value, base) in SERVED.items()},
     **{f"training.{name}": entry for name, entry in TRAINING.items()},
     "generation.do_sample": Entry(True, generation_file),
     "generation.temperature": Entry(0.5, generation_file, SAMPLES),

@@ -111,6 +111,16 @@ def test_extends_merges_tables_key_by_key(tmp_path):
     assert recipe.limits.of("total", "my") == 7
 
 
+def test_extends_takes_a_shipped_recipe_by_its_name_where_no_such_file_is_beside_it(tmp_path):
+    mine, shipped = load_recipe(write(tmp_path, 'extends = "lab/dudi"\ntraining.lr = 0.5')), load_recipe("lab/dudi")
+    assert (mine.name, mine.training.lr) == ("r", 0.5)
+    assert (mine.models, mine.limits, mine.method) == (shipped.models, shipped.limits, shipped.method)
+    (tmp_path / "lab").mkdir()
+    write(tmp_path, GOOD, "lab/dudi")
+    assert load_recipe(tmp_path / "r.toml").models != shipped.models
+    assert "no shipped recipe of this name" in unreadable(write(tmp_path, 'extends = "../../text/templates/en"'))
+
+
 @pytest.mark.parametrize("where", ["method", "cold_start.method"])
 def test_a_method_of_another_name_replaces_the_base_whole(tmp_path, where):
     base = GOOD.replace('[method]\nname = "dudi"', f'[{where}]\nname = "seqkd"\njsd_beta = 0.3')

@@ -47,6 +47,18 @@ def test_what_should_worry_is_said(tmp_path: Path, change: dict[str, Any], expec
     assert "To look at first" in page.read_text(encoding="utf-8")
 
 
+def test_rows_that_limits_leave_out_are_said_first(tmp_path: Path) -> None:
+    folder = reports.run(tmp_path / "r")
+    lengths = json.loads((folder / "lengths.json").read_text(encoding="utf-8"))
+    first, other = list(lengths)[:2]
+    lengths[first] |= {"rows": 62, "left_out": 38}
+    lengths[other] |= {"rows": 90, "left_out": 10}
+    (folder / "lengths.json").write_text(json.dumps(lengths))
+    (line,) = run_warnings(read_runs([folder])[0])
+    assert line == f"r: rows are left out, as x is longer than limits.prompt: {first} 38\u00a0% (38 of 100)."
+    assert line in write_report([folder]).read_text(encoding="utf-8")
+
+
 def test_a_run_that_goes_on_can_be_looked_at(tmp_path: Path) -> None:
     folder = reports.run(tmp_path / "r")
     (folder / "summary.json").unlink()

@@ -12,7 +12,7 @@ from kit.architectures import ARCHITECTURES, REFUSED, VOCAB, Checked, build, che
 
 from dudi.errors import DudiError
 from dudi.models import decoding
-from dudi.models.probe import check_decoding, check_reading
+from dudi.models.probe import check_decoding, check_head, check_reading
 from dudi.models.reader import Reader
 from dudi.rollouts import Request, Sampling
 from dudi.rollouts.local import LocalEngine
@@ -44,6 +44,11 @@ def test_an_architecture(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in FAST])
 def test_every_other_architecture(name: str) -> None:
     right(name)
+
+
+def test_a_head_is_scaled_as_its_config_says() -> None:
+    """Whatever the config calls it; every real Falcon-H1 has such a number."""
+    check_head(build("falcon_h1", lm_head_multiplier=0.04), VOCAB, "student")
 
 
 def test_weights_that_change_when_they_are_called_are_refused() -> None:

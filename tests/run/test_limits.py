@@ -17,9 +17,10 @@ from dudi.methods import build_method
 from dudi.models.load import load_config
 from dudi.recipe.read import load_recipe, parse_recipe
 from dudi.recipe.schema import Limits, Recipe
-from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.run.limits import Verbalizing, kept_and_left_out
 from dudi.run.pipeline import run
 from dudi.run.prepare import Prepared, prepare
+from dudi.run.settings import check_limits
 from dudi.run.summary import markdown
 from dudi.signals import Mode, Response, View
 from dudi.text.chat import Chat
@@ -116,8 +117,14 @@ def test_the_other_half_of_a_mix_counts_too(rows: Sequence[Row], tmp_path: Path)
 
 
 def test_limits_that_leave_no_row_with_a_term_are_refused(verbalizing: Verbalizing, rows: Sequence[Row]) -> None:
+    narrow = WIDE.model_copy(update={"teacher_prompt": 10, "verbalizer": 9999})
     with pytest.raises(DudiError, match=r"leave no row with a y_tilde term: .*limits\.teacher_prompt = 10"):
-        verbalizing.lost(WIDE.model_copy(update={"teacher_prompt": 10, "verbalizer": 9999}), rows)
+        verbalizing.lost(narrow, rows)
+    of_id = [row for row in rows if row.example.l == "id"]
+    (line,) = verbalizing.lost(narrow, of_id, held_out=True)  # said, but there is something to train on
+    assert line.startswith(
+        f"id: {len(of_id)} of {len(of_id)} evaluation rows lose their y_tilde term under limits.teac"
+    )
 
 
 def test_without_a_limit_no_p_z_is_dropped(rows: Sequence[Row]) -> None:

@@ -3,22 +3,17 @@ answers as the hub does."""
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import close_session
 from kit.command import TOKEN, Dudi
+from kit.hub import REPO, Hub
 from safetensors.torch import load_file, save_file
 
-REPO = "someone/small"
 CARD = "---\nlanguage: id\n---\n# small\n\nvllm serve OWNER/NAME\n"
 
 
@@ -163,86 +158,6 @@ def test_of_a_run_its_result(dudi: Dudi, model: Path) -> None:
 
 
 # ── the real client, and a server ────────────────────────────────────────────────────────────────────────────────────
-@dataclass
-class Hub:
-    """What the server holds and has heard. there: names of files in the repository; refuse: status of every answer."""
-
-    there: list[str] = field(default_factory=lambda: [".gitattributes"])
-    private: bool = True
-    refuse: int | None = None
-    heard: list[tuple[str, str]] = field(default_factory=list)
-    created: list[dict[str, Any]] = field(default_factory=list)
-    commits: list[dict[str, bytes]] = field(default_factory=list)
-    address: str = ""
-
-
-def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def answer(self, value: Any, status: int = 200) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(hub.refuse or status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            hub.heard.append(("GET", self.path))
-            siblings = [{"rfilename": name} for name in hub.there]
-            info = {"id": REPO, "sha": "0" * 40, "private": hub.private, "siblings": siblings, "tags": []}
-            self.answer(info if self.path.partition("?")[0] == f"/api/models/{REPO}" else {}, 200)
-
-        def do_POST(self) -> None:
-            hub.heard.append(("POST", self.path))
-            assert self.headers["authorization"] == f"Bearer {TOKEN}"
-            body = self.rfile.read(int(self.headers["content-length"]))
-            if self.path == "/api/repos/create":
-                hub.created.append(json.loads(body))
-                self.answer({"url": f"{hub.address}/{REPO}"})
-            elif "/preupload/" in self.path:
-                files = [
-                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                    for f in json.loads(body)["files"]
-                ]
-                self.answer({"files": files})
-            elif "/commit/" in self.path:
-                lines = [json.loads(line) for line in body.splitlines()]
-                files = [line["value"] for line in lines if line["key"] == "file"]
-                hub.commits.append({f["path"]: base64.b64decode(f["content"]) for f in files})
-                self.answer({"success": True, "commitUrl": f"{hub.address}/{REPO}/commit/1", "commitOid": "1"})
-            else:
-                self.answer({"errors": [], "warnings": []})
-
-    return Handler
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    made = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(made))
-    made.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield made
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def pushed(hub: Hub, dudi: Dudi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Dudi]:
-    """`dudi`, for which the hub is that server."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    close_session()
-    yield dudi
-    close_session()
-
-
 def test_all_files_go_as_one_commit(hub: Hub, model: Path, pushed: Dudi) -> None:
     assert pushed("push", str(model), REPO, "--private", "--yes") == 0, pushed.err
     (commit,) = hub.commits

@@ -126,6 +126,29 @@ def test_a_hub_model_is_told_by_its_commit(tmp_path: Path) -> None:
         check_unchanged(moved, then, tmp_path)
 
 
+def test_templates_that_changed_are_named(tmp_path: Path) -> None:
+    """They decide what models read, as much as the models' own files."""
+    jinja, folder = tmp_path / "chat.jinja", tmp_path / "verbalizer"
+    folder.mkdir()
+    for file in (jinja, folder / "id.toml"):
+        file.write_text("a")
+    given = {"chat": {"template": str(jinja)}, "data": {"template_folder": str(folder)}}
+    recipe = runs.recipe(tmp_path, {"name": "dudi"}, **given)
+    then = identities(recipe)
+    check_unchanged(identities(recipe), then, tmp_path)
+    for file, said in (
+        (jinja, "chat.template: .*is not the file"),
+        (folder / "id.toml", "data.template_folder: .*the f"),
+    ):
+        file.write_text("b")
+        with pytest.raises(DudiError, match=rf"{said}.*{file.name} has other contents"):
+            check_unchanged(identities(recipe), then, tmp_path)
+        file.write_text("a")
+    (folder / "vi.toml").write_text("a")
+    with pytest.raises(DudiError, match=r"data\.template_folder: .*vi\.toml is new"):
+        check_unchanged(identities(recipe), then, tmp_path)
+
+
 def test_every_model_of_a_recipe_is_recorded(tmp_path: Path) -> None:
     recipe = runs.recipe(tmp_path, {"name": "dudi"}, cold_start={"checkpoint": str(tmp_path / "student")})
     assert list(identities(recipe)) == ["models.student", "models.teacher", "cold_start.checkpoint"]

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from dudi.errors import DudiError
 from dudi.example import Message
-from dudi.text.chat import Chat, check_same_tokenizer, read_template
+from dudi.text.chat import Chat, read_template
+from dudi.text.vocabulary import check_same_tokenizer
 
 # Shapes of real templates: a default system turn (Qwen2.5), an empty thinking block (Qwen3), a date (Llama 3).
 DEFAULT_SYSTEM = (

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.recipe.schema import Limits
-from dudi.text.chat import Chat, check_same_tokenizer
+from dudi.text.chat import Chat
+from dudi.text.vocabulary import check_same_tokenizer
 from dudi.training.window import encode_rows
 
 
@@ -33,6 +34,16 @@ def test_what_comes_after_the_common_ids_may_be_added_tokens(
     student: list[str], teacher: list[str], shared: int
 ) -> None:
     assert check_same_tokenizer(with_added(*student), with_added(*teacher)) == shared
+
+
+def test_an_added_token_that_one_only_reserves_is_what_the_other_calls_it() -> None:
+    """Llama 3.1 gives names to tokens that Llama 3 reserves, and what ends a turn comes after them in both."""
+    older = ("<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>", "<|eot|>", "<|reserved_3|>")
+    later = ("<|reserved_0|>", "<|right_pad|>", "<|reserved_1|>", "<|eot|>", "<|python|>")
+    for student, teacher in ((older, later), (later, older)):
+        assert check_same_tokenizer(with_added(*student), with_added(*teacher)) == kit.VOCAB + 5
+    assert check_same_tokenizer(with_added(*older, "<|tool|>"), with_added(*later)) == kit.VOCAB + 5
+    assert check_same_tokenizer(with_added("<|a|>", "<|eot|>"), with_added("<|b|>", "<|eot|>")) == kit.VOCAB
 
 
 def test_ordinary_tokens_that_differ_are_refused_even_past_the_common_ids() -> None:

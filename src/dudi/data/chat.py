@@ -128,6 +128,10 @@ class ChatReader:
         found = found or next((one for one in self.formats if one.begins(row)), None)
         if found is None:
             columns = f"{wanted(self.formats)} (data.columns can say what they are called)"
+            lists = {key: one[0] for key, one in row.items() if isinstance(one, list) and one}
+            for key, one in lists.items():
+                if isinstance(one, dict) and any(format.begins(one) for format in self.formats):
+                    columns += f"; the rows lie under {key!r}: save that list by itself"
             raise RowError("no conversation", "row", sorted(map(str, row)), columns)
         return found
 

@@ -196,12 +196,14 @@ def _pairs(text: str) -> dict[str, str]:
     return {ours.strip(): name.strip() for ours, _, name in pairs}
 
 
-_KEYS = "format|languages?|columns|ignore|split|revision|quality_filter|template_folder"
+_KEYS = r"sources\.\d+\.source|source|format|languages?|columns|ignore|split|revision|quality_filter|template_folder"
 _KEY = re.compile(rf"""data\.({_KEYS})\b(?: = ("?[\w\[\]'"]+))?""")
 
 
 def _option(key: re.Match[str]) -> str:
     name, value = key[1].replace("_", "-"), (key[2] or "").strip("[]\"'")
+    if name.startswith("source"):
+        return "SOURCE"
     return "--no-quality-filter" if value == "false" else f"--{name} {value}".rstrip()
 
 

@@ -27,22 +27,31 @@ _SHOWS = re.compile(
     "[^\\s\0-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
-_NEVER = ("tool_calls", "function_call", "images", "image", "audio", "videos", "video")
-"""Keys of a message whose content is a part of the conversation that cannot be read: without it, it is another one."""
-_KNOWINGLY = ("name", "reasoning_content", "reasoning", "thinking", "tool_call_id", "prefix", "refusal", "train_detail")
+NEVER_IGNORED = (
+    "tool_calls", "function_call", "images", "image", "audio", "audios", "videos", "video", "attachments",
+)  # fmt: skip
+"""Keys of a row or message with a part of the conversation that cannot be read: without it, it is another one. They
+break their row, also where a recipe names them."""
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_KNOWINGLY = (
+    "name", *_REASONING, "reasoning_details", "channel", "recipient", "tool_call_id", "prefix", "refusal",
+    "train_detail",
+)  # fmt: skip
 """Keys that a reader may do without, if `data.ignore` says so."""
-_ROW_NEVER = ("images", "image", "audio", "audios", "videos", "video")
+_USUAL = {"channel": "final", "recipient": "all"}
+"""What says no more of a turn than that it is one."""
 _ROW_KNOWINGLY = ("tools", "functions", "documents", "chat_template_kwargs")
-_ROW_PARTS = ("system", "system_prompt", "context", "input", "history")
+_ROW_REASONING = (*_REASONING, "rationale", "chain_of_thought", "cot")
+_ROW_PARTS = ("system", "system_prompt", "context", "input", "history", *_ROW_REASONING)
 """Columns that hold a part of the conversation where their format reads them, and so perhaps where it does not."""
-ROW_KEYS = ("weight", "label", *_ROW_PARTS, *_ROW_NEVER, *_ROW_KNOWINGLY)
+_ROW_WEIGHTS, _ROW_MARKS = ("weight", "loss_weight"), ("label", "train", "trainable")
+"""What takes a row out at 0, and what does at false."""
+ROW_KEYS = (*_ROW_WEIGHTS, *_ROW_MARKS, *_ROW_PARTS, *NEVER_IGNORED, *_ROW_KNOWINGLY)
 """Keys of a row, beside its conversation, that say how it is meant."""
 _WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask")
 """Keys of an assistant turn that, at 0 or false, take it out of the loss."""
-IGNORABLE = (*_KNOWINGLY, *_ROW_KNOWINGLY, *_ROW_PARTS, *_WEIGHTS, "label")
+IGNORABLE = tuple(dict.fromkeys((*_KNOWINGLY, *_ROW_KNOWINGLY, *_ROW_PARTS, *_WEIGHTS, "label")))
 """What `data.ignore` may name."""
-NEVER_IGNORED = (*_NEVER, *_ROW_NEVER)
-"""Parts that break their row all the same, where a recipe names them."""
 
 
 class RowError(DudiError):
@@ -181,7 +190,7 @@ def _message(message: Any, field: str, ignore: Collection[str], keys: tuple[str,
     if not isinstance(message, dict):
         raise RowError("not a message", field, message, f"an object with {keys[0]} and {keys[1]}")
     role, content = message.get(keys[0]), message.get(keys[1])
-    refuse(message, f"{field}.", _NEVER, _KNOWINGLY, ignore)
+    refuse(message, f"{field}.", NEVER_IGNORED, _KNOWINGLY, ignore)
     if not isinstance(role, str) or role not in ROLES:
         found = role if keys[0] in message else f"only {', '.join(map(str, message))}"
         raise RowError("unknown role", f"{field}.{keys[0]}", found, "system, user or assistant")
@@ -205,7 +214,7 @@ def refuse(
         return
     for key in keys:
         found = value.get(key)
-        if not found or (isinstance(found, str) and found.strip() in ("", "[]", "{}", "null")):
+        if not found or (isinstance(found, str) and found.strip() in ("", "[]", "{}", "null", _USUAL.get(key))):
             continue
         if key in never:
             raise RowError(f"{key} cannot be read", f"{field}{key}", found, "a conversation of text alone")
@@ -219,22 +228,29 @@ def refuse_row(row: Mapping[str, Any], example: Example, read: Collection[str], 
 
     read: the columns that the row's format reads.
     """
-    refuse(row, "", _ROW_NEVER, _ROW_KNOWINGLY, ignore)
+    refuse(row, "", NEVER_IGNORED, _ROW_KNOWINGLY, ignore)
     for key in _ROW_PARTS:
-        if key in row and key not in read and key not in ignore and not _is_in(row[key], example):
+        if (
+            key in row
+            and key not in read
+            and key not in ignore
+            and not _is_in(row[key], example, key in _ROW_REASONING)
+        ):
             wanted = f'none beside it, or data.ignore = ["{key}"] to read rows without it'
             raise RowError(f"{key} is no part of the conversation", key, row[key], wanted)
-    if weight_of(row, "", ignore, ("weight",)) == 0:
-        raise Excluded("weight 0", "weight", row.get("weight"), "a row to train on")
-    if row.get("label") is False and "label" not in ignore:
-        raise Excluded("label false", "label", False, "an answer to learn from")
+    if weight_of(row, "", ignore, _ROW_WEIGHTS) == 0:
+        raise Excluded("weight 0", "weight", 0, "a row to train on")
+    for key in _ROW_MARKS:
+        if row.get(key) is False and key not in ignore:
+            raise Excluded(f"{key} false", key, False, "an answer to learn from")
 
 
-def _is_in(value: Any, example: Example) -> bool:
-    """Whether a column says nothing that the turns do not say."""
+def _is_in(value: Any, example: Example, of_answer: bool) -> bool:
+    """Whether a column says nothing that the turns do not say: those before y, or y too where it is a part of that."""
     if not isinstance(value, str):
         return not isinstance(value, list | dict) or not value
-    return is_blank(value) or any(value.strip() in message.content for message in example.x)
+    texts = [*(message.content for message in example.x), *([example.y] if of_answer else [])]
+    return is_blank(value) or any(value.strip() in text for text in texts)
 
 
 def weight_of(value: Mapping[str, Any], field: str, ignore: Collection[str], keys: Sequence[str] = _WEIGHTS) -> int:

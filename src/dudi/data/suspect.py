@@ -32,6 +32,8 @@ _TWO = re.compile("[\xc2-\xc6][\x80-\xbf]")
 _TCVN3 = re.compile("[a-z][\xc0-\xd6\xd8-\xde][a-z]|[A-Za-z][\xb5\xb8](?![0-9])")
 # And in VNI (`Tieáng Vieät`, `ñeïp`): a vowel, and its marks as a letter that no Vietnamese word has there.
 _VNI = re.compile("[aeouAEOU][\xe4\xe5\xef\xfb\xeb]|[\xf1\xd1](?=[aeiouyAEIOUY])")
+# Thai: UTF-8 read as Windows-874 (`เธชเธง`, of which Thai has no word), and Windows-874 read as Latin-1 (`¡ÃØ§à·¾`).
+_THAI = re.compile("(?:เ[ธน][ –-…€ก-ฟ]){2}|[¡-Úß-û]{5}")
 _VIETNAMESE = re.compile("[\u0103\u0111\u01a1\u01b0\u1ea0-\u1ef9]", re.IGNORECASE)
 
 
@@ -63,6 +65,8 @@ def _misread(text: str, script: str | None, language: str) -> bool:
     twice = [piece for piece in _TWO.finditer(text) if _letter(piece.group(), script)]
     if len(twice) > 1:
         return True
+    if language == "th":
+        return _THAI.search(text) is not None
     if language != "vi" or _VIETNAMESE.search(text):
         return False
     return _TCVN3.search(text) is not None or len(_VNI.findall(text)) > 1

@@ -19,7 +19,7 @@ from dudi.evals.answers import Answer
 from dudi.evals.bench import Benchmark
 from dudi.evals.likelihood import Continuation, continuations, log_likelihoods, together
 from dudi.files import sha256_of
-from dudi.models.load import arithmetic, check_model, load_config, load_model, load_tokenizer
+from dudi.models.load import arithmetic, check_model, embeddings, load_config, load_model, load_tokenizer
 from dudi.models.positions import positions
 from dudi.models.reader import check_head
 from dudi.recipe.schema import Models, TemplateValue
@@ -146,8 +146,9 @@ def load_responder(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     models = models_of(path, attention)
-    chat = load_chat(path, models, template, chat_kwargs)
-    check_model(load_config(path, WHAT, models), path, WHAT, models, None, chat.vocab)
+    chat, config = load_chat(path, models, template, chat_kwargs), load_config(path, WHAT, models)
+    chat.limit(embeddings(config, path, WHAT))
+    check_model(config, path, WHAT, models, None, chat.vocab)
     try:
         model = load_model(path, WHAT, models, arithmetic(models.precision)[1])
     except DudiError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from dudi.loss.head import Head
 
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What configs call it: Gemma's and NanoChat's, RecurrentGemma's, xLSTM's."""
+
+MULTIPLIERS, DIVISORS = ("logit_scale", "lm_head_multiplier", "output_multiplier"), ("logits_scaling",)
+"""What configs call the scale of logits: Cohere's, Falcon-H1's, Muse's; and Granite's, which divides."""
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
@@ -27,7 +31,8 @@ def head_of(model: PreTrainedModel, vocab: int) -> Head:
     """
     linear = model.get_output_embeddings()
     config = model.config.get_text_config(decoder=True)  # of a model that also sees images, the part that writes
-    scale = _number(config, "logit_scale", 1.0) / _number(config, "logits_scaling", 1.0)
+    scale = math.prod(_number(config, name, 1.0) for name in MULTIPLIERS)
+    scale /= math.prod(_number(config, name, 1.0) for name in DIVISORS)
     softcap = max(_number(config, name, 0.0) for name in SOFTCAPS)
     return Head(linear.weight, linear.bias, vocab, scale, softcap or None)
 

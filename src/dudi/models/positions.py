@@ -13,11 +13,14 @@ from dudi.methods import Teacher
 from dudi.recipe.schema import LimitName, Limits, Recipe
 from dudi.signals import Mode, Response, View, judged, views
 
+LENGTHS = ("max_position_embeddings", "max_seq_len")
+"""What configs call it: everybody's, and MPT's, whose biases are a table of that length."""
+
 
 def positions(config: Any) -> int | None:
     """Positions that a model knows; None where there is no end to them (ALiBi, recurrent models)."""
     config = config.get_text_config(decoder=True)
-    known = getattr(config, "max_position_embeddings", None)
+    known = next((found for name in LENGTHS if (found := getattr(config, name, None))), None)
     if not isinstance(known, int) or isinstance(known, bool) or known < 1:
         return None
     rope = getattr(config, "rope_parameters", None)

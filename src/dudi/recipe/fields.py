@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import InitErrorDetails
 
 from dudi.errors import DudiError
 from dudi.languages import language_code
-from dudi.strict import expected
+from dudi.strict import expected, shown
 
 TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -18,6 +19,26 @@ Equalize = Annotated[
     Literal["none", "tokens"] | dict[str, Annotated[float, Field(gt=0)]],
     expected('"none", "tokens", or a table of shares above 0 by language such as {id = 2, my = 1}'),
 ]
+
+
+def _address(text: str) -> str:
+    """A server's address. One with a name, password or query is refused: a run's folder holds its recipe."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:
+        known = False
+    if not known or " " in text:
+        raise ValueError(f"expected an address such as http://localhost:8000/v1, found {shown(text)}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "expected an address alone, such as http://localhost:8000/v1, without a password or a query: a key is read"
+            " from the environment (docs/server.md)"
+        )
+    return text.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_address)]
 
 
 def fault(key: str, text: str) -> ValidationError:

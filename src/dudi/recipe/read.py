@@ -89,14 +89,19 @@ def find_recipe(path: str | Path) -> Path:
     file = Path(path)
     if file.is_file():
         return file
-    shipped = RECIPES / f"{path}.toml"
-    if shipped.is_file() and shipped.resolve().is_relative_to(RECIPES.resolve()):
+    if (shipped := _shipped(str(path))) is not None:
         return shipped
     if file.is_dir():
         raise DudiError(f"recipe {str(path)!r} is a folder: give the TOML file in it")
     close = difflib.get_close_matches(str(path), shipped_recipes(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; `dudi recipes` lists the shipped ones"
     raise DudiError(f"no recipe {str(path)!r}: expected a TOML file or the name of a shipped recipe{hint}")
+
+
+def _shipped(name: str) -> Path | None:
+    """The file of a shipped recipe, if there is one of this name."""
+    file = RECIPES / f"{name}.toml"
+    return file if file.is_file() and file.resolve().is_relative_to(RECIPES.resolve()) else None
 
 
 def name_of(file: Path) -> str:
@@ -152,9 +157,10 @@ def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise DudiError(f"{file}: extends: expected a file name or a list of them, found {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
-        parent = file.parent / base
-        if not parent.is_file():
-            raise DudiError(f"{file}: extends: no file {base!r} beside it")
+        beside = file.parent / base
+        parent = beside if beside.is_file() else _shipped(base)
+        if parent is None:
+            raise DudiError(f"{file}: extends: no file {base!r} beside it, and no shipped recipe of this name")
         merged = _merge(merged, _read(parent, (*seen, file.resolve())))
     return _merge(merged, table)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from dudi.methods import Method, build_method
-from dudi.recipe.fields import Equalize, Probability, TemplateValue, check_codes, fault, known_language
+from dudi.recipe.fields import Equalize, Probability, TemplateValue, Url, check_codes, fault, known_language
 from dudi.strict import STRICT, PerLanguage, Text, shown
 
 
@@ -183,13 +183,18 @@ class Rollouts(Section):
 
     engine: Text = "local"
     """What samples: `local` is the trainer's own process, on its own weights."""
-
     temperature: Annotated[float, Field(gt=0)] = 0.9
     """Of the softmax that responses are drawn from."""
-
     cuda_graph: bool = False
     """Decode each step as a CUDA graph: for whole models of the classes Llama, Qwen2 and Qwen3. Never run on a device
     by the authors so far."""
+    server: Url | None = None
+    """What writes the answers of a generation stage (SeqKD, SPIN), instead of this process: an OpenAI-compatible server
+    that takes and returns token ids, such as `http://localhost:8000/v1` of vLLM (docs/server.md)."""
+    server_model: Text | None = None
+    """The name that the server has for the model that answers; none: the one served from that model's path or name."""
+    server_requests: PositiveInt = 32
+    """At most so many answers are waited for at a time, by all processes together."""
 
 
 class Training(Section):
@@ -371,4 +376,9 @@ class Recipe(Section):
         for one in (method, cold):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
+        if self.rollouts.server is not None and not any(one and one.stored for one in (method, cold)):
+            raise ValueError(
+                "rollouts.server: no stage of this recipe writes answers before a training, as SeqKD's and SPIN's do:"
+                " leave it out (what a step samples needs the student as it then is)"
+            )
         return self

@@ -11,6 +11,7 @@ from dudi.report.runs import RolloutCell, Run, SignalLoss, Stage
 
 CUT_HIGH = 0.5
 EOS_LOW = 0.5
+LEFT_OUT_HIGH = 0.1
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def run_warnings(run: Run) -> list[str]:
         found.append(f"{run.label}: no training step has been logged yet.")
     elif not run.finished:
         found.append(f"{run.label}: the run is not finished; the figures end at step {run.stages[-1].steps}.")
+    found += [f"{run.label}: {text}" for text in _left_out(run)]
     for stage in run.stages:
         found += [f"{run.label}, {stage.name}: {text}" for text in _not_finite(stage)]
     by_stage: dict[str, list[Sampled]] = {}
@@ -97,6 +99,16 @@ def run_warnings(run: Run) -> list[str]:
     for name, rows in by_stage.items():
         found += [f"{run.label}, {name}: {text}" for text in cut_short(rows)]
     return found
+
+
+def _left_out(run: Run) -> list[str]:
+    """In a line, the languages that lose many of their rows to `limits.prompt`: what is trained on is other data."""
+    parts = []
+    for l, one in run.lengths.items():
+        total = one.rows + one.left_out
+        if total and one.left_out / total > LEFT_OUT_HIGH:
+            parts.append(f"{l} {_percent(one.left_out / total)} ({one.left_out} of {total})")
+    return [f"rows are left out, as x is longer than limits.prompt: {', '.join(parts)}."] if parts else []
 
 
 def _not_finite(stage: Stage) -> list[str]:

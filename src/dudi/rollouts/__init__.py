@@ -90,9 +90,11 @@ def check_engine(name: str, cuda_graph: bool = False, key: str = "rollouts.engin
 
 def check_graph(asked: bool) -> None:
     """Raises `DudiError` where a CUDA graph is asked for and there is no CUDA device."""
+    if not asked:
+        return
     import torch
 
-    if asked and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise DudiError(
             "rollouts.cuda_graph is true, but PyTorch sees no CUDA device here; set it to false (the same steps, not"
             " captured)"

@@ -1,11 +1,18 @@
-"""`dudi card`: what is done with a finished run's models. Nothing heavy is imported until a command runs."""
+"""`dudi card`, `export`, `push` and `data push`: what is done with a run's models and rows. Nothing heavy is imported
+until a command runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dudi.run.push import Upload
+
+Private = Annotated[bool, typer.Option("--private", help="A private repository.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Upload; without it, only say what would be.")]
 
 
 def card(
@@ -35,14 +42,48 @@ def export(
 def push(
     path: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, for its result; or any model folder.")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name on the hub.")],
-    private: Annotated[bool, typer.Option("--private", help="A private repository.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Upload; without it, only say what would be.")] = False,
+    private: Private = False,
+    yes: Yes = False,
 ) -> None:
     """Show what of a model would go to the hub: files, sizes, the card. With --yes, upload it."""
     from dudi.run.push import prepare, send
 
     upload = prepare(path, repo)
-    typer.echo(f"from {upload.folder} to {repo}{' (private)' if private else ''}:")
+    _show(upload, private, yes)
+    if not upload.licensed:
+        typer.echo("the card names no license: add `license: ...` to the head of README.md")
+    typer.echo(f"uploaded: {send(upload, private)}" if yes else NOT_SENT)
+
+
+def push_data(
+    path: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a folder of `dudi data prepare`.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The data set's name on the hub.")],
+    license: Annotated[
+        str | None, typer.Option(metavar="ID", help="What the rows are under, by the hub's name, such as cc-by-4.0.")
+    ] = None,
+    private: Private = False,
+    yes: Yes = False,
+) -> None:
+    """Show what of the training rows would go to the hub: files, sizes, the card. With --yes, upload it."""
+    from dudi.run.push import send
+    from dudi.run.push_data import check_sources, prepare
+
+    upload = prepare(path, repo, license)
+    _show(upload, private, yes)
+    if not yes:
+        typer.echo(NOT_SENT)
+        return
+    for line in check_sources(upload, str(license)):
+        typer.echo(line)
+    typer.echo(f"uploaded: {send(upload, private)}")
+
+
+NOT_SENT = "nothing was uploaded: --yes does"
+
+
+def _show(upload: Upload, private: bool, yes: bool) -> None:
+    """What would go, with the card where nothing goes yet."""
+    typer.echo(f"from {upload.folder} to {upload.repo}{' (private)' if private else ''}:")
     for name, size in upload.files:
         typer.echo(f"{size:15,} bytes  {name}")
     typer.echo(f"{sum(size for _, size in upload.files):15,} bytes in all")
@@ -50,6 +91,3 @@ def push(
         typer.echo(f"  left out: {name}")
     if not yes:
         typer.echo(f"its card:\n\n{upload.card}")
-    if not upload.licensed:
-        typer.echo("the card names no license: add `license: ...` to the head of README.md")
-    typer.echo(f"uploaded: {send(upload, private)}" if yes else "nothing was uploaded: --yes does")

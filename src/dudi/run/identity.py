@@ -1,9 +1,9 @@
-"""Which models a run reads, told by their contents: recorded when it begins, compared when it is resumed."""
+"""Which models and templates a run reads, told by their contents: recorded at its beginning, compared on resume."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dudi.models.files import local_folder
 from dudi.recipe.schema import Recipe
 from dudi.run.paths import named
 
-KINDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
+KINDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 """Ends of the names of what is read of a model: weights, configuration, tokenizer, template, code of its own."""
 WHOLE = 1 << 30
 """Bytes up to which all of a file is hashed. To read a teacher of 30 GB once more would take minutes of each start."""
@@ -25,9 +25,21 @@ the end. Whatever trained or converted a model has moved every tensor; one byte 
 Identity = dict[str, Any]
 
 
+_TEMPLATES = {"chat.template": "file", "data.template_folder": "folder"}
+"""Keys that name templates of the user's own, and what they name."""
+
+
 def identities(recipe: Recipe) -> dict[str, Identity]:
     """By the key that names it, {"path", "commit" on the hub, "files": {name: {"size", "sha256", "of"}}}."""
-    return {key: _identity(path, revision) for key, (path, revision) in named(recipe).items()}
+    models = {key: _identity(path, revision) for key, (path, revision) in named(recipe).items()}
+    given = zip(_TEMPLATES, (recipe.chat.template, recipe.data.template_folder), strict=True)
+    return models | {key: _of_templates(path) for key, path in given if path not in (None, "teacher", "student")}
+
+
+def _of_templates(path: str) -> Identity:
+    there = Path(path).expanduser()
+    files = sorted(there.glob("*.toml")) if there.is_dir() else [there] if there.is_file() else []
+    return {"path": path, "commit": None, "files": _fingerprints(files)}
 
 
 def _identity(path: str, revision: str | None) -> Identity:
@@ -39,8 +51,12 @@ def _identity(path: str, revision: str | None) -> Identity:
     return {
         "path": path,
         "commit": folder.name if cached else None,
-        "files": {file.name: _fingerprint(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files},
+        "files": _fingerprints(files),
     }
+
+
+def _fingerprints(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    return {file.name: _fingerprint(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
 @cache
@@ -57,13 +73,13 @@ def _fingerprint(file: Path, size: int, written: int) -> dict[str, Any]:
 
 
 def check_unchanged(now: Mapping[str, Identity], then: Mapping[str, Identity], folder: Path) -> None:
-    """Raises `DudiError` where a model is another one than when the run in `folder` began, with what is different."""
+    """Raises `DudiError` where something is not what it was when the run in `folder` began, with what is different."""
     for key, mine in now.items():
         found = _difference(mine, then[key]) if key in then else None
         if found:
             raise DudiError(
-                f"{key}: {mine['path']!r} is not the model that the run in {str(folder)!r} began with ({found}):"
-                " restore that one, or start in another folder"
+                f"{key}: {mine['path']!r} is not the {_TEMPLATES.get(key, 'model')} that the run in {str(folder)!r}"
+                f" began with ({found}): restore that one, or start in another folder"
             )
 
 

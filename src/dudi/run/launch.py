@@ -93,7 +93,8 @@ def check_launch(recipe: Recipe, processes: int) -> None:
     """Refuse, with `DudiError`, what several processes cannot do, before anything is written."""
     from dudi.recipe.stages import TEACHER, Generate, plan  # not with the command's help: it reads the schema
 
-    written = [s.name for s in plan(recipe) if isinstance(s, Generate) and s.writer == TEACHER]
+    here = recipe.rollouts.server is None
+    written = [s.name for s in plan(recipe) if here and isinstance(s, Generate) and s.writer == TEACHER]
     if written and recipe.models.teacher_sharding == "shard" and processes > 1:
         raise DudiError(
             f"models.teacher_sharding = 'shard': a sharded teacher cannot write answers, as stage {written[0]!r} needs"

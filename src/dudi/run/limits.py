@@ -45,9 +45,10 @@ class Verbalizing:
         table = {l: max(n, 1) for l, n in table.items()}
         return limits.model_copy(update={"verbalizer": {"default": max(table.values(), default=1), **table}})
 
-    def lost(self, limits: Limits, rows: Sequence[Row]) -> list[str]:
+    def lost(self, limits: Limits, rows: Sequence[Row], held_out: bool = False) -> list[str]:
         """By language and limit, the rows that have no term of this view, for some l_z. Raises `DudiError` where no row
-        has one for any."""
+        to train on has one for any."""
+        kind = "evaluation rows" if held_out else "rows"
         lines, without = [], 0
         for l, of_l in _by_language(rows).items():
             prompts = self._too_long(limits, of_l, l, teacher=False) if self.rewrites else []
@@ -58,11 +59,11 @@ class Verbalizing:
             ):
                 if found:
                     lines.append(
-                        f"{l}: {len(found)} of {len(of_l)} rows lose their {self.view.name} term under {limit} is too"
+                        f"{l}: {len(found)} of {len(of_l)} {kind} lose their {self.view.name} term under {limit} is too"
                         f" long, for some l_z (the longest has {max(found)} tokens)"
                     )
             without += max(len(prompts), len(demonstrated)) == len(of_l)
-        if lines and without == len(_by_language(rows)):
+        if lines and not held_out and without == len(_by_language(rows)):
             raise DudiError(f"the limits leave no row with a {self.view.name} term: {'; '.join(lines)}")
         return lines
 
@@ -93,17 +94,6 @@ class Verbalizing:
         draws = self.verbalizer.draws(self.view, example.l)
         made = [self.verbalizer(view, example, 0, 0, l_z) for view, l_z in draws]
         return [len(self.chat.prompt(v.teacher if teacher else v.student)) for v in made]
-
-
-def check_limits(limits: Limits, languages: Sequence[str]) -> None:
-    """Refuse, with `DudiError`, limits under which no answer could be trained on."""
-    for l in languages:
-        prompt, total = limits.of("prompt", l), limits.of("total", l)
-        if total <= prompt:
-            raise DudiError(
-                f"limits.total = {total} for {l}: expected more than limits.prompt = {prompt}; it is x and y together,"
-                " so that the longest x would leave no room for its answer"
-            )
 
 
 def kept_and_left_out(rows: Rows, languages: Sequence[str], limits: Limits, what: str) -> list[str]:

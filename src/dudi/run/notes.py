@@ -1,22 +1,10 @@
-"""What a recipe says that its user may not have meant: an error where nothing could come of it, else a line."""
+"""What a recipe says that its user may not have meant."""
 
 from __future__ import annotations
 
-from dudi.errors import DudiError
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import Generate, Train, plan
-from dudi.run.prepare import Prepared
 from dudi.signals import views
-
-
-def check_evaluation(recipe: Recipe, prepared: Prepared) -> None:
-    """Raises `DudiError` for evaluations that would have no rows."""
-    trainings = [stage.training for stage in plan(recipe) if isinstance(stage, Train)]
-    every = next((training.eval_every for training in trainings if training.eval_every), 0)
-    if every and not prepared.eval.rows:
-        raise DudiError(
-            f"training.eval_every = {every}, but no row is held out: set data.eval_rows_per_language, or eval_every = 0"
-        )
 
 
 def notes(recipe: Recipe) -> list[str]:

@@ -36,7 +36,7 @@ from dudi.models.result import complete
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.report.card import CARD
-from dudi.rollouts import Engine, Rollout, Sampling, check_engine, engine
+from dudi.rollouts import Engine, Rollout, Sampling, engine
 from dudi.run.caching import caches
 from dudi.run.cards import card_of
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
@@ -44,19 +44,23 @@ from dudi.run.identity import identities
 from dudi.run.launch import Launch, check_launch, launched
 from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic, quiet_library
-from dudi.run.notes import check_evaluation, notes
+from dudi.run.notes import notes
 from dudi.run.prepare import Prepared, prepare
 from dudi.run.rehearsal import rehearse_first
 from dudi.run.resume import changed_on_resume
+from dudi.run.served import answer, check_server, is_served, ready
+from dudi.run.settings import check_evaluation, check_names
 from dudi.run.summary import write_summary
 from dudi.training import cache, checkpoints, faults
 from dudi.training.job import Job, steps_of
 from dudi.training.monitors import LINES, METRICS, Monitor
 from dudi.training.phases import LONG, Phases
 from dudi.training.stored import CUT, generate, read_responses, write_cut
-from dudi.training.trackers import check_trackers
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Row, WindowBuilder
+
+Write = Callable[[Sequence[Row], tuple[int | str, ...], Path], None]
+"""What answers some rows, in batches, in a folder. key: of their random numbers, before the row's own."""
 
 
 def run(
@@ -78,7 +82,7 @@ def run(
     quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     check_launch(recipe, state.num_processes)
-    _check_names(recipe)
+    check_names(recipe)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
     with processes.together():  # no process looks at the folder after the first one has begun to write
@@ -93,8 +97,8 @@ def run(
         with phases.outside("reading", "reading the rows"):
             kept = read_rows(folder / "data") if (folder / "data").is_dir() else None
         prepared = prepare(recipe, kept or data, None if kept is None else folder / "data", phases)
-        check_evaluation(recipe, prepared)
-        cached = caches(prepared, folder, state.num_processes)
+        check_evaluation(recipe, bool(prepared.eval.rows))
+        found = [*caches(prepared, folder, state.num_processes), *check_server(prepared, plan(recipe), folder)]
     stages, stop = plan(recipe), faults.Stop()
     with ExitStack() as held, deterministic([stage.training for stage in stages if isinstance(stage, Train)]):
         with processes.together():
@@ -105,7 +109,7 @@ def run(
         with processes.together():
             if state.is_main_process:
                 begin(folder, prepared, state, resume)
-        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *cached]:
+        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *found]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
         if rehearsal:
@@ -119,12 +123,6 @@ def run(
         if state.is_main_process:
             write_summary(folder)
     return folder
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Raises `DudiError` for an engine or a tracker that there is not, or not here."""
-    check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
-    check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
 
 
 def _silent(text: str) -> None:
@@ -256,12 +254,11 @@ class Pipeline:
         if written and (here / CUT).is_file():
             return
         self.say(title)
-        model = self._load(stage.writer, arithmetic(p.recipe.models.precision)[1])
-        check_head(model, p.chat.vocab, stage.writer)
+        write = self._by_server(stage) if is_served(p.recipe, self.stages, stage, self.trial) else self._by_model(stage)
         try:
             with self.phases.outside("generation", f"{stage.name}: {stage.writer} writes"):
                 for split, rows in splits:
-                    self._write(stage, model, rows, here / split)
+                    write(rows, (stage.response.value, split, p.recipe.seed, stage.number), here / split)
         finally:
             if self.state.is_main_process:
                 self.phases.settle(here)
@@ -270,11 +267,33 @@ class Pipeline:
             for line in write_cut(here, dict(splits), batch):
                 self.say(line)
 
-    def _write(self, stage: Generate, model: PreTrainedModel, rows: Sequence[Row], here: Path) -> None:
-        """The answers to some rows, in batches."""
+    def _by_model(self, stage: Generate) -> Write:
+        """Answers of this process."""
         p, rank, world = self.prepared, self.state.process_index, self.state.num_processes
-        key = (stage.response.value, here.name, p.recipe.seed, stage.number)
-        said = time.monotonic()
+        model = self._load(stage.writer, arithmetic(p.recipe.models.precision)[1])
+        check_head(model, p.chat.vocab, stage.writer)
+
+        def write(rows: Sequence[Row], key: tuple[int | str, ...], here: Path) -> None:
+            told, batch = self._progress(stage, here), p.recipe.training.batch
+            with faults.memory("generation"):
+                generate(model, self._engine(), rows, key, p.recipe.limits, batch, here, rank, world, told)
+
+        return write
+
+    def _by_server(self, stage: Generate) -> Write:
+        """Answers of a server."""
+        load = partial(self._load, stage.writer, arithmetic(self.prepared.recipe.models.precision)[1])
+        server = ready(self.prepared, self.stages, stage, self.folder, load, self.say)
+
+        def write(rows: Sequence[Row], key: tuple[int | str, ...], here: Path) -> None:
+            told = self._progress(stage, here)
+            answer(self.prepared, server, rows, key, here, told, self.stop.noted, self.trial)
+
+        return write
+
+    def _progress(self, stage: Generate, here: Path) -> Callable[[int, int], None]:
+        """What says how far a generation is, and stops it where the run is to stop."""
+        world, said = self.state.num_processes, time.monotonic()
 
         def progress(done: int, batches: int) -> None:
             nonlocal said
@@ -284,9 +303,7 @@ class Pipeline:
             if (done % world == 0 or done == batches) and self.stop.due():  # each process has written a batch
                 raise self.stop.preempted(f"in stage {stage.name}: the finished batches are saved")
 
-        with faults.memory("generation"):
-            batch = p.recipe.training.batch
-            generate(model, self._engine(), rows, key, p.recipe.limits, batch, here, rank, world, progress)
+        return progress
 
     def _responses(self, stage: Train, split: str) -> dict[int, Rollout]:
         """What the generation stage before this one wrote, by row; nothing where the method reads none."""

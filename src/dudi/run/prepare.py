@@ -16,13 +16,15 @@ from dudi.errors import DudiError
 from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer, own_tokenizer
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
-from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
+from dudi.run.limits import Verbalizing, kept_and_left_out
 from dudi.run.paths import named
+from dudi.run.settings import check_limits
 from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
-from dudi.text.chat import Chat, check_same_tokenizer, read_template
+from dudi.text.chat import Chat, read_template
 from dudi.text.special_tokens import Specials
 from dudi.text.verbalizer import Verbalizer
+from dudi.text.vocabulary import check_same_tokenizer
 from dudi.training.phases import Phases
 from dudi.training.tokens import Encoding, encodings, key_of, read_encodings, write_encodings
 from dudi.training.window import Rows, encode_rows
@@ -128,7 +130,7 @@ def _tokenized(
         if view.verbalizer is not Mode.NONE:
             verbalizing = Verbalizing(chat, verbalizer, view, view in judged(signals))
             limits = verbalizing.limits(limits, [*train.rows, *held_out.rows])
-            lines += verbalizing.lost(limits, train.rows)
+            lines += verbalizing.lost(limits, train.rows) + verbalizing.lost(limits, held_out.rows, held_out=True)
     given = recipe
     if limits != recipe.limits:
         recipe = recipe.model_copy(update={"limits": limits})

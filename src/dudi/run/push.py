@@ -1,14 +1,15 @@
-"""`dudi push`: what of a model folder goes to the hub, looked at before anything is sent, then sent as one commit."""
+"""`dudi push`: what of a model folder goes to the hub, looked at before anything is sent, then sent as one commit.
+(`dudi data push` sends rows in the same way: `dudi.run.push_data`.)"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, is_offline_mode
 from huggingface_hub.errors import HFValidationError
@@ -51,18 +52,26 @@ PATH = re.compile(
 VOCABULARY = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 """Files whose words are of the tokenizer's data, paths among them: only this machine's own are looked for."""
 WEIGHTS = (".safetensors", ".bin")
+READ_WITH = {
+    "model": (*WEIGHTS, ".index.json"),
+    "dataset": (".jsonl", ".json", ".parquet", ".csv", ".arrow", ".zst", ".gz", ".zip"),
+}
+"""Ends of names of files that are read because they are there: others of an earlier upload would be, too."""
 MAX_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A model folder that may be sent. files: names and bytes. card: as it will be there."""
+    """A folder that may be sent. files: names and bytes. card: as it will be there; made: what else is not sent as it
+    lies here."""
 
     folder: Path
     repo: str
     files: tuple[tuple[str, int], ...]
     left_out: tuple[str, ...]
     card: str
+    kind: Literal["model", "dataset"] = "model"
+    made: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def licensed(self) -> bool:
@@ -78,10 +87,7 @@ def prepare(path: str, repo: str) -> Upload:
     Raises `DudiError` for a folder that is no whole model with a card, or that holds a secret, a training's state or a
     path of this machine.
     """
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        raise DudiError(f"{repo!r} is no name on the hub: expected OWNER/NAME") from None
+    check_name(repo)
     folder = _model(Path(path).expanduser())
     files, left_out = _files(folder)
     if CARD not in files:
@@ -91,12 +97,20 @@ def prepare(path: str, repo: str) -> Upload:
     config = load_config(str(folder), "model", Models(student=str(folder)))
     with reading_model(str(folder), "model"):
         check_weights(folder, config, "model")
-    own = list(_own_paths(folder))
+    own = own_paths(folder.resolve().parent, folder.resolve().parent.parent)
     for name in files:
-        _check(folder / name, own)
+        check(folder / name, _text(folder / name), own, any(fnmatch(Path(name).name, one) for one in VOCABULARY))
     card = read_text(folder / CARD).replace(PLACEHOLDER, repo)
     sizes = {name: (folder / name).stat().st_size for name in files} | {CARD: len(card.encode())}
     return Upload(folder, repo, tuple(sizes.items()), tuple(left_out), card)
+
+
+def check_name(repo: str) -> None:
+    """Raises `DudiError` for what the hub would not take as a name."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise DudiError(f"{repo!r} is no name on the hub: expected OWNER/NAME") from None
 
 
 def _model(path: Path) -> Path:
@@ -134,28 +148,33 @@ def _files(folder: Path) -> tuple[list[str], list[str]]:
     return sent, left_out
 
 
-def _own_paths(folder: Path) -> Iterator[str]:
-    """Paths that say who made a model, and where: of this machine, and those that its run's recipe names."""
-    yield from (str(path) for path in (Path.home(), Path.cwd(), folder.resolve().parent) if len(path.parts) > 2)
-    recipe = folder.resolve().parent.parent / "recipe.toml"
-    if recipe.is_file():
-        tables: list[Any] = [load_recipe(recipe).model_dump()]
-        while tables:
-            value = tables.pop()
+def own_paths(beside: Path, run: Path) -> list[str]:
+    """Paths that say who made something, and where: of this machine, where it lies, and those that its run's recipe
+    names."""
+    found = [str(path) for path in (Path.home(), Path.cwd(), beside) if len(path.parts) > 2]
+    if (run / "recipe.toml").is_file():
+        values: list[Any] = [load_recipe(run / "recipe.toml").model_dump()]
+        while values:
+            value = values.pop()
             if isinstance(value, dict):
-                tables += value.values()
+                values += value.values()
+            elif isinstance(value, list | tuple):
+                values += value
             elif isinstance(value, str) and Path(value).is_absolute() and len(Path(value).parts) > 2:
-                yield value
+                found.append(value)
+    return found
 
 
-def _check(file: Path, own: Sequence[str]) -> None:
-    """Raises `DudiError` where a file holds a secret (which is not repeated) or a path of this machine."""
-    data = _text(file)
+def check(file: Path | str, data: bytes, own: Sequence[str], others_words: bool = False) -> None:
+    """Raises `DudiError` where a file's text holds a secret (which is not repeated) or a path of a machine.
+
+    own: the paths that are looked for anywhere; others_words: a vocabulary or rows, whose other paths are no secret.
+    """
     for what, pattern in SECRETS.items():
         if re.search(pattern, data):
             raise DudiError(f"{file}: it holds what looks like {what}: take it out, and make it invalid")
     found = next((path for path in own if path.encode() in data), None)
-    if found is None and not any(fnmatch(file.name, pattern) for pattern in VOCABULARY):
+    if found is None and not others_words:
         match = PATH.search(data)
         found = None if match is None else match[0].decode("utf-8", "replace")
     if found is not None:
@@ -170,37 +189,44 @@ def _text(file: Path) -> bytes:
         return b"" if file.suffix in WEIGHTS else opened.read()
 
 
+def check_hub() -> None:
+    """Raises `DudiError` where nothing could be sent."""
+    if is_offline_mode():
+        raise DudiError("the hub is switched off (HF_HUB_OFFLINE): unset it to upload")
+    if get_token() is None:
+        raise DudiError("the hub needs a token that may write: log in with `hf auth login`, or set HF_TOKEN")
+
+
 def send(upload: Upload, private: bool) -> str:
     """One commit with all files, in a repository that is made where there is none; returns its address.
 
     Raises `DudiError` without a token or network, where the hub refuses, where weights of another model are there that
     would be loaded instead, and where the repository is public and was to be private.
     """
-    if is_offline_mode():
-        raise DudiError("the hub is switched off (HF_HUB_OFFLINE): unset it to upload")
-    if get_token() is None:
-        raise DudiError("the hub needs a token that may write: log in with `hf auth login`, or set HF_TOKEN")
-    api, names = HfApi(), [name for name, _ in upload.files]
-    with _hub_errors(upload.repo):
-        repo = api.create_repo(upload.repo, private=private or None, exist_ok=True).repo_id
-        there = api.model_info(repo)
+    check_hub()
+    api, kind, names = HfApi(), upload.kind, [name for name, _ in upload.files]
+    with hub_errors(upload.repo):
+        repo = api.create_repo(upload.repo, repo_type=kind, private=private or None, exist_ok=True).repo_id
+        there = api.model_info(repo) if kind == "model" else api.dataset_info(repo)
         if private and not there.private:
             raise DudiError(f"{repo} is there already, and public: make it private on the hub, or choose another name")
-        old = sorted(s.rfilename for s in there.siblings or () if s.rfilename.endswith((*WEIGHTS, ".index.json")))
+        old = sorted(s.rfilename for s in there.siblings or () if s.rfilename.endswith(READ_WITH[kind]))
         if others := [name for name in old if name not in names]:
+            this, read = ("this model has not", "loaded") if kind == "model" else ("is not of these rows", "read")
             raise DudiError(
-                f"{repo} holds {others[0]} ({len(others)} such), which this model has not and which might be loaded in"
-                " its place: delete it there, or choose another name"
+                f"{repo} holds {others[0]} ({len(others)} such), which {this} and which might be {read} in its place:"
+                " delete it there, or choose another name"
             )
-        paths = {name: upload.folder / name for name in names if name != CARD}
-        operations = [CommitOperationAdd(name, path) for name, path in paths.items()]
-        operations.append(CommitOperationAdd(CARD, upload.card.encode()))
-        api.create_commit(repo, operations, commit_message=f"Upload of a model, by dudi {__version__}")
-    return f"{api.endpoint}/{repo}"
+        made = {**upload.made, CARD: upload.card.encode()}
+        operations = [CommitOperationAdd(name, made.get(name, upload.folder / name)) for name in names]
+        what = "model" if kind == "model" else "data set"
+        message = f"Upload of a {what}, by dudi {__version__}"
+        api.create_commit(repo, operations, repo_type=kind, commit_message=message)
+    return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
 
 
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
+def hub_errors(repo: str) -> Iterator[None]:
     """Whatever the hub's client raises, as one line; its own text may hold addresses with signatures."""
     try:
         yield

@@ -27,6 +27,7 @@ from dudi.recipe.stages import Stage, Train, plan
 from dudi.run.caching import caches
 from dudi.run.machine import quiet_library
 from dudi.run.prepare import Prepared, prepare
+from dudi.run.served import check_server
 from dudi.training import faults
 from dudi.training.phases import Phases
 
@@ -109,15 +110,17 @@ def rehearse_first(prepared: Prepared, state: PartialState, folder: Path, phases
             rehearse(prepared, state, folder)
 
 
-def rehearse_recipe(recipe: Recipe) -> None:
-    """The rehearsal alone: what the run would train on is read and tokenized, and nothing is kept."""
+def rehearse_recipe(recipe: Recipe) -> list[str]:
+    """The rehearsal alone: what the run would train on is read and tokenized, and nothing is kept. Lines to say."""
     quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
     output = Path(recipe.output.format(name=recipe.name)).absolute()
     beside = next(folder for folder in output.parents if folder.is_dir())
     prepared = prepare(recipe)
     caches(prepared, output)
+    said = check_server(prepared, plan(recipe), output)
     rehearse(prepared, state, beside)
+    return said
 
 
 def check_room(recipe: Recipe, stages: Sequence[Stage], weights: int, folder: Path) -> None:

@@ -19,6 +19,9 @@ FREE = (
     "models.teacher_sharding",
     "models.student_revision",
     "models.teacher_revision",
+    "rollouts.server",
+    "rollouts.server_model",
+    "rollouts.server_requests",
     *(
         f"{table}.{key}"
         for table in ("training", "cold_start.training")

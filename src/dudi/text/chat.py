@@ -22,7 +22,7 @@ from dudi.files import write_text
 from dudi.text.borders import Pieces
 from dudi.text.rendering import left_out, read_template_file, render
 from dudi.text.special_tokens import Specials
-from dudi.text.template import MERGE_SYSTEM, NO_DATE, merged, with_values
+from dudi.text.template import MERGE_SYSTEM, NO_DATE, merged, no_template, with_values
 
 KWARGS = "chat_kwargs.json"
 """Beside a saved tokenizer: the `chat.kwargs` that are written into its template."""
@@ -294,33 +294,4 @@ def read_template(choice: str, student: PreTrainedTokenizerBase, teacher: PreTra
     try:
         return read_template_file(Path(choice))
     except (OSError, ValueError):
-        raise DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}') from None
-
-
-def check_same_tokenizer(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, whose: str = "teacher"
-) -> int:
-    """The number of token ids that both have in common, from 0 on: divergences compare token by token.
-
-    What comes after them may differ in added tokens only (another member of the family, with tools); those are left
-    out. whose: the other one's, in errors. Raises `DudiError`, which names a difference, where ordinary tokens differ.
-    """
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours == theirs:
-        return max(ours.values()) + 1
-    different = [t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)]
-    shared = min(vocab[t] for t in different for vocab in (ours, theirs) if t in vocab)
-    ordinary = [
-        t
-        for tokenizer, vocab in ((student, ours), (teacher, theirs))
-        for t, id in vocab.items()
-        if id >= shared and id not in tokenizer.added_tokens_decoder
-    ]
-    if not ordinary:
-        return shared
-    token = min((t for t in ordinary if ours.get(t) != theirs.get(t)), key=lambda t: (len(t), t), default=ordinary[0])
-    raise DudiError(
-        f"student and {whose} have different tokenizers ({len(ours)} and {len(theirs)} tokens; {token!r} is"
-        f" {ours.get(token)} and {theirs.get(token)}): distillation compares distributions over the same tokens; use a"
-        f" {whose} of the student's family"
-    )
+        raise no_template(choice) from None

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dudi.errors import DudiError
 from dudi.example import Message
 
+OF_MODELS = ("teacher", "student")
+"""What `chat.template` may be beside a file: a model whose template is taken."""
 MERGE_SYSTEM = (
     "{%- if messages | length > 1 and messages[0]['role'] == 'system' and messages[0]['content'] is string"
     " and messages[1]['content'] is string %}{%- set messages = [{'role': messages[1]['role'],"
@@ -20,6 +23,17 @@ MERGE_SYSTEM = (
 lets the template begin on a line of its own, as it did before."""
 NO_DATE = "{%- set strftime_now = raise_exception %}\n"
 """Before a template: asking for today's date is an error."""
+
+
+def check_template(choice: str) -> None:
+    """Raises `DudiError` where `chat.template` is neither a model's nor a file."""
+    if choice not in OF_MODELS and not Path(choice).is_file():
+        raise no_template(choice)
+
+
+def no_template(choice: str) -> DudiError:
+    """The error for a `chat.template` that cannot be read."""
+    return DudiError(f'chat.template: expected "teacher", "student" or a readable file, found {choice!r}')
 
 
 def merged(messages: Sequence[Message]) -> list[Message]:

@@ -85,9 +85,13 @@ class Stop:
             if os.environ.get("RANK", "0") == "0":  # os.write: a handler may interrupt a print
                 os.write(2, f"dudi: {self.name}: stopping after this step; SIGTERM again stops immediately\n".encode())
 
+    def noted(self) -> bool:
+        """Whether this process was told to stop."""
+        return self.name is not None
+
     def due(self) -> bool:
         """Whether any process was told to stop. All of them must ask, at the same place."""
-        return processes.anywhere(self.name is not None)
+        return processes.anywhere(self.noted())
 
     def preempted(self, where: str) -> Preempted:
         """The error to raise: where the run stopped, and what it can be resumed from."""

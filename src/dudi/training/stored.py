@@ -36,20 +36,33 @@ def generate(
     """Answer x of every row; this process does every `world`-th batch. key: (seed, number of the stage, ...)."""
     starts = range(0, len(rows), batch)
     for number, start in enumerate(starts):
-        file = _file(folder, number)
+        file = batch_file(folder, number)
         if number % world == rank and not file.exists():
             chosen = rows[start : start + batch]
-            requests = [Request(row.x, (*key, row.index), limits.of("rollout", row.example.l)) for row in chosen]
-            written = zip(chosen, engine(model, requests), strict=True)
-            lines = [{"index": row.index, "ids": r.ids, "finished": r.finished} for row, r in written]
-            write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+            written = zip(chosen, engine(model, [request_of(row, key, limits) for row in chosen]), strict=True)
+            write_text(file, "".join(line_of(row, rollout) for row, rollout in written))
         if progress:
             progress(number + 1, len(starts))
 
 
+def request_of(row: Row, key: tuple[int | str, ...], limits: Limits) -> Request:
+    """What is asked for a row, wherever: x, the key of its random numbers, its language's limit."""
+    return Request(row.x, (*key, row.index), limits.of("rollout", row.example.l))
+
+
+def line_of(row: Row, rollout: Rollout) -> str:
+    """An answer as a line of a batch."""
+    return json.dumps({"index": row.index, "ids": rollout.ids, "finished": rollout.finished}) + "\n"
+
+
+def batch_file(folder: Path, number: int) -> Path:
+    """The file of a batch."""
+    return folder / f"batch-{number:06d}.jsonl"
+
+
 def read_responses(folder: Path, rows: Sequence[Row], batch: int) -> dict[int, Rollout] | None:
     """Row index -> response; None while a batch is missing."""
-    files = [_file(folder, number) for number in range(len(range(0, len(rows), batch)))]
+    files = [batch_file(folder, number) for number in range(len(range(0, len(rows), batch)))]
     if not all(file.exists() for file in files):
         return None
     lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
@@ -76,7 +89,3 @@ def said_of_cut(languages: Mapping[str, Mapping[str, int]]) -> str:
     parts = [f"{l} {e['cut']} of {e['rows']} ({e['cut'] / e['rows']:.0%})" for l, e in sorted(languages.items())]
     bad = any(e["cut"] >= THRESHOLDS["cut"] * e["rows"] for e in languages.values())
     return ("warning: " if bad else "") + f"answers that run into limits.rollout: {', '.join(parts)}"
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"batch-{number:06d}.jsonl"

@@ -135,7 +135,7 @@ def plan(recipe: Recipe, device: str | None = None, gpus: int = 1, price: float 
         gpus=gpus,
         price=price,
         lengths=prepared.lengths(),
-        said=(*prepared.said, *cached),
+        said=(*prepared.said, *cached, *_served(recipe, machine)),
         tokens=_tokens(prepared),
         limits={
             l: {name: recipe.limits.of(name, l) for name in LIMITS if name in of_l} for l, of_l in proposed.items()
@@ -159,6 +159,8 @@ def _check(device: Device, gpus: int, price: float | None) -> None:
 def _stage(prepared: Prepared, stage: Train | Generate, machine: Machine) -> Stage:
     if isinstance(stage, Generate):
         parameters = machine.shape(stage.writer).parameters
+        if prepared.recipe.rollouts.server is not None:
+            return Stage(Memory(stage.name, tuple(machine.process())), Time(stage.name, 0, {}), parameters)
         return Stage(generation(prepared, stage, machine), generation_time(prepared, stage, machine), parameters)
     training = Training(prepared, stage, machine)
     return Stage(
@@ -168,6 +170,13 @@ def _stage(prepared: Prepared, stage: Train | Generate, machine: Machine) -> Sta
         min(stage.training.micro_batch, Reading(prepared, stage, machine.gpus).rows),
         training.largest_micro_batch(stage.training.gradient_checkpointing),
     )
+
+
+def _served(recipe: Recipe, machine: Machine) -> Iterator[str]:
+    """What is done elsewhere."""
+    for stage in machine.stages:
+        if isinstance(stage, Generate) and recipe.rollouts.server is not None:
+            yield f"{stage.name}: by rollouts.server, whose memory and time are not counted"
 
 
 def _faults(prepared: Prepared, machine: Machine, stages: tuple[Stage, ...], room: Disk) -> Iterator[str]:
