@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from dudi.methods import Method, build_method
-from dudi.recipe.fields import Equalize, Probability, TemplateValue, check_codes, fault, known_language
+from dudi.recipe.fields import Equalize, Probability, TargetModules, TemplateValue, check_codes, fault, known_language
 from dudi.strict import STRICT, PerLanguage, Text, shown
 
 
@@ -41,6 +41,22 @@ class Models(Section):
     teacher_sharding: Literal["replicate", "shard"] = "replicate"
     """On several processes: a whole frozen teacher on each device, or its weights spread over them, for one that does
     not fit."""
+
+
+class Adapter(Section):
+    """Train an adapter in place of the student's own weights, which are frozen (docs/adapters.md; needs the extra `peft`,
+    whose names these are). Each training has a new one; what comes of it is merged. It has no dropout."""
+
+    r: PositiveInt = 16
+    """The rank of A and B."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    """B A counts `lora_alpha / r` times."""
+    target_modules: TargetModules = "all-linear"
+    """Which linear layers have one: `all-linear`, or names such as `["q_proj", "v_proj"]`. Never the head."""
+    use_rslora: bool = False
+    """Rank-stabilised: `lora_alpha / sqrt(r)` times."""
+    use_dora: bool = False
+    """DoRA: a weight's direction by A and B, its length by a vector of its own."""
 
 
 class Chat(Section):
@@ -307,6 +323,7 @@ class Recipe(Section):
     method: dict[str, Any]
     cold_start: ColdStart = ColdStart()
     models: Models
+    adapter: Adapter | None = None
     chat: Chat = Chat()
     data: Data
     limits: Limits = Limits()
