@@ -7,10 +7,10 @@ block, H hidden size of the student, G of the teacher, V vocabulary entries, T t
                d hidden_cH = grad_cV @ weight_VH;  d weight_VH += grad_cV.T @ hidden_cH
     backward   both gradients are there already; they are scaled by the incoming gradient and handed to autograd
 
-so each projection is done once, and the peak above the inputs is d weight (none of a frozen head), two chunks (student
-and teacher), and under autocast the heads in bfloat16, cast once for all chunks. Between the products a chunk is walked through in blocks that
-stay in cache. Weights of the rows (weight / global count) are folded in beforehand, so that no [V, H] tensor is scaled
-afterwards.
+so each projection is done once, and the peak above the inputs is d weight (none, of a frozen head), two chunks (student
+and teacher), and under autocast the heads in bfloat16, cast once for all chunks. Between the products a chunk is walked
+through in blocks that stay in cache. Weights of the rows (weight / global count) are folded in beforehand, so that no
+[V, H] tensor is scaled afterwards.
 
 A loss of whole responses (`Whole`) has a gradient only once log p of every token of the responses that it compares is
 known. The positions of those share a chunk, so that its products, made for log p, are there for the gradient; only

@@ -44,8 +44,8 @@ class Models(Section):
 
 
 class Adapter(Section):
-    """Train an adapter in place of the student's own weights, which are frozen (docs/adapters.md; needs the extra `peft`,
-    whose names these are). Each training has a new one; what comes of it is merged. It has no dropout."""
+    """Train an adapter and leave the student's own weights as they are (docs/adapters.md). The keys are named as in peft,
+    which has to be installed (`dudi[peft]`). Each stage trains a new one, and merges it; it has no dropout."""
 
     r: PositiveInt = 16
     """The rank of A and B."""
