@@ -101,12 +101,13 @@ def check(
     from dudi.data.settings import check_settings
     from dudi.recipe.read import load_recipe
     from dudi.recipe.stages import Generate, plan
-    from dudi.run.paths import on_the_hub, teacher_of
+    from dudi.run.paths import check_adapter, on_the_hub, teacher_of
     from dudi.text.verbalizer import Verbalizer
     from dudi.training.trackers import check_trackers
 
     loaded = load_recipe(recipe, set_ or ())
     check_settings(loaded.data)
+    check_adapter(loaded)
     Verbalizer(loaded.data.languages, folder=loaded.data.template_folder)
     check_trackers((*loaded.cold_start.training.report_to, *loaded.training.report_to))
     method = loaded.to_method()

@@ -12,6 +12,7 @@ from kit import recipes, runs
 from dudi.errors import DudiError
 from dudi.recipe.read import parse_recipe
 from dudi.run.launch import Launch, check_launch
+from dudi.run.paths import check_adapter
 from dudi.run.pipeline import run
 from dudi.run.plan.plan import plan
 
@@ -19,7 +20,7 @@ from dudi.run.plan.plan import plan
 def test_without_peft_it_is_refused_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     recipe = runs.recipe(tmp_path, {"name": "sft"}, adapter={"r": 4})
-    for use in (lambda: run(recipe, say=lambda _: None), lambda: plan(recipe, "h100")):
+    for use in (lambda: run(recipe, say=lambda _: None), lambda: plan(recipe, "h100"), lambda: check_adapter(recipe)):
         with pytest.raises(DudiError) as error:
             use()
         line = recipes.the_line(error)

@@ -280,7 +280,7 @@ SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": (
 SOURCE = {"data.sources.source": "@data.jsonl"}
 COLD = {"cold_start.method": {"name": "sft"}}
 PAPER = {"paper": {"table": "2", "average": 10.1}}
-ADAPTER = {"adapter": {"r": 4}}
+ADAPTER = {"adapter.r": 4}
 ENTRIES: dict[str, Entry] = {
     "name": Entry("other", run_folder),
     "description": Entry("why", saved_recipe),

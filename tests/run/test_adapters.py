@@ -49,10 +49,11 @@ class Seen(TrainerCallback):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, dict[str, Any], list[str]]:
-    """A run of cold start and DuDi in bfloat16: its folder, its recipe, what its trainers held, which models it loaded."""
+    """A run of cold start and DuDi in bfloat16: its folder, its recipe, what its trainers held, what it loaded."""
     folder, found, loads = tmp_path_factory.mktemp("adapters"), dict[str, Any](), list[str]()
+    training = {**SHORT, "gradient_checkpointing": True}
     recipe = runs.recipe(
-        folder, {"name": "dudi"}, adapter={"r": 4}, models={"precision": "bfloat16"}, training=SHORT, number=4
+        folder, {"name": "dudi"}, adapter={"r": 4}, models={"precision": "bfloat16"}, training=training, number=4
     )
     real = dudi.run.pipeline.load_model
 

@@ -8,7 +8,6 @@ that others load, and that decodes.
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -26,12 +25,6 @@ NAME = "default"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 """Of the names in that file: a model within peft's two wrappers."""
-
-
-def check_adapter(settings: Adapter | None) -> None:
-    """Raises `DudiError` where an adapter is asked for and peft is not installed; nothing is imported."""
-    if settings is not None and importlib.util.find_spec("peft") is None:
-        raise DudiError("adapter: the package peft is not installed: pip install 'dudi[peft]', or leave [adapter] out")
 
 
 def with_adapter(model: PreTrainedModel, settings: Adapter, seed: int) -> PreTrainedModel:

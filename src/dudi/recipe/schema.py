@@ -44,8 +44,8 @@ class Models(Section):
 
 
 class Adapter(Section):
-    """Train an adapter and leave the student's own weights as they are (docs/adapters.md). The keys are named as in peft,
-    which has to be installed (`dudi[peft]`). Each stage trains a new one, and merges it; it has no dropout."""
+    """Train an adapter, not the student's own weights (docs/adapters.md). Its keys have the names of peft, which has to
+    be installed (`dudi[peft]`). Each stage trains a new one and merges it. It has no dropout."""
 
     r: PositiveInt = 16
     """The rank of A and B."""

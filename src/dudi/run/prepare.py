@@ -13,12 +13,11 @@ from dudi.data.load import Rows as DataRows
 from dudi.data.load import load_rows
 from dudi.data.settings import parts_of
 from dudi.errors import DudiError
-from dudi.models.adapter import check_adapter
 from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer, own_tokenizer
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, check_limits, kept_and_left_out
-from dudi.run.paths import named
+from dudi.run.paths import check_adapter, named
 from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
 from dudi.text.chat import Chat, check_same_tokenizer, read_template
@@ -80,7 +79,7 @@ def prepare(
     its limits filled in. Raises `DudiError` with the first thing that is wrong.
     """
     phases = phases or Phases()
-    check_adapter(recipe.adapter)
+    check_adapter(recipe)
     with phases.outside("reading", "reading the rows"):
         chat, configs = load_chat(recipe)
         data = data or load_rows(recipe.data, recipe.seed)
