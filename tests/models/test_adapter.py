@@ -9,6 +9,7 @@ import kit
 import pytest
 import torch
 from kit.adapters import KINDS, adapted, learned
+from kit.architectures import build
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -72,6 +73,17 @@ def test_merged_it_says_the_same(family: str, kind: str, tied: bool) -> None:
         n for n, _ in kit.model(1, kind=family, tied=tied).named_parameters()
     ]
     assert torch.equal(logits(made), wanted), "merging changed the student"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3_moe", "gemma3_text"])
+@pytest.mark.filterwarnings(
+    "ignore:fan_in_fan_out:UserWarning"
+)  # peft's, of GPT-2's layers, whose weights it transposes
+def test_other_architectures_merge(name: str) -> None:
+    made = adapted(build(name))
+    wanted, plain = logits(made), logits(merged(made, torch.float32, "cpu"))
+    assert float((plain - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+    assert not torch.allclose(wanted, logits(without_adapter(made)), atol=1e-3)
 
 
 def test_weights_are_the_formula(tmp_path: Path) -> None:
@@ -177,6 +189,12 @@ def test_peft_reads_what_is_saved(kind: str, tmp_path: Path) -> None:
 
 
 # ── refusals, and a head that is frozen ──────────────────────────────────────────────────────────────────────────────
+def test_an_architecture_that_peft_refuses_is_one_line() -> None:
+    with pytest.raises(DudiError, match="adapter: FalconH1ForCausalLM cannot have one on these modules") as error:
+        adapted(build("falcon_h1"))
+    assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("wanted", ["q_prj", "lm_head", "embed_tokens", "input_layernorm"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_modules_that_cannot_have_one_are_refused(wanted: str, tied: bool) -> None:

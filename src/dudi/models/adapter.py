@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from dudi.errors import DudiError
 from dudi.recipe.schema import Adapter
@@ -49,7 +50,11 @@ def with_adapter(model: PreTrainedModel, settings: Adapter, seed: int) -> PreTra
     wide = torch.float64 if model.dtype is torch.float64 else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, NAME)
+        try:
+            inject_adapter_in_model(config, model, NAME)
+        except ValueError as error:  # layers that are read in a way of their own, such as Mamba's
+            line = " ".join(str(error).split())
+            raise DudiError(f"adapter: {type(model).__name__} cannot have one on these modules: {line:.300}") from None
     for p in model.parameters():
         if p.requires_grad:  # peft makes them in the dtype of the layer that they stand beside
             p.data = p.data.to(wide)
@@ -70,7 +75,8 @@ def _check_targets(model: PreTrainedModel, modules: str | tuple[str, ...]) -> No
     if isinstance(modules, str):
         return
     head = model.get_output_embeddings()
-    linear = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear) and one is not head}
+    kinds = (nn.Linear, Conv1D)
+    linear = {name: one for name, one in model.named_modules() if isinstance(one, kinds) and one is not head}
     known = sorted({name.rpartition(".")[2] for name in linear})
     for wanted in modules:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in linear):
