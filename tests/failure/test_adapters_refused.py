@@ -33,11 +33,11 @@ def test_without_peft_it_is_refused_with_the_command(tmp_path: Path, monkeypatch
     [
         ({"lora_dropout": 0.05}, "unknown key in [adapter]: 'lora_dropout'"),
         ({"rank": 4}, "unknown key in [adapter]: 'rank'"),
-        ({"r": 0}, "adapter.r: expected a number greater than 0, found 0"),
-        ({"lora_alpha": 0.0}, "adapter.lora_alpha: expected a number greater than 0, found 0.0"),
+        ({"r": 0}, "adapter.r: input should be greater than 0, found 0"),
+        ({"lora_alpha": 0.0}, "adapter.lora_alpha: input should be greater than 0, found 0.0"),
         ({"target_modules": "q_proj"}, 'adapter.target_modules: expected "all-linear", or a list of names'),
         ({"target_modules": ()}, 'adapter.target_modules: expected "all-linear", or a list of names'),
-        ({"use_dora": 1}, "adapter.use_dora: expected true or false, found 1"),
+        ({"use_dora": 1}, "adapter.use_dora: input should be a valid boolean, found 1"),
     ],
 )
 def test_bad_keys_are_one_line(table: dict[str, Any], line: str) -> None:

@@ -176,6 +176,7 @@ def test_merging_again_is_merging(tmp_path: Path) -> None:
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own use of it
 def test_peft_reads_what_is_saved(kind: str, tmp_path: Path) -> None:
     from peft import PeftModel
 

@@ -74,6 +74,7 @@ def test_each_stage_loads_its_start_once_and_no_reference(done: tuple[Path, Any,
     assert found["dudi"]["apart"] == [], "R has weights of its own"
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own use of it
 def test_what_is_published_is_plain_and_is_its_start_with_the_adapter(
     done: tuple[Path, Any, dict[str, Any], list[str]],
 ) -> None:

@@ -72,7 +72,7 @@ def test_loss_and_gradient_are_those_written_by_hand(kind: str, method: str, tmp
     same = kit.trainer(tmp_path / "w", {"name": method}, student=whole(made), reference=reference)
     wanted, full = kit.step(same)
     loss, grads = kit.step(adapted_trainer(tmp_path / "a", {"name": method}, made))
-    assert loss == pytest.approx(wanted, rel=1e-9) and wanted > 1e-3
+    assert loss == pytest.approx(wanted, rel=1e-9) and wanted > 1e-4
     close(grads, by_hand(made, full, {"rslora": 6 / 2}.get(kind, 6 / 4)))
 
 

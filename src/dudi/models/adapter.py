@@ -23,6 +23,8 @@ from dudi.recipe.schema import Adapter
 
 NAME = "default"
 """What peft calls an adapter that has no name."""
+LINEAR = (nn.Linear, Conv1D)
+"""What can have an adapter."""
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 """Of the names in that file: a model within peft's two wrappers."""
@@ -55,6 +57,11 @@ def with_adapter(model: PreTrainedModel, settings: Adapter, seed: int) -> PreTra
         except ValueError as error:  # layers that are read in a way of their own, such as Mamba's
             line = " ".join(str(error).split())
             raise DudiError(f"adapter: {type(model).__name__} cannot have one on these modules: {line:.300}") from None
+    if any(not isinstance(layer.get_base_layer(), LINEAR) for _, layer in _layers(model)):
+        raise DudiError(
+            f"adapter: {type(model).__name__} keeps its experts in one tensor, and peft takes them for linear layers: name"
+            ' others in adapter.target_modules, such as ["q_proj", "k_proj", "v_proj", "o_proj"]'
+        )
     for p in model.parameters():
         if p.requires_grad:  # peft makes them in the dtype of the layer that they stand beside
             p.data = p.data.to(wide)
@@ -75,8 +82,7 @@ def _check_targets(model: PreTrainedModel, modules: str | tuple[str, ...]) -> No
     if isinstance(modules, str):
         return
     head = model.get_output_embeddings()
-    kinds = (nn.Linear, Conv1D)
-    linear = {name: one for name, one in model.named_modules() if isinstance(one, kinds) and one is not head}
+    linear = {name: one for name, one in model.named_modules() if isinstance(one, LINEAR) and one is not head}
     known = sorted({name.rpartition(".")[2] for name in linear})
     for wanted in modules:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in linear):
