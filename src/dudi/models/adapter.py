@@ -59,8 +59,8 @@ def with_adapter(model: PreTrainedModel, settings: Adapter, seed: int) -> PreTra
             raise DudiError(f"adapter: {type(model).__name__} cannot have one on these modules: {line:.300}") from None
     if any(not isinstance(layer.get_base_layer(), LINEAR) for _, layer in _layers(model)):
         raise DudiError(
-            f"adapter: {type(model).__name__} keeps its experts in one tensor, and peft takes them for linear layers: name"
-            ' others in adapter.target_modules, such as ["q_proj", "k_proj", "v_proj", "o_proj"]'
+            f"adapter: {type(model).__name__} keeps its experts in one tensor, and peft takes them for linear layers:"
+            ' name others in adapter.target_modules, such as ["q_proj", "k_proj", "v_proj", "o_proj"]'
         )
     for p in model.parameters():
         if p.requires_grad:  # peft makes them in the dtype of the layer that they stand beside
