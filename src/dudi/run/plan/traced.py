@@ -67,7 +67,8 @@ def traced(
             if adapter is not None:
                 if autocast:
                     round_linears(model)
-                with_adapter(model.requires_grad_(False), adapter, 0)
+                with _unmoved():
+                    with_adapter(model.requires_grad_(False), adapter, 0)
             if checkpointing:
                 new = getattr(model, "activation_checkpointing_enable", None)
                 (new or model.gradient_checkpointing_enable)({"use_reentrant": False, "preserve_rng_state": False})
@@ -130,6 +131,19 @@ def _unpacked() -> Iterator[None]:
         yield
     finally:
         masking_utils.find_packed_sequence_indices = before
+
+
+@contextmanager
+def _unmoved() -> Iterator[None]:
+    """An adapter's layers are moved to the device and dtype of their base. Tensors without numbers are there already, and
+    cannot be moved within a module."""
+    utils: Any = torch.utils
+    before = utils.swap_tensors
+    utils.swap_tensors = lambda one, other: None
+    try:
+        yield
+    finally:
+        utils.swap_tensors = before
 
 
 @contextmanager
