@@ -135,8 +135,8 @@ def _unpacked() -> Iterator[None]:
 
 @contextmanager
 def _unmoved() -> Iterator[None]:
-    """An adapter's layers are moved to the device and dtype of their base. Tensors without numbers are there already, and
-    cannot be moved within a module."""
+    """An adapter's layers are moved to where their base is, and into its dtype. Tensors without numbers cannot be moved
+    within a module, and are there already."""
     utils: Any = torch.utils
     before = utils.swap_tensors
     utils.swap_tensors = lambda one, other: None
