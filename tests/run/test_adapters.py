@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 import dudi.run.pipeline
-from dudi.models.adapter import is_adapted, without_adapter
+from dudi.models.adapter import WEIGHTS, is_adapted, without_adapter
 from dudi.models.sharding import bytes_here
 from dudi.run.pipeline import run
 from dudi.run.plan.plan import plan
@@ -112,18 +112,16 @@ def test_the_plan_counts_the_adapter_and_no_reference(done: tuple[Path, Any, dic
 
 
 def test_a_run_that_was_stopped_ends_like_the_straight_one(tmp_path: Path) -> None:
-    """Also where a kill came between the adapter and the model that has it merged."""
+    """Also where a kill came between the adapter and the model that has it merged; and like one that was rehearsed."""
     ends = {}
     for name in ("straight", "stopped"):
         recipe = runs.recipe(tmp_path, {"name": "sft"}, output=name, adapter={"r": 2}, training=SHORT, number=4)
-        made = run(recipe, say=lambda _: None)
+        made = run(recipe, say=lambda _: None, rehearsal=name == "straight")
         stage = runs.stages(made)[-1]
         if name == "stopped":
             (stage / "model").rename(tmp_path / "away")
-            (stage / "adapter" / "adapter_model.safetensors").write_bytes(b"half")
+            (stage / "adapter" / WEIGHTS).write_bytes(b"half")
             run(recipe, resume=True, say=lambda _: None)
-        ends[name] = [
-            load_file(stage / part) for part in ("model/model.safetensors", f"adapter/{'adapter_model'}.safetensors")
-        ]
+        ends[name] = [load_file(stage / "model" / "model.safetensors"), load_file(stage / "adapter" / WEIGHTS)]
     for one, other in zip(ends["straight"], ends["stopped"], strict=True):
         assert runs.identical(one, other)
