@@ -22,8 +22,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic_core import PydanticUndefined
 
 from dudi.methods import METHODS
-from dudi.recipe import schema
-from dudi.recipe.schema import Recipe, Section
+from dudi.recipe.fields import Section
+from dudi.recipe.schema import Recipe
 from dudi.signals import LossOn, Mode
 from dudi.strict import PerLanguage
 
@@ -65,7 +65,7 @@ def page() -> str:
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _section(name: str, section: type[Section]) -> str:
     """A table of the recipe: title, what it is, and a row for each of its keys."""
-    meanings = _docstrings(section.__name__)
+    meanings = _docstrings(section)
     rows = [
         (key, in_words(field.annotation, field.metadata), _default(field), meanings.get(key, ""))
         for key, field in section.model_fields.items()
@@ -98,10 +98,10 @@ def _table(rows: list[tuple[str, str, str, str]], meaning: bool = True) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _docstrings(name: str) -> dict[str, str]:
-    """The text under each field of a class of the schema, as one line."""
-    tree = ast.parse(Path(inspect.getfile(schema)).read_text(encoding="utf-8"))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name).body
+def _docstrings(section: type[Section]) -> dict[str, str]:
+    """The text under each field of a table, as one line."""
+    tree = ast.parse(Path(inspect.getfile(section)).read_text(encoding="utf-8"))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__).body
     found = {}
     for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):

@@ -161,7 +161,15 @@ def imported(tree: ast.Module) -> Iterator[str]:
 def test_no_other_implementation_is_imported() -> None:
     found = {(relative(file), name) for file, tree in trees() for name in imported(tree)}
     assert ("training/trainer.py", "torch") in found
-    assert {one for one in found if one[1] in ("trl", "peft", "verl", "unsloth", "tests", "pytest")} == set()
+    assert {one for one in found if one[1] in ("trl", "verl", "unsloth", "tests", "pytest")} == set()
+    assert {file for file, name in found if name == "peft"} == {"models/adapter.py"}
+
+
+def test_what_is_an_extra_is_imported_where_it_is_used() -> None:
+    """At the top of no module: without `peft`, everything but [adapter] works."""
+    (adapter,) = (tree for file, tree in trees() if relative(file) == "models/adapter.py")
+    assert "peft" in imported(adapter)
+    assert "peft" not in imported(ast.Module([one for one in adapter.body if not isinstance(one, ast.FunctionDef)], []))
 
 
 def forbidden(tree: ast.Module) -> Iterator[tuple[int, str]]:

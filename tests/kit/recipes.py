@@ -48,6 +48,17 @@ def keys(model: type[BaseModel] = Recipe, path: tuple[str, ...] = ()) -> Iterato
             yield from keys(section, (*path, name))
 
 
+def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys that are no tables; of several tables of one kind, those of each."""
+    for name, info in section.model_fields.items():
+        options = (info.annotation, *get_args(info.annotation))
+        inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if inner is None:
+            yield prefix + name
+        else:
+            yield from leaves(inner, f"{prefix}{name}.")
+
+
 def the_line(error: pytest.ExceptionInfo[DudiError]) -> str:
     """The message of an error, which is one line."""
     text = str(error.value)

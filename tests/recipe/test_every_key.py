@@ -5,15 +5,17 @@ A new key without an entry fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import kit
 import pytest
 import torch
+from kit.adapters import merged_start
 from kit.additions.echo import Echo
+from kit.recipes import leaves
 from kit.served import SERVED, asked
 from kit.world import World
 from safetensors.torch import load_file
@@ -29,7 +31,7 @@ from dudi.files import read_lines
 from dudi.loss.head import Head
 from dudi.models.result import complete
 from dudi.recipe.read import parse_recipe
-from dudi.recipe.schema import Recipe, Section
+from dudi.recipe.schema import Recipe
 from dudi.rollouts import ENGINES, Sampling
 from dudi.training.job import arguments
 from dudi.training.trainer import DistillationTrainer
@@ -279,6 +281,7 @@ SEA = {"data.source": "@sea", "data.format": "sea_instruct", "data.languages": (
 SOURCE = {"data.sources.source": "@data.jsonl"}
 COLD = {"cold_start.method": {"name": "sft"}}
 PAPER = {"paper": {"table": "2", "average": 10.1}}
+ADAPTER = {"adapter.r": 4}
 ENTRIES: dict[str, Entry] = {
     "name": Entry("other", run_folder),
     "description": Entry("why", saved_recipe),
@@ -303,6 +306,11 @@ ENTRIES: dict[str, Entry] = {
     "models.attention": Entry("eager", student_form),
     "models.save_dtype": Entry("bfloat16", saved_dtype),
     "models.teacher_sharding": Entry("shard", processes_of_loads),
+    "adapter.r": Entry(2, merged_start, ADAPTER),
+    "adapter.lora_alpha": Entry(3.0, merged_start, ADAPTER),
+    "adapter.target_modules": Entry(("q_proj",), merged_start, ADAPTER),
+    "adapter.use_rslora": Entry(True, merged_start, ADAPTER),
+    "adapter.use_dora": Entry(True, merged_start, ADAPTER),
     "chat.template": Entry("@chat.jinja", windows),
     "chat.kwargs": Entry({"note": "hi"}, windows, {"chat.template": "@chat.jinja"}),
     "chat.merge_system": Entry(True, windows),
@@ -350,17 +358,6 @@ ENTRIES: dict[str, Entry] = {
     "paper.average": Entry(9.0, saved_recipe, PAPER),
     "paper.languages": Entry({"id": 12.0}, saved_recipe, PAPER),
 }
-
-
-def leaves(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys of a recipe."""
-    for name, info in section.model_fields.items():
-        options = (info.annotation, *get_args(info.annotation))
-        inner = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
-        if inner is None:
-            yield prefix + name
-        else:
-            yield from leaves(inner, f"{prefix}{name}.")
 
 
 def seen_before(world: World, entry: Entry, seen: dict[str, Any]) -> Any:

@@ -102,3 +102,4 @@ def test_a_disk_without_room_is_said_with_figures(dudi: Dudi, monkeypatch: pytes
     wanted = r"10\.0 GiB are free, and the run needs about 11\.0 \(2 results, 3 checkpoints\)"  # of thrice their size
     with pytest.raises(DudiError, match=wanted):
         rehearsal.check_room(recipe, plan(recipe), 2**30, dudi.folder)
+    rehearsal.check_room(recipe, plan(recipe), 2**30, dudi.folder, adapter=2**20)  # checkpoints are of it alone

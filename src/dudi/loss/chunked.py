@@ -7,10 +7,10 @@ block, H hidden size of the student, G of the teacher, V vocabulary entries, T t
                d hidden_cH = grad_cV @ weight_VH;  d weight_VH += grad_cV.T @ hidden_cH
     backward   both gradients are there already; they are scaled by the incoming gradient and handed to autograd
 
-so each projection is done once, and the peak above the inputs is d weight, two chunks (student and teacher), and under
-autocast the heads in bfloat16, cast once for all chunks. Between the products a chunk is walked through in blocks that
-stay in cache. Weights of the rows (weight / global count) are folded in beforehand, so that no [V, H] tensor is scaled
-afterwards.
+so each projection is done once, and the peak above the inputs is d weight (none, of a frozen head), two chunks (student
+and teacher), and under autocast the heads in bfloat16, cast once for all chunks. Between the products a chunk is walked
+through in blocks that stay in cache. Weights of the rows (weight / global count) are folded in beforehand, so that no
+[V, H] tensor is scaled afterwards.
 
 A loss of whole responses (`Whole`) has a gradient only once log p of every token of the responses that it compares is
 known. The positions of those share a chunk, so that its products, made for log p, are there for the gradient; only
@@ -162,8 +162,11 @@ class _Score(torch.autograd.Function):
         if work.need_grad:
             d_hidden_NH = torch.zeros_like(hidden)
             d_by_view = d_hidden_NH.split([len(positions.labels) for positions in work.views])
-            d_weight_VH = torch.zeros_like(weight, dtype=wide)  # bfloat16 sums would bias training
-            d_bias_V = None if bias is None else torch.zeros_like(bias, dtype=wide)
+            # bfloat16 sums would bias training; a head that is frozen needs none
+            d_weight_VH, d_bias_V = (
+                torch.zeros_like(of, dtype=wide) if of is not None and learns else None
+                for of, learns in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
+            )
         for group in work.groups():
             product_cV, slopes = _judge_whole(group, by_view, work)
             for parts in group:
@@ -176,7 +179,8 @@ class _Score(torch.autograd.Function):
                     d_states_cH = product_cV @ head.weight
                     for rows_c, (place, rows) in within(parts):
                         d_by_view[place][rows] = d_states_cH[rows_c]
-                    _add_outer(d_weight_VH[: head.vocab], product_cV, states_cH)
+                    if d_weight_VH is not None:
+                        _add_outer(d_weight_VH[: head.vocab], product_cV, states_cH)
                     if d_bias_V is not None:
                         d_bias_V[: head.vocab] += product_cV.sum(0, dtype=wide)
                 product_cV = None  # before the next chunk's logits are there
@@ -184,8 +188,7 @@ class _Score(torch.autograd.Function):
             for term, values_n in zip(positions.terms, values_Tn, strict=True):
                 loss = loss + (values_n.double() * term.weight.double()).sum()
         if work.need_grad:
-            d_bias = None if d_bias_V is None else d_bias_V.to(weight.dtype)
-            ctx.grads = (d_hidden_NH, d_weight_VH.to(weight.dtype), d_bias)
+            ctx.grads = (d_hidden_NH, *(None if d is None else d.to(weight.dtype) for d in (d_weight_VH, d_bias_V)))
         return loss.to(wide)
 
     @staticmethod

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from dudi.loss.head import Head
 from dudi.loss.scores import Reading, hidden_states
+from dudi.models.adapter import is_adapted, merge_again, merged
 from dudi.models.parts import backbone, head_of
 from dudi.models.probe import check_decoding, check_head, check_reading
 from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole_copy
@@ -114,41 +115,51 @@ class EmaTeacher:
     """SDFT's teacher: a moving average of the student, in the student's own precision (float32).
 
     teacher <- (1 - rate) teacher + rate student, after each optimizer step. It is whole on each process, also where the
-    student is sharded.
+    student is sharded. Of an adapter it is the average of the adapter's own weights, beside the same frozen ones.
     """
 
     def __init__(self, student: PreTrainedModel, rate: float) -> None:
         self.rate = rate
         self.model = whole_copy(student)
+        self._shared = {id(p) for p in student.parameters()}
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average."""
         for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
-            mine.lerp_(whole(theirs.detach()).to(mine.dtype), self.rate)
+            if mine is not theirs:
+                mine.lerp_(whole(theirs.detach()).to(mine.dtype), self.rate)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save; tied weights once."""
-        return {name: p.detach().contiguous() for name, p in self.model.named_parameters()}
+        return {name: p.detach().contiguous() for name, p in self._own()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        for name, p in self.model.named_parameters():
+        for name, p in self._own():
             p.copy_(state[name])
+
+    def _own(self) -> list[tuple[str, nn.Parameter]]:
+        """Its weights, without those that it shares with the student."""
+        return [(name, p) for name, p in self.model.named_parameters() if id(p) not in self._shared]
 
 
 class DecodingCopy:
     """The weights that decode: the student itself, or a copy of it, refreshed once a step.
 
     It is a copy in bfloat16 under autocast, and one that is whole on each process where the student is sharded: answers
-    end at different lengths, so that the processes do not decode in step. samples: whether anything is decoded at all.
+    end at different lengths, so that the processes do not decode in step. Of an adapted student it is the model that
+    its adapter makes, in few operations. samples: whether anything is decoded at all.
     """
 
     def __init__(self, student: PreTrainedModel, samples: bool, bf16: bool) -> None:
         self.student = student
         self.copy: PreTrainedModel | None = None
-        if samples and (bf16 or is_sharded(student)):
+        self.adapted = is_adapted(student)
+        if samples and self.adapted:
+            self.copy = merged(student, torch.bfloat16 if bf16 else student.dtype, student.device)
+        elif samples and (bf16 or is_sharded(student)):
             self.copy = whole_copy(student)
             if bf16:
                 for p in self.copy.parameters():  # not its buffers: the rotary frequencies stay float32, as in training
@@ -159,5 +170,8 @@ class DecodingCopy:
         """The model to sample from, with the student's present weights."""
         if self.copy is None:
             return self.student
-        copy_weights(self.copy, self.student)
+        if self.adapted:
+            merge_again(self.copy, self.student)
+        else:
+            copy_weights(self.copy, self.student)
         return self.copy

@@ -76,9 +76,10 @@ def reshard(model: nn.Module) -> None:
 
 @torch.no_grad()
 def whole_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A frozen copy that is whole on this process."""
+    """A frozen copy that is whole on this process. What the model itself keeps frozen (an adapter's base) is shared."""
     if not is_sharded(model):
-        return copy.deepcopy(model).requires_grad_(False).eval()
+        shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
+        return copy.deepcopy(model, shared).requires_grad_(False).eval()
     config = copy.deepcopy(model.config)
     del config.distributed_config
     kind = cast(Any, plain_type(model))

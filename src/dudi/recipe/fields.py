@@ -6,15 +6,26 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import InitErrorDetails
 
 from dudi.errors import DudiError
 from dudi.languages import language_code
-from dudi.strict import expected, shown
+from dudi.strict import STRICT, Text, expected, shown
+
+
+class Section(BaseModel):
+    """A table of a recipe."""
+
+    model_config = STRICT
+
 
 TemplateValue = Annotated[str | bool | int, expected("a text, a whole number, true or false")]
 Probability = Annotated[float, Field(gt=0, le=1)]
+TargetModules = Annotated[
+    Literal["all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)],
+    expected('"all-linear", or a list of names such as ["q_proj", "v_proj"]'),
+]
 Equalize = Annotated[
     Literal["none", "tokens"] | dict[str, Annotated[float, Field(gt=0)]],
     expected('"none", "tokens", or a table of shares above 0 by language such as {id = 2, my = 1}'),

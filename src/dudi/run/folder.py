@@ -20,6 +20,7 @@ from dudi.data.load import write_rows
 from dudi.errors import DudiError
 from dudi.files import nearest, write_text
 from dudi.recipe.read import dump_recipe, load_recipe
+from dudi.recipe.schema import Recipe
 from dudi.run.identity import Identity, check_unchanged, identities
 from dudi.run.lock import LOCK
 from dudi.run.prepare import Prepared
@@ -66,7 +67,7 @@ def begin(folder: Path, prepared: Prepared, state: PartialState, resume: bool) -
         prepared.keep_tokens(folder / "data")
     elif load_recipe(folder / "recipe.toml") != prepared.given:
         write_text(folder / "recipe.toml", dump_recipe(prepared.given))  # with what may change on resume
-    write_text(folder / "environment.json", json.dumps(environment(state, models), indent=1))
+    write_text(folder / "environment.json", json.dumps(environment(state, models, prepared.recipe), indent=1))
 
 
 def check_models(folder: Path, models: Mapping[str, Identity]) -> None:
@@ -101,9 +102,10 @@ def whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
         raise DudiError(f"{error.filename or folder}: {error.strerror or error}; {then}") from error
 
 
-def environment(state: PartialState, models: Mapping[str, Identity]) -> dict[str, Any]:
+def environment(state: PartialState, models: Mapping[str, Identity], recipe: Recipe) -> dict[str, Any]:
     """Versions, devices and models: what else could change a number."""
-    packages = ("dudi", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy")
+    packages = ["dudi", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy"]
+    packages += ["peft"] if recipe.adapter is not None else []
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),

@@ -89,10 +89,15 @@ def mode_of(environment: Mapping[str, str]) -> Launch | None:
     return Launch.DDP
 
 
-def check_launch(recipe: Recipe, processes: int) -> None:
+def check_launch(recipe: Recipe, processes: int, mode: Launch | None = None) -> None:
     """Refuse, with `DudiError`, what several processes cannot do, before anything is written."""
     from dudi.recipe.stages import TEACHER, Generate, plan  # not with the command's help: it reads the schema
 
+    if recipe.adapter is not None and mode is Launch.FSDP2:
+        raise DudiError(
+            "adapter: not under fsdp2, which spreads what an adapter leaves frozen: use ddp, where only the adapter is"
+            " reduced, or leave [adapter] out"
+        )
     here = recipe.rollouts.server is None
     written = [s.name for s in plan(recipe) if here and isinstance(s, Generate) and s.writer == TEACHER]
     if written and recipe.models.teacher_sharding == "shard" and processes > 1:
@@ -237,7 +242,7 @@ def launch_run(
     import torch
 
     processes = processes_here(wanted, torch.cuda.device_count())
-    check_launch(recipe, processes)
+    check_launch(recipe, processes, mode)
     settings = [argument for item in overrides for argument in ("--set", item)]
     flags = [*(["--resume"] if resume else []), *([] if rehearsal else ["--no-rehearsal"])]
     flags += [] if profile is None else ["--profile", str(profile)]

@@ -1,7 +1,9 @@
-"""Whether the models that a recipe names are there, as far as can be told without the hub or any library."""
+"""Whether the models that a recipe names, and what they need, are there, as far as can be told without the hub or any
+library."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from dudi.errors import DudiError
@@ -21,6 +23,12 @@ def named(recipe: Recipe) -> dict[str, tuple[str, str | None]]:
     if recipe.cold_start.checkpoint is not None and recipe.to_method().cold_start:
         found["cold_start.checkpoint"] = (recipe.cold_start.checkpoint, None)
     return found
+
+
+def check_adapter(recipe: Recipe) -> None:
+    """Raises `DudiError` where an adapter is asked for and peft is not installed; nothing is imported."""
+    if recipe.adapter is not None and find_spec("peft") is None:
+        raise DudiError("adapter: the package peft is not installed: pip install 'dudi[peft]', or leave [adapter] out")
 
 
 def on_the_hub(recipe: Recipe) -> list[str]:

@@ -4,6 +4,7 @@ RUN/recipe.toml, environment.json     what was run, with what
 RUN/data/                             the very rows, their report and manifest; their token ids, for the next start
 RUN/lengths.json                      per language: rows left out, answers cut, tokens per character
 RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, rollouts.jsonl, phases.json, checkpoint-*/, model/
+RUN/<n>-<stage>/adapter/              where [adapter] is used: what was trained, in peft's format; model/ has it merged
 RUN/<n>-<stage>/trackers.json         which runs of trackers it is, where it reports to any
 RUN/<n>-<stage>/cache/                while it trains: what is read once of frozen models (training.cache = "disk")
 RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
@@ -27,8 +28,10 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from dudi import processes
 from dudi.data.load import Rows, read_rows
+from dudi.draws import draw
 from dudi.errors import DudiError
 from dudi.files import cut_back, read_lines, write_text
+from dudi.models.adapter import is_adapted, save_adapter, with_adapter, without_adapter
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.reader import check_head
 from dudi.models.reference import like_student
@@ -81,7 +84,7 @@ def run(
     launched()  # before accelerate looks at the environment
     quiet_library()
     state = PartialState(cpu=not torch.cuda.is_available())
-    check_launch(recipe, state.num_processes)
+    check_launch(recipe, state.num_processes, launched())
     check_names(recipe)
     say = say if state.is_main_process else _silent
     phases, folder, changed = Phases(say), Path(recipe.output.format(name=recipe.name)), []
@@ -189,12 +192,9 @@ class Pipeline:
         """A training, from its newest complete checkpoint if there is one; `model/` appears when it is done."""
         p, here = self.prepared, self._of(stage.name)
         weights, frozen, autocast = arithmetic(p.recipe.models.precision)
-        several = self.state.num_processes
-        student = self._load(stage.start, weights, frozen=False, over=several if launched() is Launch.FSDP2 else 1)
-        sharded = p.recipe.models.teacher_sharding == "shard"
-        teacher = self._load(TEACHER, frozen, over=several if sharded else 1) if stage.method.judged_by_larger else None
-        load_r = None if stage.reference is None else partial(self._load, stage.reference, weights)
-        reference = None if load_r is None else like_student(load_r, autocast)
+        student, reference = self._student(stage, weights, autocast)
+        over = self.state.num_processes if p.recipe.models.teacher_sharding == "shard" else 1
+        teacher = self._load(TEACHER, frozen, over=over) if stage.method.judged_by_larger else None
         for what, model in (("student", student), ("teacher", teacher)):
             rows = 0 if model is None else model.get_output_embeddings().weight.shape[0]
             if rows > p.chat.vocab:
@@ -230,14 +230,36 @@ class Pipeline:
         if self.state.is_main_process:
             self.phases.settle(here)
 
+    def _student(
+        self, stage: Train, weights: torch.dtype, autocast: bool
+    ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+        """The student and R, where the method compares it with one. With an adapter both are one model: R is what the
+        student is without it, which is what this stage began with."""
+        adapter, seed = self.prepared.recipe.adapter, self.prepared.recipe.seed
+        load_r = None if stage.reference is None else partial(self._load, stage.reference, weights)
+        if adapter is None:
+            over = self.state.num_processes if launched() is Launch.FSDP2 else 1
+            student = self._load(stage.start, weights, frozen=False, over=over)
+            return student, None if load_r is None else like_student(load_r, autocast)
+        assert stage.reference in (None, stage.start)
+        base = like_student(partial(self._load, stage.start, weights), autocast)
+        student = with_adapter(base, adapter, draw(seed, stage.name, "adapter") >> 1)
+        learns = sum(p.numel() for p in student.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in student.parameters() if not p.requires_grad)
+        self.say(f"  adapter: {learns:,} weights are trained, the student's own {frozen:,} stay as they are")
+        return student, None if stage.reference is None else without_adapter(student)
+
     def _publish(self, trainer: DistillationTrainer, here: Path, last: bool) -> None:
-        """The stage's result, whole or absent."""
+        """The stage's result, whole or absent: `model/`, and before it the adapter that is merged in it, if any."""
         staged = here / checkpoints.STAGING
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
                 shutil.rmtree(staged, ignore_errors=True)
+                if is_adapted(trainer.student):
+                    save_adapter(trainer.student, staged)
+                    checkpoints.publish(staged, here / "adapter")
         with processes.together(), checkpoints.writing(here / "model"):
-            trainer.save_model(str(staged), _internal_call=True)  # on all: a sharded one is gathered
+            trainer.save_result(staged)
         with processes.together(), checkpoints.writing(here / "model"):
             if self.state.is_main_process:
                 complete(staged, self.prepared.recipe.models, last)

@@ -17,7 +17,7 @@ from dudi.models.load import check_model, embeddings, eos_ids, load_config, load
 from dudi.models.positions import check_positions
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, kept_and_left_out
-from dudi.run.paths import named
+from dudi.run.paths import check_adapter, named
 from dudi.run.settings import check_limits
 from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
@@ -81,6 +81,7 @@ def prepare(
     its limits filled in. Raises `DudiError` with the first thing that is wrong.
     """
     phases = phases or Phases()
+    check_adapter(recipe)
     with phases.outside("reading", "reading the rows"):
         chat, configs = load_chat(recipe)
         data = data or load_rows(recipe.data, recipe.seed)

@@ -100,7 +100,8 @@ def rehearse(prepared: Prepared, state: PartialState, beside: Path) -> None:
             state.wait_for_everyone()
             gc.collect()
         if state.is_main_process and (sizes := [_size(model) for model in folder.glob("*/model")]):
-            check_room(prepared.recipe, plan(prepared.recipe), max(sizes), beside)
+            adapters = [_size(adapter) for adapter in folder.glob("*/adapter")]
+            check_room(prepared.recipe, plan(prepared.recipe), max(sizes), beside, max(adapters, default=None))
 
 
 def rehearse_first(prepared: Prepared, state: PartialState, folder: Path, phases: Phases) -> None:
@@ -123,14 +124,16 @@ def rehearse_recipe(recipe: Recipe) -> list[str]:
     return said
 
 
-def check_room(recipe: Recipe, stages: Sequence[Stage], weights: int, folder: Path) -> None:
+def check_room(recipe: Recipe, stages: Sequence[Stage], weights: int, folder: Path, adapter: int | None = None) -> None:
     """Raises `DudiError` where the results, and the checkpoints kept of one training, would not fit on the disk.
 
-    weights: bytes of a result. A checkpoint holds the weights and AdamW's two moments; one more is being written.
+    weights: bytes of a result; adapter: of the adapter, where one is trained. A checkpoint holds the weights that are
+    trained and AdamW's two moments; one more is being written.
     """
     trainings = [stage for stage in stages if isinstance(stage, Train)]
     checkpoints = max(stage.training.keep_checkpoints for stage in trainings) + 1
-    needed, free = (len(trainings) + 3 * checkpoints) * weights, shutil.disk_usage(folder).free
+    trained = weights if adapter is None else adapter
+    needed, free = len(trainings) * weights + 3 * checkpoints * trained, shutil.disk_usage(folder).free
     if free < needed:
         raise DudiError(
             f"{folder}: {free / 2**30:.1f} GiB are free, and the run needs about {needed / 2**30:.1f}"

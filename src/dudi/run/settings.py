@@ -9,6 +9,7 @@ from dudi.errors import DudiError
 from dudi.recipe.schema import Limits, Recipe
 from dudi.recipe.stages import Train, plan
 from dudi.rollouts import check_engine
+from dudi.run.paths import check_adapter
 from dudi.text.template import check_template
 from dudi.training.trackers import check_trackers
 
@@ -23,10 +24,12 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raises `DudiError` for an engine, a tracker or a template that there is not, or not here."""
+    """Raises `DudiError` for an engine, a tracker, a template or a package of adapters that there is not, or not
+    here."""
     check_engine(recipe.rollouts.engine, recipe.rollouts.cuda_graph)
     check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
     check_template(recipe.chat.template)
+    check_adapter(recipe)
 
 
 def check_limits(limits: Limits, languages: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from transformers.trainer_callback import ExportableState
 
 from dudi import processes
 from dudi.files import flush
+from dudi.models.adapter import is_adapted, load_adapter, merged, save_adapter
 from dudi.models.reader import EmaTeacher
 from dudi.models.sharding import (
     is_sharded,
@@ -214,15 +215,27 @@ class SavingTrainer(Trainer):
             raise ValueError("of another training")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Weights (safetensors), config, generation config and tokenizer; no training_args.bin, which would hold the
-        hub token in clear."""
+        """Weights (safetensors; of an adapted model those of the adapter), config, generation config and tokenizer; no
+        training_args.bin, which would hold the hub token in clear."""
         assert output_dir is not None
         if is_sharded(self.student):
             save_whole(self.student, output_dir, self.args.should_save)
+        elif is_adapted(self.student):
+            if self.args.should_save:
+                save_adapter(self.student, Path(output_dir))
         elif self.args.should_save:
             self.student.save_pretrained(output_dir, state_dict=state_dict)
         if self.args.should_save:
             self.job.builder.chat.save(output_dir)
+
+    def save_result(self, folder: Path) -> None:
+        """What comes of the training, as anybody loads it: an adapter is merged. On all processes: a sharded student is
+        gathered."""
+        if not is_adapted(self.student):
+            self.save_model(str(folder), _internal_call=True)
+        elif self.args.should_save:
+            merged(self.student, self.student.dtype, "cpu").save_pretrained(folder)
+            self.job.builder.chat.save(str(folder))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """As one process would write them, also where they are sharded."""
@@ -263,6 +276,9 @@ class SavingTrainer(Trainer):
         """As transformers reads a model: some are saved under other names than their own (a text model within one that
         sees images, experts that are fused), which the Trainer would pass over, and go on from other weights."""
         with _reading(resume_from_checkpoint, "the weights"):
+            if is_adapted(self.student):
+                load_adapter(self.student, Path(resume_from_checkpoint))
+                return
             kind, dtype = cast(Any, plain_type(self.student)), self.student.dtype
             found, how = kind.from_pretrained(resume_from_checkpoint, dtype=dtype, output_loading_info=True)
             if how["missing_keys"] or how["mismatched_keys"]:

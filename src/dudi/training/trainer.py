@@ -29,6 +29,7 @@ from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
 from dudi.loss.scores import Block, Scores, response_log_probs
 from dudi.loss.signals import Count
+from dudi.models.adapter import is_adapted
 from dudi.models.dropout import dropout_off
 from dudi.models.reader import DecodingCopy, Reader
 from dudi.models.sharding import whole
@@ -75,13 +76,14 @@ class DistillationTrainer(SavingTrainer):
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
         vocab, teacher = job.builder.chat.vocab, self.ema.model if self.ema else job.teacher
-        self.reader = Reader(job.student, vocab, "student")
-        self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
-        with torch.autocast(job.student.device.type, torch.bfloat16, enabled=job.autocast):  # R is stored for it
+        with self._autocast() if is_adapted(job.student) else contextlib.nullcontext():  # its base is stored for it
+            self.reader = Reader(job.student, vocab, "student")
+            self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
+            if not job.training.dropout:
+                dropout_off(job.student, "student")
+        with self._autocast():  # R is stored for it
             self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
         self.cache = Cache(job, self._frozen, self._identity, self.say)
-        if not job.training.dropout:
-            dropout_off(job.student, "student")
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
         self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
         if job.training.gradient_checkpointing:

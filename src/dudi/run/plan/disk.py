@@ -31,17 +31,18 @@ class Disk:
 
 
 def disk(prepared: Prepared, machine: Machine, folder: Path) -> Disk:
-    """The results of all trainings, and what the largest of them keeps while it runs: a checkpoint is the weights, the
-    optimizer's two moments, and a moving average; one more than are kept is being written."""
+    """The results of all trainings, and what the largest of them keeps while it runs: a checkpoint is the weights that
+    are trained, the optimizer's two moments, and a moving average; one more than are kept is being written."""
     weights = arithmetic(prepared.recipe.models.precision)[0]
     trainings = [stage for stage in machine.stages if isinstance(stage, Train)]
     results, most, cached = 0.0, (0.0, ""), 0
     for stage in trainings:
-        size = machine.shape(stage.start).parameters
+        shape = machine.shape(stage.start)
+        size, trained = shape.parameters, shape.trained
         last = stage is trainings[-1] and prepared.recipe.models.save_dtype == "bfloat16"
         results += size * (torch.bfloat16 if last else weights).itemsize
         number, copies = stage.training.keep_checkpoints + 1, 4 if stage.method.ema_rate else 3
-        most = max(most, (number * copies * size * weights.itemsize, f"{number} checkpoints"))
+        most = max(most, (number * copies * trained * weights.itemsize, f"{number} checkpoints"))
         if stage.training.cache == "disk":
             cached = max(cached, kept(stage, prepared).bytes)
     items = {most[1]: most[0], f"{len(trainings)} results": results}

@@ -137,15 +137,18 @@ class Training:
     def _student(self, student: Shape) -> Iterator[Item]:
         """What is there of the student at any step."""
         weights, _, autocast = arithmetic(self.prepared.recipe.models.precision)
-        size, name = student.bytes(weights), _name(weights)
-        yield Item(f"student, {name}", size)
+        size, name, adapted = student.trained * weights.itemsize, _name(weights), student.adapter is not None
+        if adapted:  # R is the same weights
+            yield Item("student's own weights, frozen", student.reference_bytes(weights, autocast))
+        yield Item(f"{'adapter' if adapted else 'student'}, {name}", size)
         yield Item(f"gradients, {name}", size, AFTER_FIRST)
         yield Item(f"AdamW's moments, {name}", 2 * size)
-        if autocast and any(view.response.sampled for view in views(self.stage.method.signals)):
-            yield Item("copy that decodes, bfloat16", student.bytes(torch.bfloat16))
+        if (autocast or adapted) and any(view.response.sampled for view in views(self.stage.method.signals)):
+            decoding = torch.bfloat16 if autocast else weights
+            yield Item(f"copy that decodes, {_name(decoding)}", student.bytes(decoding))
         if self.machine.gpus > 1:
             yield Item("gradients in DDP's buckets", size, AFTER_FIRST)
-        largest = max(p.numel() for p in student.model.parameters()) * weights.itemsize
+        largest = min(max(p.numel() for p in student.model.parameters()) * weights.itemsize, size)
         yield Item("the optimizer's own tensors", 2 * largest if self.machine.device.is_cpu else size, (OPTIMIZER,))
 
     def _frozen(self, student: Shape) -> Iterator[Item]:
@@ -161,8 +164,8 @@ class Training:
             else:
                 yield Item(f"teacher, {name}", size)
         if method.ema_rate:
-            yield Item("moving average of the student", student.bytes(weights))
-        if self.stage.reference is not None:
+            yield Item("moving average of the student", student.trained * weights.itemsize)
+        if self.stage.reference is not None and student.adapter is None:
             yield Item("reference R", self.machine.shape(self.stage.reference).reference_bytes(weights, autocast))
         if training.cache == "memory" and (size := kept(self.stage, self.prepared).bytes):
             on_cpu = self.machine.device.is_cpu
@@ -186,9 +189,12 @@ class Training:
         states = 2 * positions * student.hidden * weights.itemsize
         yield Item("head: a chunk of logits", products + block + states, (STUDENT,))
         cast = student.head * 2 if autocast else 0
-        yield Item("head: its gradient", student.head * weights.itemsize + cast, (STUDENT, BACKWARD))
-        embedded = student.embedding * weights.itemsize
-        yield Item("embedding: its gradient, by view", min(len(micro), 2) * embedded, (BACKWARD,))
+        if student.adapter is None:
+            yield Item("head: its gradient", student.head * weights.itemsize + cast, (STUDENT, BACKWARD))
+            embedded = student.embedding * weights.itemsize
+            yield Item("embedding: its gradient, by view", min(len(micro), 2) * embedded, (BACKWARD,))
+        elif cast:
+            yield Item("head, bfloat16", cast, (STUDENT, BACKWARD))
         against = [read.student for read in micro if read.view in compared(signals)]
         if against and self.stage.reference is not None:
             trace = self.machine.shape(self.stage.reference).trace(longest, weights, autocast, False)

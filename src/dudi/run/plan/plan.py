@@ -166,7 +166,7 @@ def _stage(prepared: Prepared, stage: Train | Generate, machine: Machine) -> Sta
     return Stage(
         training.memory(),
         Clock(prepared, stage, machine).time(),
-        machine.shape(stage.start).parameters,
+        machine.shape(stage.start).trained,
         min(stage.training.micro_batch, Reading(prepared, stage, machine.gpus).rows),
         training.largest_micro_batch(stage.training.gradient_checkpointing),
     )

@@ -87,7 +87,8 @@ class Clock:
             "teacher": self._frozen(step, fixed=False, who="teacher"),
             "reference": self._frozen(step, fixed=False, who="reference"),
             "student": (forward + self._heads(step)) / rate,
-            "backward": (2 * forward + again) / rate,
+            "backward": ((2 if student.adapter is None else 1) * forward + again)
+            / rate,  # frozen: no weight's gradient
         }
         if step.prompts[0]:
             found["rollout"] = decoding_seconds(
@@ -100,14 +101,14 @@ class Clock:
         return self.prepared.recipe.rollouts.cuda_graph
 
     def _heads(self, step: Step) -> float:
-        """Operations of the heads: logits of student and teacher, and the student's two gradients. (A chunk's logits
-        are made once, whatever reads them.)"""
-        scored = judged(step.signals)
-        own, theirs = 6 * self.machine.shape(self.stage.start).head, 0
+        """Operations of the heads: logits of student and teacher, and the student's gradients: of hidden states,
+        and of the head where it learns. (A chunk's logits are made once, whatever reads them.)"""
+        scored, student = judged(step.signals), self.machine.shape(self.stage.start)
+        own, theirs = (6 if student.adapter is None else 4) * student.head, 0
         if self.stage.method.judged_by_larger:
             theirs = 2 * self.machine.shape("teacher").head
         elif scored:
-            theirs = own // 3
+            theirs = 2 * student.head
         reads = [read for micro in step.micro for read in micro]
         return sum(read.positions * (own + (theirs if read.view in scored else 0)) for read in reads)
 
@@ -131,7 +132,7 @@ class Clock:
     def _optimizer(self) -> float:
         """Seconds of a step, for weights that lie in memory."""
         student = self.machine.shape(self.stage.start)
-        return OPTIMIZER * student.parameters / self.machine.device.reach
+        return OPTIMIZER * student.trained / self.machine.device.reach
 
 
 def generation_time(prepared: Prepared, stage: Generate, machine: Machine) -> Time:

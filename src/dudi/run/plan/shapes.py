@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from dudi.models.adapter import with_adapter
 from dudi.models.files import local_folder, reading_model
 from dudi.models.fused import FAMILY, LINEARS
 from dudi.models.load import load_config
 from dudi.models.parts import backbone
 from dudi.models.reference import round_linears
 from dudi.models.sharding import bytes_here
-from dudi.recipe.schema import Recipe
+from dudi.recipe.schema import Adapter, Recipe
 from dudi.recipe.stages import TEACHER, Stage, Train
 from dudi.run.paths import named
 from dudi.run.plan.traced import FEW, Trace, of_many, traced
@@ -38,11 +39,12 @@ Size = tuple[int, int]
 @dataclass
 class Shape:
     """A model without its numbers. model: on the meta device, in float32; stored: bytes of its files, where these are
-    quantised."""
+    quantised; adapter: what is trained of it, in place of its own weights."""
 
     key: str
     model: PreTrainedModel
     stored: int | None = None
+    adapter: Adapter | None = None
     _traces: dict[tuple[Any, ...], Trace] = field(default_factory=dict)
 
     @property
@@ -52,15 +54,23 @@ class Shape:
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers that are trained; a tied head counts once."""
+        """Numbers of its own; a tied head counts once."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def trained(self) -> int:
+        """Numbers that are trained: its own, or the adapter's."""
+        if self.adapter is None:
+            return self.parameters
+        adapted = with_adapter(copy.deepcopy(self.model).requires_grad_(False), self.adapter, 0)
+        return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
     def bytes(self, dtype: torch.dtype) -> int:
         """Of the weights."""
         return self.stored or self.parameters * dtype.itemsize
 
     def reference_bytes(self, dtype: torch.dtype, autocast: bool) -> int:
-        """Of the weights as R keeps them (`dudi.models.reference`)."""
+        """Of the weights as R, or the base of an adapter, keeps them (`dudi.models.reference`)."""
         model = copy.deepcopy(self.model)
         nn.Module.to(model, dtype)
         if autocast:
@@ -134,8 +144,9 @@ class Shape:
         key = (length, dtype, autocast, grad, checkpointing)
         if key not in self._traces:
             config, how = self.model.config, (length, dtype, autocast, grad, checkpointing)
-            many = self.layers > FEW[1] and self.uniform
-            self._traces[key] = of_many(config, self.layers, *how) if many else traced(config, *how)
+            many, adapter = self.layers > FEW[1] and self.uniform, self.adapter if grad else None
+            trace = of_many(config, self.layers, *how, adapter) if many else traced(config, *how, adapter)
+            self._traces[key] = trace
         return self._traces[key]
 
     @cached_property
@@ -162,7 +173,8 @@ def shapes(recipe: Recipe) -> dict[str, Shape]:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust, **chosen)
         folder, quantised = local_folder(path, revision), getattr(config, "quantization_config", None) is not None
         files = [*folder.glob("*.safetensors")] if folder is not None and quantised else []
-        found[key] = Shape(key, model, sum(file.stat().st_size for file in files) or None)
+        adapter = None if key == "models.teacher" else recipe.adapter
+        found[key] = Shape(key, model, sum(file.stat().st_size for file in files) or None, adapter)
     return found
 
 

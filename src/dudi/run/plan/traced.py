@@ -21,7 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, masking_utils
 
+from dudi.models.adapter import with_adapter
 from dudi.models.parts import backbone
+from dudi.models.reference import round_linears
+from dudi.recipe.schema import Adapter
 
 FEW = (4, 6)
 """Layers of the models that tell what a layer takes. (In smaller ones other things come to a peak.)"""
@@ -43,7 +46,13 @@ class Trace:
 
 
 def traced(
-    config: Any, length: int, dtype: torch.dtype, autocast: bool, grad: bool, checkpointing: bool = False
+    config: Any,
+    length: int,
+    dtype: torch.dtype,
+    autocast: bool,
+    grad: bool,
+    checkpointing: bool = False,
+    adapter: Adapter | None = None,
 ) -> Trace:
     """The peak of a forward pass, and with `grad` of the backward pass too, beside weights and their gradients.
 
@@ -55,6 +64,11 @@ def traced(
             model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
             model.train(grad).requires_grad_(grad)
             model.get_input_embeddings().requires_grad_(False)  # its gradient, of the size of a head, comes last
+            if adapter is not None:
+                if autocast:
+                    round_linears(model)
+                with _unmoved():
+                    with_adapter(model.requires_grad_(False), adapter, 0)
             if checkpointing:
                 new = getattr(model, "activation_checkpointing_enable", None)
                 (new or model.gradient_checkpointing_enable)({"use_reentrant": False, "preserve_rng_state": False})
@@ -70,10 +84,18 @@ def traced(
 
 
 def of_many(
-    config: Any, layers: int, length: int, dtype: torch.dtype, autocast: bool, grad: bool, checkpointing: bool
+    config: Any,
+    layers: int,
+    length: int,
+    dtype: torch.dtype,
+    autocast: bool,
+    grad: bool,
+    checkpointing: bool,
+    adapter: Adapter | None = None,
 ) -> Trace:
     """The same of a model of many equal layers, from two models of few: each layer adds as much as the one before."""
-    few = [traced(_with_layers(config, number), length, dtype, autocast, grad, checkpointing) for number in FEW]
+    how = (length, dtype, autocast, grad, checkpointing, adapter)
+    few = [traced(_with_layers(config, number), *how) for number in FEW]
     if fault := few[0].fault or few[1].fault:
         return Trace(fault=fault)
     more = (layers - FEW[1]) / (FEW[1] - FEW[0])
@@ -109,6 +131,19 @@ def _unpacked() -> Iterator[None]:
         yield
     finally:
         masking_utils.find_packed_sequence_indices = before
+
+
+@contextmanager
+def _unmoved() -> Iterator[None]:
+    """An adapter's layers are moved to where their base is, and into its dtype. Tensors without numbers cannot be moved
+    within a module, and are there already."""
+    utils: Any = torch.utils
+    before = utils.swap_tensors
+    utils.swap_tensors = lambda one, other: None
+    try:
+        yield
+    finally:
+        utils.swap_tensors = before
 
 
 @contextmanager
