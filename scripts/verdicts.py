@@ -21,7 +21,11 @@ def main() -> int:
     rows = [("nothing: any finding of fifteen", error_rate(sizes, STUDIES))]
     rows += [(f"one gap of {gap:g} deviations", power(gap, len(sizes), STUDIES)) for gap in GAPS]
     rows += [(f"six gaps of {gap:g}, as F1 has", power(gap, len(sizes), STUDIES, sizes=(6,))) for gap in GAPS[1:]]
-    for line in (HEAD, ["---:"] * len(HEAD), *((name, *(f"{100 * rate:.1f} %" for rate in found)) for name, found in rows)):
+    for line in (
+        HEAD,
+        ["---:"] * len(HEAD),
+        *((name, *(f"{100 * rate:.1f} %" for rate in found)) for name, found in rows),
+    ):
         print(f"| {' | '.join(line)} |")
     return 0
 

@@ -1,4 +1,4 @@
-"""Verdicts: t tests against known quantiles, the rule's steps one by one, what it errs and finds in simulated studies."""
+"""Verdicts: t tests against known quantiles, the rule step by step, what it errs and finds in simulated studies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def spread(mean: float, deviation: float, n: int) -> list[float]:
 
 # ── t ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(  # of a printed table: degrees of freedom, t, tail
-    ("freedom", "t", "tail"), [(1, 6.314, 0.05), (3, 3.182, 0.025), (3, 5.841, 0.005), (7, 2.998, 0.01), (7, 1.895, 0.05)]
+    ("freedom", "t", "tail"),
+    [(1, 6.314, 0.05), (3, 3.182, 0.025), (3, 5.841, 0.005), (7, 2.998, 0.01), (7, 1.895, 0.05)],
 )
 def test_tails_are_those_of_the_tables(freedom: int, t: float, tail: float) -> None:
     n = freedom + 1

@@ -180,4 +180,3 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     if not recipe.to_method().cold_start:
         table.pop("cold_start")  # not read
     return dict(table)
-

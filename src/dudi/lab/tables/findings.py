@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from dudi.lab.tables.grid import HERE, tuples, read_grid
+from dudi.lab.tables.grid import HERE, read_grid, tuples
 from dudi.report.stats import Look
 from dudi.strict import STRICT, Text
 

@@ -120,8 +120,8 @@ def pairs(models: Mapping[str, Mapping[str, Any]], first: str) -> dict[str, Pair
     """The pairs that a lab has models for, by the paper's names.
 
     models: the plan of a lab's build, by name, as its manifest has it: each with its `family`, and whether it is a
-    `teacher`. The plan's first student is the first pair's; another of its class is the larger one, one of another class
-    the other one. A student's teacher is the one of its own class, or else the first.
+    `teacher`. The plan's first student is the first pair's; another of its class is the larger one, one of another
+    class the other one. A student's teacher is the one of its own class, or else the first.
     """
     teachers = {name: plan["family"] for name, plan in models.items() if plan["teacher"]}
     students = {name: plan["family"] for name, plan in models.items() if not plan["teacher"]}

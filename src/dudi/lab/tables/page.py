@@ -137,7 +137,9 @@ def _quoted(shown: Shown, table: TableOf, rows: Sequence[str]) -> Table | None:
     if table.by in ("average", "pairs"):
         columns = []
     body = [
-        (shown.label(row), *(number(one.get(c)) for c in (*columns, paper.AVERAGE))) for row, one in found.items() if one
+        (shown.label(row), *(number(one.get(c)) for c in (*columns, paper.AVERAGE)))
+        for row, one in found.items()
+        if one
     ]
     return Table("The paper (SEA-HELM)", ("method", *columns, paper.AVERAGE), tuple(body)) if body else None
 
@@ -149,7 +151,9 @@ def _notes(shown: Shown, table: TableOf, rows: Sequence[str]) -> list[str]:
             mine = [row for row in rows if row.startswith(f"{pair}/") and not row.endswith("/teacher")]
             tau = _tau(shown, mine)
             if tau is not None:
-                notes.append(f"Kendall's tau of our order with the paper's, {pair}: {signed(tau, 2)} ({len(mine)} rows).")
+                notes.append(
+                    f"Kendall's tau of our order with the paper's, {pair}: {signed(tau, 2)} ({len(mine)} rows)."
+                )
     for row in rows:
         second = _second(table, row)
         ours = shown.values(row, average)
@@ -157,10 +161,10 @@ def _notes(shown: Shown, table: TableOf, rows: Sequence[str]) -> list[str]:
         if second and len(ours) > 1 and len(theirs) > 1:
             rate = 100 * false_positive_rate(len(ours), len(theirs))[0]
             notes.append(
-                f"{DIAMOND}: eps_min of {shown.label(row)} over {shown.label(second)} is below {THRESHOLD}. On the average"
-                f" it is {eps_min(ours, theirs):.2f}. Between two methods that are the same it is below in {rate:.1f} % of"
-                f" studies with {len(ours)} seeds, in each column; no exact p below"
-                f" {smallest_p(len(ours), len(theirs)):.3f} exists. No verdict rests on it."
+                f"{DIAMOND}: eps_min of {shown.label(row)} over {shown.label(second)} is below {THRESHOLD}; on the"
+                f" average it is {eps_min(ours, theirs):.2f}. Between two methods that are the same it is below in"
+                f" {rate:.1f} % of studies with {len(ours)} seeds, in each column, and no exact p is below"
+                f" {smallest_p(len(ours), len(theirs)):.3f}. No verdict rests on it."
             )
     return notes
 
@@ -178,7 +182,11 @@ def verdict_section(shown: Shown) -> Section:
     for name, finding in shown.findings.findings.items():
         verdict = shown.verdicts[name]
         judged = verdict.judged
-        found = ("-", "-", "-") if judged is None else (_interval(judged.weakest), f"{judged.p:.3g}", str(judged.look.seeds))
+        found = (
+            ("-", "-", "-")
+            if judged is None
+            else (_interval(judged.weakest), f"{judged.p:.3g}", str(judged.look.seeds))
+        )
         rows.append((name, finding.claim, finding.source, verdict.outcome, *found))
     head = ("", "claim", "paper", "verdict", "weakest gap", "p, corrected", "seeds")
     rule = shown.findings.rule
@@ -186,8 +194,8 @@ def verdict_section(shown: Shown) -> Section:
         f"Declared on {shown.findings.declared}. A gap is paired by training seed; several gaps have to be above 0 all."
         f" The weakest one is shown, with a 95 % interval that is not corrected. p: corrected by Holm for all"
         f" {len(rows)} findings; a verdict needs {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
-        f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation of"
-        f" {rule.deviation:g} points between seeds, effects below {rule.smallest[0]:g} and {rule.smallest[1]:g} points"
+        f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation"
+        f" of {rule.deviation:g} points between seeds, effects below {rule.smallest[0]:g} and {rule.smallest[1]:g} points"
         " cannot be told from noise."
     )
     return Section("verdicts", "Verdicts", (Text(text), Table("Findings", head, tuple(rows)), Bullets(_remarks(shown))))
@@ -225,7 +233,9 @@ def cost_section(shown: Shown) -> Section:
     for cell in shown.cells:
         found = shown.of(cell)
         if found:
-            trained = statistics.fmean(sum(s for stage, s in one.seconds.items() if stage != "evaluation") for one in found)
+            trained = statistics.fmean(
+                sum(s for stage, s in one.seconds.items() if stage != "evaluation") for one in found
+            )
             asked = statistics.fmean(one.seconds["evaluation"] for one in found)
             rows.append((shown.label(cell), number(trained, 0), number(asked, 0), number(trained + asked, 0)))
     text = "Seconds on one core, mean over seeds. A cold start that is shared counts where it is a row of its own."

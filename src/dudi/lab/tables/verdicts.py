@@ -67,7 +67,9 @@ def _prepared(finding: Finding, lines: Lines, here: Collection[str], seeds: int)
     """The gaps of a finding; with an outcome where it cannot be judged, and with none ("") where it can."""
     pairs = {term.cell.partition("/")[0] for gap in finding.gaps for term in gap.weighted}
     left_out = tuple(sorted(pairs - set(here)))
-    gaps = [gap for gap in finding.gaps if not any(term.cell.startswith(f"{p}/") for term in gap.weighted for p in left_out)]
+    gaps = [
+        gap for gap in finding.gaps if not any(term.cell.startswith(f"{p}/") for term in gap.weighted for p in left_out)
+    ]
     if not gaps:
         return Verdict(NOT_TESTABLE, "the lab has no models of its own for the pairs", left_out=left_out)
     terms = [gap.weighted for gap in gaps]

@@ -81,6 +81,8 @@ def _percent(shown: Shown, row: str, language: str | None) -> str:
     if language is None:
         values = shown.values(row, lambda line: line.score("overlap"))
     else:
-        found = [[one.languages[language] for one in line.overlap if language in one.languages] for line in shown.of(row)]
+        found = [
+            [one.languages[language] for one in line.overlap if language in one.languages] for line in shown.of(row)
+        ]
         values = [100 * statistics.fmean(one) for one in found if one]
     return number(statistics.fmean(values)) if values else "-"

@@ -5,9 +5,9 @@ are above 0 (an intersection-union test, Berger 1982: its p is the largest) and 
 smallest times their number). Twice the smaller of the two is the claim's p, the smaller one its side.
 
 At each look a claim has so many seeds, and the level 0.05 is shared out over the looks (Bonferroni). Within a look Holm
-corrects for all claims that were declared, decided or not, and whether or not there are scores for them: one that is not
-tested at this look counts with p = 1, which only makes the others harder. So all looks and claims together err in at most
-5 % of studies, under normal noise; `error_rate` and `power` try it.
+corrects for all claims that were declared, decided or not, and whether or not there are scores for them: one that is
+not tested at this look counts with p = 1, which only makes the others harder. So all looks and claims together err in
+at most 5 % of studies, under normal noise; `error_rate` and `power` try it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def judge(claims: Mapping[str, Claim], family: int, looks: Sequence[Look] = LOOK
         sides = {name: claim_p(gaps) for name, gaps in there.items()}
         ps = [min(1.0, 2 * min(side)) for side in sides.values()]
         adjusted = holm([*ps, *[1.0] * (family - len(ps))])
-        for (name, gaps), p in zip(there.items(), adjusted, strict=False):
+        for (name, gaps), p in zip(there.items(), adjusted[: len(ps)], strict=True):
             above, below = sides[name]
             outcome = OPEN if p > look.level else REPLICATES if above < below else CONTRADICTS
             weakest = max(gaps, key=lambda gap: t_tails(gap)[0])
