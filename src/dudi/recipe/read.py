@@ -27,7 +27,8 @@ _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), over: Sequence[str | Path] = ()) -> Recipe:
     """Read a recipe: a TOML file or the name of a shipped one, its `extends`, then `--set key=value` overrides.
 
-    over: more files or names, laid over it in turn, before the overrides. Raises `DudiError` with file, key, what was found and what was wanted.
+    over: more files or names, laid over it in turn, before the overrides. Raises `DudiError` with file, key, what was
+    found and what was wanted.
     """
     file = find_recipe(path)
     try:

@@ -63,8 +63,8 @@ def test_differences_without_spread() -> None:
 # ── the rule ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_claim_holds_where_all_gaps_are_above_and_fails_where_one_is_below() -> None:
     far, near, under = spread(9, 1, 4), spread(1, 1, 4), spread(-9, 1, 4)
-    assert claim_p([far, near]) == (t_tails(near)[0], min(1, 2 * t_tails(far)[1]))
-    assert claim_p([far, under]) == (t_tails(under)[0], 2 * t_tails(under)[1])
+    assert claim_p([far, near]) == (t_tails(near)[0], min(1, 2 * t_tails(far)[1]), 1)
+    assert claim_p([far, under]) == (t_tails(under)[0], 2 * t_tails(under)[1], 1)
     assert judge({"a": [far, near]}, 1)["a"].outcome == OPEN
     assert judge({"a": [far, far]}, 1)["a"].outcome == REPLICATES
     assert judge({"a": [far, under]}, 1)["a"].outcome == CONTRADICTS

@@ -137,7 +137,7 @@ def make_job(lab: Lab, cell: Cell, seed: int, runs: Path) -> Job:
 def laid_over(lab: Lab, cell: Cell, seed: int, output: Path) -> Recipe:
     """The paper's recipe with the lab over it.
 
-    A cell that is a cold start is trained as the lab's cold starts are; SPIN's iterations together take as many steps
+    All rows of the lab are taken. A cell that is a cold start is trained as the lab's cold starts are; SPIN's iterations together take as many steps
     as any other method.
     """
     assert cell.recipe is not None
@@ -151,6 +151,7 @@ def laid_over(lab: Lab, cell: Cell, seed: int, output: Path) -> Recipe:
     }
     given = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in texts.items()]
     recipe = load_recipe(cell.recipe, (*given, f"seed={seed}", *lab.changes, *cell.changes), (OVERLAY,))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"rows_per_language": None})})
     method, training = recipe.to_method(), recipe.training
     if not method.cold_start:
         return recipe.model_copy(update={"training": recipe.cold_start.training})

@@ -195,8 +195,8 @@ def verdict_section(shown: Shown) -> Section:
         f" The weakest one is shown, with a 95 % interval that is not corrected. p: corrected by Holm for all"
         f" {len(rows)} findings; a verdict needs {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
         f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation"
-        f" of {rule.deviation:g} points between seeds, effects below {rule.smallest[0]:g} and {rule.smallest[1]:g} points"
-        " cannot be told from noise."
+        f" of {rule.deviation:g} points between seeds, effects below {rule.smallest[0]:g} and {rule.smallest[1]:g}"
+        " points cannot be told from noise."
     )
     return Section("verdicts", "Verdicts", (Text(text), Table("Findings", head, tuple(rows)), Bullets(_remarks(shown))))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import atan, cos, pi, sin, sqrt, tan
 
 import numpy as np
@@ -126,6 +127,7 @@ def t_tails(differences: Numbers) -> tuple[float, float]:
     return (tail, 1 - tail) if mean >= 0 else (1 - tail, tail)
 
 
+@cache
 def t_quantile(level: float, freedom: int) -> float:
     """The t with P(|T| <= t) = level, T having Student's distribution with `freedom` degrees of freedom.
 

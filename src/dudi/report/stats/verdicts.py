@@ -51,10 +51,11 @@ class Judged:
     weakest: Interval
 
 
-def claim_p(gaps: Claim) -> tuple[float, float]:
-    """One-sided p that all gaps are above 0, and that one is below."""
+def claim_p(gaps: Claim) -> tuple[float, float, int]:
+    """One-sided p that all gaps are above 0, and that one is below; which gap has the largest p of the first kind."""
     tails = [t_tails(gap) for gap in gaps]
-    return max(above for above, _ in tails), min(1.0, len(tails) * min(below for _, below in tails))
+    above, weakest = max((above, -number) for number, (above, _) in enumerate(tails))
+    return above, min(1.0, len(tails) * min(below for _, below in tails)), -weakest
 
 
 def judge(claims: Mapping[str, Claim], family: int, looks: Sequence[Look] = LOOKS) -> dict[str, Judged]:
@@ -72,13 +73,12 @@ def judge(claims: Mapping[str, Claim], family: int, looks: Sequence[Look] = LOOK
         read = {name: _first(claims[name], look.seeds) for name in open_}
         there = {name: gaps for name, gaps in read.items() if gaps}
         sides = {name: claim_p(gaps) for name, gaps in there.items()}
-        ps = [min(1.0, 2 * min(side)) for side in sides.values()]
+        ps = [min(1.0, 2 * min(above, below)) for above, below, _ in sides.values()]
         adjusted = holm([*ps, *[1.0] * (family - len(ps))])
         for (name, gaps), p in zip(there.items(), adjusted[: len(ps)], strict=True):
-            above, below = sides[name]
+            above, below, weakest = sides[name]
             outcome = OPEN if p > look.level else REPLICATES if above < below else CONTRADICTS
-            weakest = max(gaps, key=lambda gap: t_tails(gap)[0])
-            found[name] = Judged(outcome, look, p, t_interval(weakest))
+            found[name] = Judged(outcome, look, p, t_interval(gaps[weakest]))
     return found
 
 
