@@ -1,7 +1,8 @@
-"""The page as a file: OUTPUT/findings.md with OUTPUT/figures/*.png, from the lines in OUTPUT/cells.jsonl alone."""
+"""The page as a file: OUTPUT/findings.md with OUTPUT/figures/*.png, or one findings.html, from the lines alone."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from dudi.files import write_bytes, write_text
 from dudi.lab.tables.findings import Findings
 from dudi.lab.tables.grid import Grid, TableOf
 from dudi.lab.tables.lines import Line, Name
-from dudi.lab.tables.page import Shown, cost_section, table_section, verdict_section
+from dudi.lab.tables.page import Shown, cost_section, language, table_section, verdict_section
 from dudi.lab.tables.verdicts import verdicts
 from dudi.report.blocks import Block, Figure, Figures, Page, Section, Table, Text, number
 from dudi.report.figures import Curve, Panel, draw
+from dudi.report.heat import Heat, draw_heat
 from dudi.report.markdown import markdown
 
 FILE = "findings.md"
@@ -48,6 +50,7 @@ def make_page(
     sections = [verdict_section(shown)]
     for key, table in grid.tables.items():
         sections.append(_curves(shown, key, table) if table.by == "overlap" else table_section(shown, key))
+    sections += _heat(shown)
     return Page("The paper's findings in the lab", tuple(about), (*sections, cost_section(shown)))
 
 
@@ -74,6 +77,19 @@ def _curves(shown: Shown, key: str, table: TableOf) -> Section:
         Table("In percent, over all logged steps", ("method", "all", *languages), tuple(body)),
     )
     return Section(key, title, blocks)
+
+
+def _heat(shown: Shown) -> list[Section]:
+    """Methods by languages, all of the first pair; nothing where there is no line of it."""
+    rows = [cell for cell in shown.cells if cell.startswith(f"{shown.grid.pair}/") and shown.of(cell)]
+    if not rows:
+        return []
+    codes = tuple(shown.of(rows[0])[0].languages)
+    means = [[shown.values(row, language(code)) for code in codes] for row in rows]
+    values = tuple(tuple(statistics.fmean(v) if v else math.nan for v in row) for row in means)
+    title = "Scores by language"
+    png = draw_heat(Heat(title, tuple(map(shown.label, rows)), codes, values))
+    return [Section("heat", title, (Figures((Figure("heat", f"{title}, mean over seeds", png),)),))]
 
 
 def _percent(shown: Shown, row: str, language: str | None) -> str:
