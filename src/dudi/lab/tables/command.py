@@ -56,6 +56,9 @@ def tables(asked: Asked, console: Console, start: Start = start_process) -> Path
         open_ = [name for name, one in judged.items() if one.outcome == OPEN]
         chosen = [cell for cell in chosen if cell in choose(open_, grid, findings)] if open_ else []
     cells = [cell for cell in with_starts(chosen, grid) if cell.pair in here]
+    lacking = sorted({cell.pair for cell in chosen} - set(here))
+    if lacking:
+        console.print(f"left out, since the lab has no models for them: {', '.join(lacking)}", soft_wrap=True)
     wanted = dict.fromkeys((cell.name, None if cell.recipe is None else seed) for seed in seeds for cell in cells)
     missing = [name for name in wanted if name not in lines]
     if missing:
