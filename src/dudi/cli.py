@@ -316,18 +316,8 @@ def report(
     subject: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whom the first sentence is about; by default the best.")
     ] = None,
-    tables: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Instead: what `dudi lab tables` wrote there, as one page.")
-    ] = None,
 ) -> None:
     """Write one self-contained page about runs and evaluations: scores, differences, training, answers side by side."""
-    if tables is not None:
-        from dudi.lab.tables.command import write_html
-
-        if runs or evals or baseline or benchmark or subject:
-            raise DudiError("--tables is a page of its own: leave out runs, and every option but --output")
-        out.print(f"report: {write_html(tables, output)}", soft_wrap=True)
-        return
     from dudi.report.write import write_report
 
     page = write_report(runs or (), evals or (), baseline, output, benchmark, subject)

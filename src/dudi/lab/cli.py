@@ -62,9 +62,9 @@ def tables_command(
     first: Annotated[int, typer.Option(min=0, help="The first seed; 100 and up are for development.")] = 0,
     extend: Annotated[bool, typer.Option("--extend", help="Seeds 4 to 7, of findings that four left open.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = 2,
-    output: Annotated[Path, typer.Option(help="Of cells.jsonl, which is added to, and findings.md.")] = Path(
-        "runs/lab-tables"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Of cells.jsonl, which is added to, findings.md and findings.html.")
+    ] = Path("runs/lab-tables"),
     runs: Annotated[Path | None, typer.Option(help="Of trainings and evaluations; by default OUTPUT/runs.")] = None,
     lab: Annotated[Path | None, typer.Option(help="An exported lab of one's own.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A build of one's own, instead of the shipped one.")] = None,

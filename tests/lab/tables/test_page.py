@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from kit import tables as kit_tables
 
-from dudi.errors import DudiError
 from dudi.lab.tables import page as module
-from dudi.lab.tables.command import write_html
 from dudi.lab.tables.findings import read_findings
 from dudi.lab.tables.grid import read_grid
-from dudi.lab.tables.lines import Line, Name, add
+from dudi.lab.tables.lines import Line, Name
 from dudi.lab.tables.write import write_page
 
 GRID, FINDINGS = read_grid(), read_findings()
@@ -85,15 +83,11 @@ def test_without_a_line_all_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_curves_and_the_page_in_html(lines: dict[Name, Line], tmp_path: Path) -> None:
-    for line in lines.values():
-        add(tmp_path, line)
     text = write_page(tmp_path, GRID, FINDINGS, lines, HERE, range(4)).read_text(encoding="utf-8")
     overlap = table_of(text, "Figure 5", "In percent, over all logged steps")
     assert overlap["method"] == ["all", "id", "th"] and overlap["DuDi"] == ["60.4"] * 3
     assert (tmp_path / "figures" / "figure5.png").stat().st_size > 5000 and (tmp_path / "figures" / "heat.png").exists()
     assert "figures/figure5.png" in text
-    page = write_html(tmp_path, None).read_text(encoding="utf-8")
+    page = (tmp_path / "findings.html").read_text(encoding="utf-8")
     assert "60.4 ± 0.3⋄" in page and page.count("data:image/png;base64,") == 3
     assert "http://" not in page.replace("http://www.w3.org", "")
-    with pytest.raises(DudiError, match=r"cells\.jsonl: no lines of `dudi lab tables`"):
-        write_html(tmp_path / "figures", None)

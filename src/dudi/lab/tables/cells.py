@@ -137,8 +137,8 @@ def make_job(lab: Lab, cell: Cell, seed: int, runs: Path) -> Job:
 def laid_over(lab: Lab, cell: Cell, seed: int, output: Path) -> Recipe:
     """The paper's recipe with the lab over it.
 
-    All rows of the lab are taken. A cell that is a cold start is trained as the lab's cold starts are; iterations of SPIN
-    together take as many steps as any other method.
+    All rows of the lab are taken. A cell that is a cold start is trained as the lab's cold starts are; all iterations
+    of SPIN together take as many steps as any other method.
     """
     assert cell.recipe is not None
     pair = lab.pairs[cell.pair]

@@ -11,17 +11,15 @@ from typing import Any
 from rich.console import Console
 
 from dudi.errors import DudiError, unknown
-from dudi.files import write_text
 from dudi.lab.build import WEIGHTS, export
 from dudi.lab.tables.cells import Job, Lab, make_job, shared_start
 from dudi.lab.tables.findings import Findings, read_findings
 from dudi.lab.tables.grid import Cell, Grid, Pair, pairs, read_grid
-from dudi.lab.tables.lines import FILE, Line, Name, check_settings, read
+from dudi.lab.tables.lines import Line, Name, check_settings, read
 from dudi.lab.tables.runner import Runner, Start, start_process, tasks_of
 from dudi.lab.tables.verdicts import verdicts
-from dudi.lab.tables.write import make_page, write_page
+from dudi.lab.tables.write import write_page
 from dudi.recipe.read import load_recipe
-from dudi.report.html import html
 from dudi.report.stats.verdicts import OPEN
 from dudi.run.lock import locked
 
@@ -93,18 +91,6 @@ def train(
     tasks = tasks_of(list(jobs.values()), lines)
     console.print(f"{len(missing)} cells to do, {asked.jobs} at a time; lines: {asked.output}", soft_wrap=True)
     Runner(tasks, lines, asked.output, folder / "benchmark", console, asked.jobs, start).run()
-
-
-def write_html(folder: Path, output: Path | None) -> Path:
-    """The page of the lines in a folder as one HTML file; returns it. Raises `DudiError` where there are none."""
-    lines = read(folder)
-    if not lines:
-        raise DudiError(f"{folder / FILE}: no lines of `dudi lab tables`")
-    grid, target = read_grid(), (output or folder) / "findings.html"
-    here = {*pairs(models_of(None, WEIGHTS), grid.pair), *(cell.partition("/")[0] for cell, _ in lines)}
-    seeds = sorted({seed for _, seed in lines if seed is not None}) or [0]
-    write_text(target, html(make_page(grid, read_findings(), lines, here, seeds)))
-    return target
 
 
 def models_of(lab: Path | None, weights: Path) -> Mapping[str, Mapping[str, Any]]:

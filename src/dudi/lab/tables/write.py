@@ -1,4 +1,5 @@
-"""The page as a file: OUTPUT/findings.md with OUTPUT/figures/*.png, or one findings.html, from the lines alone."""
+"""The page as files, from the lines alone: OUTPUT/findings.md with OUTPUT/figures/*.png, and all of it in one
+OUTPUT/findings.html."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from dudi.lab.tables.verdicts import verdicts
 from dudi.report.blocks import Block, Figure, Figures, Page, Section, Table, Text, number
 from dudi.report.figures import Curve, Panel, draw
 from dudi.report.heat import Heat, draw_heat
+from dudi.report.html import html
 from dudi.report.markdown import markdown
 
-FILE = "findings.md"
+FILE, HTML = "findings.md", "findings.html"
 
 
 def write_page(
@@ -29,10 +31,11 @@ def write_page(
     here: Collection[str],
     seeds: Sequence[int],
 ) -> Path:
-    """Write it; returns its path. seeds: those that the tables show; verdicts read theirs."""
+    """Write both; returns the path of the first. seeds: those that the tables show; verdicts read theirs."""
     page = make_page(grid, findings, lines, here, seeds)
     for figure in page.figures():
         write_bytes(output / "figures" / f"{figure.name}.png", figure.png)
+    write_text(output / HTML, html(page))
     write_text(output / FILE, markdown(page))
     return output / FILE
 
