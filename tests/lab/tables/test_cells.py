@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dudi.lab.tables.cells import Job, Lab, laid_over, make_job, shared_start
+from dudi.lab.tables.cells import OVERLAY, Job, Lab, laid_over, make_job, shared_start
 from dudi.lab.tables.grid import Pair, read_grid
 from dudi.recipe.read import dump_recipe, load_recipe
 from dudi.recipe.stages import plan
@@ -23,6 +23,7 @@ CONTENT: dict[str, Any] = {
     "benchmark": "b",
     "models": {"small": ["s", "f"], "large": ["l", "f"], "other": ["o", "f"], "teacher": ["t", "f"]},
 }
+LAID = load_recipe("lab/dudi", (), [OVERLAY])
 TRAINED = [cell for cell in GRID.cells.values() if cell.recipe is not None and cell.pair in PAIRS]
 
 
@@ -38,7 +39,7 @@ def job(name: str, seed: int = 0, of: Lab | None = None, runs: Path = Path("/run
 
 @pytest.mark.parametrize("cell", TRAINED, ids=lambda cell: cell.name)
 def test_the_method_is_the_paper_s_and_the_rest_the_lab_s(cell: Any) -> None:
-    found, shipped, ours = laid_over(lab(), cell, 3, Path("/o")), load_recipe(cell.recipe), load_recipe("lab/dudi")
+    found, shipped, ours = laid_over(lab(), cell, 3, Path("/o")), load_recipe(cell.recipe), LAID
     assert found.to_method() == load_recipe(cell.recipe, cell.changes).to_method()
     assert found.cold_start.method == shipped.cold_start.method
     assert (found.limits, found.rollouts, found.generation) == (ours.limits, ours.rollouts, ours.generation)
@@ -49,7 +50,7 @@ def test_the_method_is_the_paper_s_and_the_rest_the_lab_s(cell: Any) -> None:
 
 
 def test_all_methods_take_as_many_steps_and_cold_starts_theirs() -> None:
-    ours = load_recipe("lab/dudi")
+    ours = LAID
     for cell in TRAINED:
         found = laid_over(lab(), cell, 0, Path("/o"))
         method = found.to_method()
