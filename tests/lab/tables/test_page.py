@@ -65,6 +65,18 @@ def test_our_table_and_the_paper_s_below_it(lines: dict[Name, Line], tmp_path: P
     assert "llama" not in text.split("\n## Table 3")[1].split("\n## ")[0], "no row without a line"
 
 
+def test_ablations_are_set_against_dudi(lines: dict[Name, Line], tmp_path: Path) -> None:
+    for seed in range(4):
+        line = kit_tables.line("qwen2.5-0.5b/dudi-without-off-policy", seed, 45.0)
+        lines[line.name] = line
+    text = write_page(tmp_path, GRID, FINDINGS, lines, HERE, range(4)).read_text(encoding="utf-8")
+    ours, theirs = (table_of(text, "Table 4", caption) for caption in ("The lab", "The paper (SEA-HELM)"))
+    assert ours["method"] == ["average", "without translation", "difference", "in percent"]
+    assert ours["DuDi without off policy"] == ["45.0 ± 0.0", "45.0 ± 0.0", "−15.4", "−25.5 %"]
+    assert theirs["DuDi without off policy"] == ["7.6", "−2.5", "−24.8 %"], "of the printed averages"
+    assert ours["DuDi"][2:] == ["-", "-"]
+
+
 def test_verdicts_are_those_of_the_rule(lines: dict[Name, Line], tmp_path: Path) -> None:
     text = write_page(tmp_path, GRID, FINDINGS, lines, HERE, range(4)).read_text(encoding="utf-8")
     rows = table_of(text, "Verdicts", "Findings")

@@ -88,8 +88,16 @@ def table_section(shown: Shown, key: str) -> Section:
         return Section(key, _title(key, table), (Text("No line of it yet."),))
     columns = _columns(shown, table, rows)
     second = {row: _second(table, row) for row in rows}
-    body = [(shown.label(row), *(_score(shown, row, second[row], c) for c in columns.values())) for row in rows]
-    blocks: list[Block] = [Table("The lab", ("method", *columns), tuple(body))]
+    means = {row: _mean(shown.values(row, average)) for row in rows}
+    body = [
+        (
+            shown.label(row),
+            *(_score(shown, row, second[row], c) for c in columns.values()),
+            *_against(table, row, means),
+        )
+        for row in rows
+    ]
+    blocks: list[Block] = [Table("The lab", ("method", *columns, *_AGAINST.get(table.by, ())), tuple(body))]
     quoted = _quoted(shown, table, rows)
     if quoted is not None:
         blocks.append(quoted)
@@ -136,12 +144,32 @@ def _quoted(shown: Shown, table: TableOf, rows: Sequence[str]) -> Table | None:
     columns = list(dict.fromkeys(column for one in found.values() for column in one if column != paper.AVERAGE))
     if table.by in ("average", "pairs"):
         columns = []
+    columns.append(paper.AVERAGE)
+    averages = {row: one.get(paper.AVERAGE) for row, one in found.items()}
     body = [
-        (shown.label(row), *(number(one.get(c)) for c in (*columns, paper.AVERAGE)))
+        (shown.label(row), *(number(one.get(c)) for c in columns), *_against(table, row, averages))
         for row, one in found.items()
         if one
     ]
-    return Table("The paper (SEA-HELM)", ("method", *columns, paper.AVERAGE), tuple(body)) if body else None
+    head = ("method", *columns, *_AGAINST.get(table.by, ()))
+    return Table("The paper (SEA-HELM)", head, tuple(body)) if body else None
+
+
+_AGAINST = {"average": ("difference", "in percent")}
+"""Columns of the ablations: against the first row, which is DuDi's."""
+
+
+def _against(table: TableOf, row: str, averages: Mapping[str, float | None]) -> tuple[str, ...]:
+    base, mine = averages.get(table.rows[0]), averages[row]
+    if table.by not in _AGAINST:
+        return ()
+    if row == table.rows[0] or not base or mine is None:
+        return "-", "-"
+    return signed(mine - base), f"{signed(100 * (mine - base) / base)} %"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _notes(shown: Shown, table: TableOf, rows: Sequence[str]) -> list[str]:
