@@ -24,9 +24,13 @@ from dudi.report.stats.verdicts import OPEN
 from dudi.run.lock import locked
 
 
+DEVELOPMENT = 100
+"""From this seed on, pipelines are for trying things: no page shows them beside the others, no verdict reads them."""
+
+
 @dataclass(frozen=True)
 class Asked:
-    """The options of the command. first: the first seed; those from 100 on are for development. lab: an exported folder
+    """The options of the command. first: the first seed. lab: an exported folder
     of one's own. extend: only seeds 4 to 7, of what the first look left open."""
 
     output: Path
@@ -62,7 +66,8 @@ def tables(asked: Asked, console: Console, start: Start = start_process) -> Path
     if missing:
         with locked(asked.output):
             train(asked, grid, missing, here, lines, console, start)
-    return write_page(asked.output, grid, findings, lines, here, seeds)
+    shown = {seed for _, seed in lines if seed is not None and (seed >= DEVELOPMENT) == (asked.first >= DEVELOPMENT)}
+    return write_page(asked.output, grid, findings, lines, here, sorted(shown) or seeds)
 
 
 def train(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 
 from dudi.lab.tables.findings import Finding, Findings, Gap, Term, mean_over, value
 from dudi.lab.tables.grid import Grid
@@ -45,7 +44,8 @@ class Verdict:
 def verdicts(lines: Lines, grid: Grid, findings: Findings, here: Collection[str]) -> dict[str, Verdict]:
     """All findings. here: the pairs that the lab has models for."""
     looks, family = findings.rule.looks, len(findings.findings)
-    found, claims = {}, {}
+    found: dict[str, Verdict] = {}
+    claims: dict[str, list[tuple[float, ...]]] = {}
     for name, finding in findings.findings.items():
         found[name] = _prepared(finding, lines, here, looks[0].seeds)
         if found[name].outcome == "":
@@ -91,13 +91,11 @@ def _prepared(finding: Finding, lines: Lines, here: Collection[str], seeds: int)
 def _seeds(contrasts: Sequence[tuple[Term, ...]], lines: Lines) -> list[int]:
     """Seeds 0, 1, ... as far as there are lines of all cells."""
     cells = {term.cell for terms in contrasts for term in terms}
+    trained = [cell for cell in cells if (cell, None) not in lines]
     found: list[int] = []
-    for seed in count():
-        trained = [(cell, seed) in lines for cell in cells if (cell, None) not in lines]
-        if not trained or not all(trained):
-            return found
-        found.append(seed)
-    raise AssertionError("count() does not end")
+    while trained and all((cell, len(found)) in lines for cell in trained):
+        found.append(len(found))
+    return found
 
 
 def _seen(gap: Gap, lines: Lines, seeds: Sequence[int]) -> Seen | None:
