@@ -49,11 +49,11 @@ def table_of(text: str, title: str, caption: str) -> dict[str, list[str]]:
 def test_our_table_and_the_paper_s_below_it(lines: dict[Name, Line], tmp_path: Path) -> None:
     text = write_page(tmp_path, GRID, FINDINGS, lines, HERE, range(4)).read_text(encoding="utf-8")
     ours, theirs = (table_of(text, "Table 2", caption) for caption in ("The lab", "The paper (SEA-HELM)"))
-    assert ours["method"] == ["id", "vi", "th", "ta", "tl", "ms", "my", "average", "without translation"]
+    assert ours["method"] == ["id", "vi", "th", "ta", "tl", "ms", "my", "average", "without translation", "seeds"]
     scores = [line.average or 0 for name, line in lines.items() if name[0] == "qwen2.5-0.5b/gkd"]
-    assert ours["GKD"] == [f"{statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f}"] * 9
-    assert ours["DuDi"] == ["60.4 ± 0.3⋄"] * 9, "above DFT, the paper's second best"
-    assert ours["teacher"] == ["20.0"] * 9
+    assert ours["GKD"] == [f"{statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f}"] * 9 + ["4"]
+    assert ours["DuDi"] == ["60.4 ± 0.3⋄"] * 9 + ["4"], "above DFT, the paper's second best"
+    assert ours["teacher"] == ["20.0"] * 9 + ["1"]
     assert theirs["DuDi"] == ["11.7", "14.4", "12.8", "6.5", "6.1", "14.8", "4.6", "10.1"]
     assert theirs["teacher"][-1] == "27.7"
     assert list(ours) == list(theirs), "the same rows in the same order"
@@ -71,10 +71,10 @@ def test_ablations_are_set_against_dudi(lines: dict[Name, Line], tmp_path: Path)
         lines[line.name] = line
     text = write_page(tmp_path, GRID, FINDINGS, lines, HERE, range(4)).read_text(encoding="utf-8")
     ours, theirs = (table_of(text, "Table 4", caption) for caption in ("The lab", "The paper (SEA-HELM)"))
-    assert ours["method"] == ["average", "without translation", "difference", "in percent"]
-    assert ours["DuDi without off policy"] == ["45.0 ± 0.0", "45.0 ± 0.0", "−15.4", "−25.5 %"]
+    assert ours["method"] == ["average", "without translation", "difference", "in percent", "seeds"]
+    assert ours["DuDi without off policy"] == ["45.0 ± 0.0", "45.0 ± 0.0", "−15.4", "−25.5 %", "4"]
     assert theirs["DuDi without off policy"] == ["7.6", "−2.5", "−24.8 %"], "of the printed averages"
-    assert ours["DuDi"][2:] == ["-", "-"]
+    assert ours["DuDi"][2:] == ["-", "-", "4"]
 
 
 def test_verdicts_are_those_of_the_rule(lines: dict[Name, Line], tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from dudi.recipe.read import load_recipe
 from dudi.report.stats.verdicts import OPEN
 from dudi.run.lock import locked
 
-
 DEVELOPMENT = 100
 """From this seed on, pipelines are for trying things: no page shows them beside the others, no verdict reads them."""
 

@@ -94,10 +94,12 @@ def table_section(shown: Shown, key: str) -> Section:
             shown.label(row),
             *(_score(shown, row, second[row], c) for c in columns.values()),
             *_against(table, row, means),
+            str(len(shown.of(row))),
         )
         for row in rows
     ]
-    blocks: list[Block] = [Table("The lab", ("method", *columns, *_AGAINST.get(table.by, ())), tuple(body))]
+    head = ("method", *columns, *_AGAINST.get(table.by, ()), "seeds")
+    blocks: list[Block] = [Table("The lab", head, tuple(body))]
     quoted = _quoted(shown, table, rows)
     if quoted is not None:
         blocks.append(quoted)
