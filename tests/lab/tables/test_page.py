@@ -41,7 +41,7 @@ def lines() -> dict[Name, Line]:
 def table_of(text: str, title: str, caption: str) -> dict[str, list[str]]:
     """A table of a section: first cell -> the others."""
     section = next(part for part in text.split("\n## ") if part.startswith(title))
-    rows = section.split(f"{caption}:\n")[1].split("\n\n")[1].splitlines()
+    rows = section.split(f"{caption}:\n\n")[1].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
     return {row[0]: row[1:] for row in cells if not row[0].startswith("---")}
 
