@@ -72,7 +72,9 @@ def test_table_8_has_the_averages_of_tables_2_and_3() -> None:
         assert paper.by_competency(cell)[paper.AVERAGE] == paper.by_language(cell)[paper.AVERAGE], row
     for row in rows:
         languages = {l: v for l, v in paper.by_language(GRID.cells[row]).items() if l != paper.AVERAGE}
-        assert fmean(languages.values()) == pytest.approx(paper.by_language(GRID.cells[row])[paper.AVERAGE], abs=0.1), row
+        assert fmean(languages.values()) == pytest.approx(paper.by_language(GRID.cells[row])[paper.AVERAGE], abs=0.1), (
+            row
+        )
 
 
 def printed(cell: str, measure: str) -> float | None:
