@@ -99,7 +99,7 @@ def test_curves_and_the_page_in_html(lines: dict[Name, Line], tmp_path: Path) ->
     overlap = table_of(text, "Figure 5", "In percent, over all logged steps")
     assert overlap["method"] == ["all", "id", "th"] and overlap["DuDi"] == ["60.4"] * 3
     assert (tmp_path / "figures" / "figure5.png").stat().st_size > 5000 and (tmp_path / "figures" / "heat.png").exists()
-    assert "figures/figure5.png" in text
+    assert "figures/figure5.png" in text and "figures/figure5-th.png" in text
     page = (tmp_path / "findings.html").read_text(encoding="utf-8")
-    assert "60.4 ± 0.3⋄" in page and page.count("data:image/png;base64,") == 3
+    assert "60.4 ± 0.3⋄" in page and page.count("data:image/png;base64,") == 7, "two figures of three curves, the map"
     assert "http://" not in page.replace("http://www.w3.org", "")

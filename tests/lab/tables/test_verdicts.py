@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from kit import tables as kit_tables
 
@@ -17,25 +15,11 @@ from dudi.report.stats.verdicts import CONTRADICTS, OPEN, REPLICATES
 
 GRID, FINDINGS = read_grid(), read_findings()
 FIRST = "qwen2.5-0.5b/"
-HERE = ("qwen2.5-0.5b", "qwen2.5-1.5b", "llama3.2-1b")
-PLACE = {"dudi": 40.0, "dudi-without-on-policy": 48.0, "gkd": 35.0, "sft": 30.0, "teacher": 90.0}
-"""Averages; every other cell: 20."""
-
-
-def lines(seeds: int, noise: float = 0.05, change: Callable[[Line], Line] = lambda line: line) -> dict[Name, Line]:
-    """Of all cells of the lab's pairs."""
-    generator, found = np.random.default_rng(5), {}
-    for cell in GRID.cells.values():
-        if cell.pair in HERE:
-            for seed in [None] if cell.recipe is None else range(seeds):
-                score = PLACE.get(cell.name.partition("/")[2], 20.0) + noise * generator.standard_normal()
-                line = change(kit_tables.line(cell.name, seed, float(score)))
-                found[line.name] = line
-    return found
+lines = kit_tables.grid_lines
 
 
 def judged(there: dict[Name, Line]) -> dict[str, Verdict]:
-    return verdicts(there, GRID, FINDINGS, HERE)
+    return verdicts(there, GRID, FINDINGS, kit_tables.HERE)
 
 
 def test_far_apart_methods_replicate_or_contradict() -> None:

@@ -19,6 +19,7 @@ from dudi.report.figures import Curve, Panel, draw
 from dudi.report.heat import Heat, draw_heat
 from dudi.report.html import html
 from dudi.report.markdown import markdown
+from dudi.report.results import language_name
 
 FILE, HTML = "findings.md", "findings.html"
 
@@ -63,23 +64,30 @@ def _curves(shown: Shown, key: str, table: TableOf) -> Section:
     title = f"{key[:-1].title()} {key[-1]}: {table.title}"
     if not rows:
         return Section(key, title, (Text("No line of it yet."),))
+    languages = sorted({l for row in rows for line in shown.of(row) for one in line.overlap for l in one.languages})
+    body = [(shown.label(row), *(_percent(shown, row, l) for l in (None, *languages))) for row in rows]
+    blocks: tuple[Block, ...] = (
+        Text("Share of the 16 likeliest tokens that student and teacher have in common; mean over seeds."),
+        Figures(tuple(_figure(shown, key, table, rows, l) for l in (None, *languages))),
+        Table("In percent, over all logged steps", ("method", "all", *languages), tuple(body)),
+    )
+    return Section(key, title, blocks)
+
+
+def _figure(shown: Shown, key: str, table: TableOf, rows: Sequence[str], language: str | None) -> Figure:
+    """The curves over all languages, or of one: each the mean over seeds."""
     curves = []
     for colour, row in enumerate(rows):
         by_step: dict[int, list[float]] = {}
         for line in shown.of(row):
             for one in line.overlap:
-                by_step.setdefault(one.step, []).append(one.share)
+                share = one.share if language is None else one.languages.get(language)
+                if share is not None:
+                    by_step.setdefault(one.step, []).append(share)
         means = {step: statistics.fmean(found) for step, found in sorted(by_step.items())}
         curves.append(Curve(shown.label(row), tuple(means), tuple(means.values()), colour))
-    png = draw(Panel(table.title, "share of 16", tuple(curves), share=True))
-    languages = sorted({l for row in rows for line in shown.of(row) for one in line.overlap for l in one.languages})
-    body = [(shown.label(row), *(_percent(shown, row, l) for l in (None, *languages))) for row in rows]
-    blocks: tuple[Block, ...] = (
-        Text("Share of the 16 likeliest tokens that student and teacher have in common; mean over seeds."),
-        Figures((Figure(key, table.title, png),)),
-        Table("In percent, over all logged steps", ("method", "all", *languages), tuple(body)),
-    )
-    return Section(key, title, blocks)
+    name, title = (key, table.title) if language is None else (f"{key}-{language}", language_name(language))
+    return Figure(name, title, draw(Panel(title, "share of 16", tuple(curves), share=True)))
 
 
 def _heat(shown: Shown) -> list[Section]:
