@@ -219,7 +219,7 @@ class Pipeline:
             folder=here,
         )
         here.mkdir(parents=True, exist_ok=True)
-        trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
+        trainer = self._trainer(stage, job, title)
         try:
             resume_stage(trainer)
         finally:
@@ -231,6 +231,9 @@ class Pipeline:
             self._publish(trainer, here, last=stage is self.stages[-1])
         if self.state.is_main_process:
             self.phases.settle(here)
+
+    def _trainer(self, stage: Train, job: Job, title: str) -> DistillationTrainer:
+        return DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
 
     def _publish(self, trainer: DistillationTrainer, here: Path, last: bool) -> None:
         """The stage's result, whole or absent."""
