@@ -68,7 +68,9 @@ DEVICES = {
 
 def choose(name: str | None) -> Device:
     """The device of that name; without one, this machine's. Raises `DudiError` with the choices."""
-    if name is None and (name := of_this_machine()) is None:
+    if name is None:
+        name = of_this_machine()
+    if name is None:
         raise DudiError(
             f"--device: {_present()[0]!r} is not among the devices that are known: choose the likest of"
             f" {', '.join(DEVICES)}"
