@@ -54,17 +54,18 @@ def sides(prepared: Prepared, stage: Train) -> tuple[Side, ...]:
     three that are drawn (of fewer, all)."""
     recipe, rows = prepared.recipe, prepared.train.rows
     order = Order(rows, stage.training, prepared.languages, recipe.seed)
-    sizes: dict[tuple[Signal, ...], dict[int, int]] = {}
+    sizes: dict[tuple[str, ...], dict[int, int]] = {}
     for number in range(steps_of(stage.training, len(rows))):
-        signals = stage.method.active(recipe.seed, number)
-        sizes.setdefault(signals, {})[number] = tokens(order(number)[1])
+        names = tuple(signal.name for signal in stage.method.active(recipe.seed, number))
+        sizes.setdefault(names, {})[number] = tokens(order(number)[1])
     found = []
-    for signals, by_number in sizes.items():
+    for by_number in sizes.values():
         drawn = random.Random(recipe.seed).sample([*by_number], min(DRAWN + 1, len(by_number)))
         longest = max(by_number, key=by_number.__getitem__)
         numbers = (drawn[-1], longest, *drawn[:DRAWN])
         steps = (
-            RealStep(number, *order(number), signals=signals, drawn=place > 1) for place, number in enumerate(numbers)
+            RealStep(number, *order(number), stage.method.active(recipe.seed, number), drawn=place > 1)
+            for place, number in enumerate(numbers)
         )
         found.append(Side(len(by_number), sum(by_number.values()), tuple(steps)))
     return tuple(found)
