@@ -25,7 +25,7 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 VOCAB = 2000
-SIZES = {"small": (192, 4), "large": (448, 6)}
+SIZES = {"small": (192, 4), "large": (384, 6)}
 """Hidden size and layers of the student; the teacher is twice as deep."""
 PROFILES = {"short": ((16, 32), (8, 24)), "long": ((64, 80), (40, 56)), "mixed": ((12, 120), (6, 72))}
 """Fewest and most tokens of text in x, and in y; each as likely as any other."""
@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, nargs="+", default=list(SIZES))
     parser.add_argument("--profile", choices=PROFILES, nargs="+", default=list(PROFILES))
-    parser.add_argument("--steps", type=int, default=12, help="of each of the two trainings")
+    parser.add_argument("--steps", type=int, default=10, help="of each of the two trainings")
     parser.add_argument("--build", type=Path, metavar="FOLDER", help="make models, rows and recipe of one shape there")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="run that recipe, print its CPU seconds")
     given = parser.parse_args()

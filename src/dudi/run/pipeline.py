@@ -7,6 +7,7 @@ RUN/<n>-<stage>/                      metrics.jsonl, times.jsonl, rollouts.jsonl
 RUN/<n>-<stage>/trackers.json         which runs of trackers it is, where it reports to any
 RUN/<n>-<stage>/cache/                while it trains: what is read once of frozen models (training.cache = "disk")
 RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
+RUN/plan.json                         what `dudi plan` said of it, where that was written there
 RUN/summary.json, summary.md          written last
 """
 

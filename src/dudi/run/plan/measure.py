@@ -104,7 +104,8 @@ def measure(prepared: Prepared, base: int, say: Callable[[str], None] = silent) 
     small = excerpt(prepared, windows)
     stages = stages_of(small.recipe)
     clocks = Clocks(say)
-    laps, found = Laps(clocks), []
+    laps = Laps(clocks)
+    found: list[Measured] = []
     output = Path(recipe.output.format(name=recipe.name)).absolute()
     state = PartialState(cpu=not torch.cuda.is_available())
     phases.trim()
@@ -121,7 +122,6 @@ def measure(prepared: Prepared, base: int, say: Callable[[str], None] = silent) 
                 spent = _spent(pipeline, stage, clocks)
             peaks = phases.read(pipeline._of(stage.name))["memory"]
             peak, phase = max((peaks[name] - more, name) for name in (*PHASES, GENERATION) if name in peaks)
-            one: Measured
             if isinstance(whole, Generate):
                 one = generation(whole.name, prepared, pipeline.calls, spent)
             else:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from dudi.rollouts import Engine, Request, Rollout
 from dudi.training.monitors import Course, Monitor
 from dudi.training.phases import Phases
 
-Spent = np.ndarray
+Spent = NDArray[np.float64]
 """Two numbers: seconds by the clock, seconds of the CPU."""
 NOTHING: Spent = np.zeros(2)
 OTHER = "other"
