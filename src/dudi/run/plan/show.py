@@ -104,7 +104,8 @@ def _measured(plan: Plan, found: Measurement) -> Iterator[Part]:
     yield table
     before = ", ".join(f"{name} {_duration(float(spent[0]))}" for name, spent in found.before.items())
     expected, low, high = (float(spent[0]) for spent in (found.total, found.low, found.high))
-    yield f"measured here: {_duration(expected)} ({_duration(low)} to {_duration(high)}): {_paid(plan, expected)}"
+    cpu = f", {_duration(float(found.total[1]))} of CPU time over all threads" if plan.device.is_cpu else ""
+    yield f"measured here: {_duration(expected)} ({_duration(low)} to {_duration(high)}): {_paid(plan, expected)}{cpu}"
     yield (
         f"of it before the first stage: {before}. The range is that of the steps drawn. Left out: the start of Python,"
         " the rehearsal, what the first steps take longer"
@@ -113,8 +114,8 @@ def _measured(plan: Plan, found: Measurement) -> Iterator[Part]:
         if one.rollouts is not None:
             written, limit = one.rollouts
             yield (
-                f"{one.stage}: what was sampled had {written:.1f} tokens on average, of {limit:.1f} at most; who has"
-                " learnt to stop sooner or later takes less or more"
+                f"{one.stage}: what was sampled had {written:.1f} tokens on average, of {limit:.1f} at most; a model"
+                " that learns to stop earlier takes less"
             )
 
 
@@ -158,6 +159,8 @@ def _duration(seconds: float | None) -> str:
         return ""
     if seconds < 60:
         return f"{seconds:.1f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
