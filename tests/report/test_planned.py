@@ -10,6 +10,10 @@ import pytest
 from kit import reports
 
 from dudi.errors import DudiError
+from dudi.report.blocks import Page
+from dudi.report.markdown import markdown
+from dudi.report.planned import planned_section
+from dudi.report.runs import read_runs
 from dudi.report.write import write_report
 
 GIB = 2**30
@@ -36,14 +40,14 @@ def planned(run: Path, measured: bool = True, **changes: Any) -> Path:
     return run
 
 
-def rows(page: Path) -> list[str]:
-    text = page.with_name("report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
-    return [line for line in text.split("## Planned and actual")[1].splitlines() if line.startswith("| dudi")]
+def rows(text: str) -> list[str]:
+    section = text.replace("\u00a0", " ").split("## Planned and actual")[1]
+    return [line for line in section.splitlines() if line.startswith("| dudi")]
 
 
 def test_a_plan_stands_beside_what_the_run_took(tmp_path: Path) -> None:
     page = write_report([planned(reports.run(tmp_path / "r"))])
-    assert rows(page) == [
+    assert rows(page.with_name("report.md").read_text(encoding="utf-8")) == [
         "| dudi: reading |  |  | 2.00 |",
         "| dudi: loading |  | 0.75 | 0.50 |",
         "| dudi: saving |  |  | 1.00 |",
@@ -61,16 +65,16 @@ def test_a_plan_stands_beside_what_the_run_took(tmp_path: Path) -> None:
 
 def test_a_plan_without_a_measurement_and_of_other_steps(tmp_path: Path) -> None:
     stage = {"stage": "dudi", "steps": 40, "seconds": {"rollout": 6.0, "student": 4.0}, "peak": 3.0 * GIB}
-    page = write_report([planned(reports.run(tmp_path / "r"), measured=False, stages=[stage])])
-    assert rows(page)[-2:] == [
+    section = planned_section(read_runs([planned(reports.run(tmp_path / "r"), measured=False, stages=[stage])]))
+    assert section is not None
+    assert rows(markdown(Page("", (), (section,))))[-2:] == [
         "| dudi: in all (2 of 40 steps) | 10.00 |  | 7.50 (-25 %) |",
         "| dudi | 3.00 GiB |  | 1.50 GiB (-50 %) |",
     ]
 
 
 def test_without_a_plan_nothing_is_said_of_one(tmp_path: Path) -> None:
-    page = write_report([reports.run(tmp_path / "r")])
-    assert "Planned and actual" not in page.read_text(encoding="utf-8")
+    assert planned_section(read_runs([reports.run(tmp_path / "r")])) is None
 
 
 def test_a_plan_of_another_kind_is_one_line(tmp_path: Path) -> None:
