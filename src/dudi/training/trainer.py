@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -70,7 +71,6 @@ class DistillationTrainer(SavingTrainer):
         self.watch = Watch(job.method, job.training, job.seed)
         self.samples = Samples(job, self.batch_rows)
         self.shares = Shares.of(job.training.equalize, job.languages)
-        self.order = Order(job.rows, job.training, job.languages, job.seed)
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
@@ -92,6 +92,11 @@ class DistillationTrainer(SavingTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=1)
+
+    @cached_property
+    def order(self) -> Order:
+        """Which rows each step reads."""
+        return Order(self.job.rows, self.job.training, self.job.languages, self.job.seed)
 
     def batch_rows(self, step: int) -> tuple[int, list[Row]]:
         """(epoch, rows) of an optimizer step, over all processes."""
