@@ -244,6 +244,7 @@ def test_every_kind_of_stage_is_measured(tmp_path: Path, method: dict[str, Any])
     assert [stage.memory.stage for stage in planned.stages] == [one.stage for one in planned.measured.stages]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_a_run_may_begin_beside_its_plan(dudi: Dudi) -> None:
     file = dudi.out / "plan.json"
     assert dudi("plan", str(dudi.file), "--measure", "--json", str(file)) == 0, dudi.err
@@ -291,6 +292,7 @@ def test_a_launcher_and_other_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) 
         measure.check_here(DEVICES["l4"], 1)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_stage_is_one_line_and_leaves_nothing(dudi: Dudi) -> None:
     made = kit.model(2, hidden=64, rows=kit.VOCAB + 20, dtype=torch.float32)
     with torch.no_grad():
