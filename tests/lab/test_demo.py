@@ -256,13 +256,12 @@ def test_after_a_failure_is_mended_the_demo_goes_on(tmp_path: Path, scripts: Non
     assert order(tmp_path) == ["first", "second", "second"]
 
 
-def test_without_a_lab_build_there_is_one_clear_line(tmp_path: Path) -> None:
-    """The real command, in a process of its own."""
-    with pytest.raises(DudiError) as error:
-        demo(tmp_path / "demo", (0,), weights=tmp_path / "none", console=Console(file=io.StringIO()))
-    line = str(error.value)
-    assert line.startswith(f"demo: step 'lab' failed ({tmp_path / 'demo' / 'logs' / 'lab.log'}): ")
-    assert "no finished lab build there" in line and len(line.splitlines()) == 1
+def test_without_its_models_a_demo_does_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(DudiError, match="none: no finished lab build there; make one with `dudi lab build"):
+        demo(tmp_path / "demo", (0,), weights=tmp_path / "none")
+    with pytest.raises(DudiError, match="unknown student: 'student-smal'; did you mean 'student-small'"):
+        demo(tmp_path / "demo", (0,), student="student-smal")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_demo_with_other_settings_is_not_mixed_with_one_that_is_there(

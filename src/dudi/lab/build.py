@@ -119,19 +119,24 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def read_manifest(weights: Path) -> dict[str, Any]:
+    """What a build is. Raises `DudiError` where there is no finished one."""
+    if not (weights / "manifest.json").exists():
+        raise DudiError(f"{weights}: no finished lab build there; make one with `dudi lab build {weights}`")
+    return dict(json.loads((weights / "manifest.json").read_text(encoding="utf-8")))
+
+
 def export(folder: Path, weights: Path = WEIGHTS, rows: int = ROWS, share: float = 1.0) -> None:
     """Lay out data, benchmark and models as ordinary folders. An export that is there is left as it is."""
     if (folder / "lab.json").exists():
         return
-    if not (weights / "manifest.json").exists():
-        raise DudiError(f"{weights}: no finished lab build there; make one with `dudi lab build {weights}`")
+    made = read_manifest(weights)
     if folder.exists() and any(folder.iterdir()):
         raise DudiError(f"{folder}: not empty, and not an exported lab; use another folder")
     staged = folder.with_name(f"{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     write_data(staged / "data", rows)
     write_benchmark(staged / "benchmark", share=share)
-    made = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))
     for name in made["models"]:
         shutil.copytree(weights / name, staged / name)
         shutil.copytree(weights / "tokenizer", staged / name, dirs_exist_ok=True)

@@ -18,8 +18,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dudi.errors import DudiError
+from dudi.errors import DudiError, unknown
 from dudi.files import write_text
+from dudi.lab.build import WEIGHTS, read_manifest
 
 NAMES = {
     "base": "base",
@@ -32,7 +33,7 @@ NAMES = {
 """The models that are compared, in the order of the report, and what it calls them."""
 TRAINED = ("sft", "sft-continued", "gkd", "dudi")
 """Those that are trained here, with the recipes lab/*.toml; all but the first from the first one's result."""
-WEIGHTS = {"sft": 2.5, "sft-continued": 2.0, "gkd": 4.0, "dudi": 7.0}
+LASTS = {"sft": 2.5, "sft-continued": 2.0, "gkd": 4.0, "dudi": 7.0}
 """About how long, in evaluations."""
 SHARE = 1 / 3
 """Of the lab's benchmark that the demo asks: always the same third."""
@@ -97,7 +98,7 @@ def _pipeline(out: Path, seed: int, student: str, overrides: tuple[str, ...], al
         again = ("--resume",) if folder.exists() else ()
         arguments = ("run", f"lab/{name}", *sets, "--output", str(folder), *again)
         after = "lab" if name == "sft" else f"sft{suffix}"
-        steps[f"{name}{suffix}"] = Step(arguments, folder / "summary.json", (after,), WEIGHTS[name])
+        steps[f"{name}{suffix}"] = Step(arguments, folder / "summary.json", (after,), LASTS[name])
         stage = "1-sft" if name in first else f"1-{name}"
         model = folder / stage / "model"
         steps[f"eval-{name}{suffix}"] = _evaluation(model, lab, home / "eval" / name, f"{name}{suffix}")
@@ -138,6 +139,9 @@ def demo(
     begun = out / "demo.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
         raise DudiError(f"{out}: holds a demo with other seeds, another student, weights or --set; use a new folder")
+    built = read_manifest(weights or WEIGHTS)["models"]
+    if student not in built:
+        raise DudiError(unknown(student, built, "student"))
     (out / "logs").mkdir(parents=True, exist_ok=True)
     write_text(begun, json.dumps(settings))
     steps = plan(out, seeds, student, overrides, weights)
