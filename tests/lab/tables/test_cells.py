@@ -55,9 +55,8 @@ def test_all_methods_take_as_many_steps_and_cold_starts_theirs() -> None:
         found = laid_over(lab(), cell, 0, Path("/o"))
         method = found.to_method()
         wanted = ours.training.max_steps if method.cold_start else ours.cold_start.training.max_steps
-        assert found.training.max_steps is not None and found.training.max_steps * method.iterations == wanted, (
-            cell.name
-        )
+        assert wanted is not None
+        assert found.training.max_steps == wanted // method.iterations, cell.name  # SPIN's iterations share them
         if not method.cold_start:
             assert found.training == ours.cold_start.training
 
