@@ -26,6 +26,7 @@ from dudi.evals import options
 from dudi.lab.cli import app as lab_app
 from dudi.run.cli import card, export, push, push_data
 from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
+from dudi.run.plan import options as planning
 from dudi.signals import Mode
 
 app = typer.Typer(
@@ -131,23 +132,20 @@ def check(
 def plan_run(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="h200, h100, a100-80, a100-40, l40s, l4, rtx4090 or cpu; by default this machine's."),
-    ] = None,
-    gpus: Annotated[int, typer.Option(help="Devices that share each step (ddp).")] = 1,
-    price: Annotated[float | None, typer.Option(help="Of a device for an hour, in any currency.")] = None,
-    json_: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the plan as JSON; - is standard output.")
-    ] = None,
+    device: planning.Device = None,
+    gpus: planning.Gpus = 1,
+    price: planning.Price = None,
+    measure: planning.Measure = False,
+    json_: planning.Json = None,
 ) -> None:
-    """Before anything is paid for: what a run reads and cuts, its memory, time, cost and disk. No weights are loaded;
-    ends with status 1 where the run would not fit."""
+    """Before anything is paid for: what a run reads and cuts, its memory, time, cost and disk. No weights are loaded,
+    but with --measure; ends with status 1 where the run would not fit."""
     from dudi.recipe.read import load_recipe
     from dudi.run.plan.plan import plan
     from dudi.run.plan.show import parts, write_json
 
-    planned = plan(load_recipe(recipe, set_ or ()), device, gpus, price)
+    said = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print
+    planned = plan(load_recipe(recipe, set_ or ()), device, gpus, price, measure, said)
     text = json.dumps(planned.table(), ensure_ascii=False, indent=1)
     if json_ == "-":
         out.print(text, soft_wrap=True)
@@ -157,6 +155,8 @@ def plan_run(
         if json_ is not None:
             write_json(Path(json_), text)
     if planned.faults:
+        if measure:
+            said("dudi: nothing was measured: the run does not fit")
         raise typer.Exit(1)
 
 
@@ -288,18 +288,24 @@ def evaluate(
 def demo(
     output: Annotated[Path, typer.Option(help="A new folder, or that of a demo that was stopped.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all trainings.")] = 0,
-    student: Annotated[str, typer.Option(help="student-small, student-large or student-llama.")] = "student-small",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Whole pipelines, cold start included, with this many seeds from --seed on.")
+    ] = 1,
+    student: Annotated[str, typer.Option(help="A student of the lab's weights.")] = "student-small",
     set_: SetOption = None,
     weights: Annotated[Path | None, typer.Option(help="A lab build of one's own, instead of the shipped one.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Commands at a time, each on one core.")] = 2,
 ) -> None:
-    """See it work: the lab's base student, cold start, SFT continued, DuDi and the teacher, compared on one page."""
+    """See it work: the lab's base student, SFT, SFT continued, GKD, DuDi and the teacher, compared on one page."""
     from dudi.lab.demo import demo as run_demo
 
-    page = run_demo(output, seed, student, tuple(set_ or ()), weights, out, jobs)
-    sections = (page.parent / "report.md").read_text(encoding="utf-8").split("\n## ")
-    scores = next(text for text in sections if text.startswith("Scores"))
-    _page("## " + scores.split("\n### ")[0])  # models by language; the rest is on the page
+    page = run_demo(output, tuple(range(seed, seed + seeds)), student, tuple(set_ or ()), weights, out, jobs)
+    text = page.with_suffix(".md").read_text(encoding="utf-8")
+    if seeds == 1:  # the answer, and models by language; the rest is on the page
+        sections = text.split("\n## ")
+        short, scores = (next(one for one in sections if one.startswith(name)) for name in ("In short", "Scores"))
+        text = short.split("\n\n")[1] + "\n\n## " + scores.split("\n### ")[0]
+    _page(text)
     out.print(f"report: {page}", soft_wrap=True)
 
 

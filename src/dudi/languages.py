@@ -139,3 +139,9 @@ def script_of_letter(character: str) -> str:
         return ""
     name = unicodedata.name(character, "").split(" ")[0].split("-")[0]
     return "" if name in ("COMBINING", "VARIATION") else name
+
+
+@cache
+def has_letters(script: str) -> bool:
+    """Whether Unicode has letters of a script, named in any case."""
+    return any(script_of_letter(chr(point)) == script.upper() for point in range(0x20000))

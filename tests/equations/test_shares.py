@@ -104,7 +104,7 @@ def test_a_step_is_its_languages_in_the_shares_asked_for(tmp_path: Path, name: s
     t = made(tmp_path / "all", name, examples(), asked, micro_batch=3)
     assert_equal(kit.step(t), wanted)
     plain = made(tmp_path / "plain", name, examples(), micro_batch=3)
-    assert kit.step(plain)[0] != pytest.approx(wanted[0], rel=1e-3), "the shares are those of the tokens"
+    assert kit.step(plain)[0] != pytest.approx(wanted[0], rel=1e-4), "the shares are those of the tokens"
     counts, plainly = (
         {key: value for key, value in one.meter.sums.items() if key.startswith("signal/") and key.endswith("/count")}
         for one in (t, plain)

@@ -86,6 +86,8 @@ HELD = [
     ({"case": "upper"}, "vi", "XIN CHÀO 2", "XIN Chào"),
     ({"case": "lower"}, "tl", "mabuti, salamat", "Mabuti"),
     ({"case": "lower"}, "id", "dua", "2"),
+    ({"script": "Latin"}, "id", "satu, 2", "satu, สอง"),
+    ({"script": "Myanmar"}, "my", "တစ်၊ ၂", "တစ် satu"),
     ({"capital_words": {"at_least": 2}}, "id", "BACA ini SEKARANG", "BACA Ini Sekarang"),
 ]  # fmt: skip
 
@@ -142,6 +144,7 @@ def test_form_parts_and_language_are_asked_for_together(tmp_path: Path) -> None:
 FAULTS = [
     ({"case": "upper"}, "th", "constraints.case: answers in 'th' are written in Thai, which has no case"),
     ({"capital_words": 2}, "my", "constraints.capital_words: answers in 'my' are written in Myanmar"),
+    ({"script": "Latn"}, "id", "constraints.script: no letters are named 'Latn'; expected a script such as Latin"),
     ({"includes": ["x", "?!"]}, "id", "constraints.includes: '?!' is only punctuation, and no word"),
     ({"words": {"at_least": 3, "at_most": 2}}, "id", 'words: expected a whole number, or a table of bounds'),
     ({"words": {}}, "id", 'such as {"at_least": 2}, {"at_least": 2, "at_most": 5}, found {}'),

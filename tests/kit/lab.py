@@ -21,8 +21,8 @@ MICRO = Build(
     vocab=1024,
     documents=600,
     models={
-        "student-small": Plan("qwen2", 32, 1, 6, 5e-3, (0.02, 0.02), rows=4),
-        "student-llama": Plan("llama", 32, 1, 6, 5e-3, (0.02, 0.02), rows=4),
+        "student-small": Plan("qwen3", 32, 1, 6, 5e-3, (0.02, 0.02), rows=4),
+        "student-gemma": Plan("gemma3", 32, 1, 6, 5e-3, (0.02, 0.02), rows=4),
         "teacher": Plan("qwen3", 32, 1, 6, 5e-3, (0.02, 0.02), teacher=True, rows=4),
     },
 )

@@ -272,8 +272,8 @@ def test_a_model_that_is_not_in_the_plan(tmp_path: Path) -> None:
 
 
 def test_one_model_alone_is_no_finished_build(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build_micro(tmp_path / "w", monkeypatch, only="student-llama")
-    assert weights(tmp_path / "w") == {"student-llama": weights(built)["student-llama"]}
+    build_micro(tmp_path / "w", monkeypatch, only="student-gemma")
+    assert weights(tmp_path / "w") == {"student-gemma": weights(built)["student-gemma"]}
     with pytest.raises(DudiError, match="no finished lab build there"):
         export(tmp_path / "lab", tmp_path / "w")
     build_micro(tmp_path / "w", monkeypatch)

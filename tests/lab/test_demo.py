@@ -26,7 +26,7 @@ from dudi.lab.rows import TRAINED
 from dudi.recipe.read import load_recipe
 from dudi.recipe.stages import plan as stages
 
-TRAININGS = ("sft", "sft-continued", "dudi")
+TRAININGS = ("sft", "sft-continued", "gkd", "dudi")
 
 
 def options(step: Step, name: str) -> list[str]:
@@ -37,7 +37,7 @@ def options(step: Step, name: str) -> list[str]:
 # ── the plan ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.fixture
 def steps(tmp_path: Path) -> dict[str, Step]:
-    return plan(tmp_path, 3, "student-llama", ("training.max_steps=3",), tmp_path / "weights")
+    return plan(tmp_path, (3,), "student-gemma", ("training.max_steps=3",), tmp_path / "weights")
 
 
 def test_steps_come_after_what_they_need(steps: dict[str, Step]) -> None:
@@ -83,7 +83,10 @@ def test_every_command_is_one_that_can_be_typed(steps: dict[str, Step]) -> None:
 
 
 def test_without_weights_of_ones_own_the_shipped_ones_are_laid_out(tmp_path: Path) -> None:
-    assert plan(tmp_path, 0, "student-small", (), None)["lab"].arguments == ("lab", "export", str(tmp_path / "lab"))
+    assert plan(tmp_path, (0,), "student-small", (), None)["lab"].arguments == (
+        *("lab", "export", str(tmp_path / "lab")),
+        *("--share", "0.3333"),
+    )
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -96,8 +99,8 @@ def test_recipes_load_with_what_the_plan_sets(steps: dict[str, Step], tmp_path: 
     assert recipe.models.teacher == str(lab / "teacher") and recipe.data.source == str(lab / "data")
     assert recipe.data.languages == TRAINED
     cold = str(tmp_path / "sft" / "1-sft" / "model")
-    assert recipe.models.student == (cold if name == "sft-continued" else str(lab / "student-llama"))
-    if name == "dudi":
+    assert recipe.models.student == (cold if name == "sft-continued" else str(lab / "student-gemma"))
+    if name in ("gkd", "dudi"):
         assert recipe.cold_start is not None and recipe.cold_start.checkpoint == cold
     (stage,) = stages(recipe)  # DuDi's cold start is the SFT run: it is not trained again
     assert step.done.parent / f"1-{stage.name}" / "model" == Path(_evaluated(steps, name))
@@ -107,22 +110,41 @@ def _evaluated(steps: dict[str, Step], name: str) -> str:
     return steps[f"eval-{name}"].arguments[1]
 
 
-def test_sft_continued_takes_as_many_steps_as_dudi_at_its_rate() -> None:
-    ours, theirs = load_recipe("lab/sft-continued"), load_recipe("lab/dudi")
-    assert ours.training == theirs.training and ours.data == theirs.data and ours.limits == theirs.limits
+def test_sft_continued_and_gkd_take_as_many_steps_as_dudi_at_its_rate() -> None:
+    dudi = load_recipe("lab/dudi")
+    for one in (load_recipe("lab/sft-continued"), load_recipe("lab/gkd")):
+        assert one.training == dudi.training and one.data == dudi.data and one.limits == dudi.limits
 
 
 def test_the_report_gets_all_runs_and_all_evaluations_by_name(steps: dict[str, Step], tmp_path: Path) -> None:
     step = steps["report"]
     wanted = [f"{title}={tmp_path / 'eval' / name}" for name, title in NAMES.items()]
     assert options(step, "--eval") == wanted
-    assert step.arguments[1:4] == tuple(str(tmp_path / name) for name in TRAININGS)
-    assert options(step, "--baseline") == ["SFT"]
+    assert step.arguments[1 : 1 + len(TRAININGS)] == tuple(str(tmp_path / name) for name in TRAININGS)
+    assert (options(step, "--baseline"), options(step, "--subject")) == (["SFT"], ["DuDi"])
+
+
+def test_every_seed_is_a_whole_pipeline_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    steps = plan(tmp_path, (3, 4), "student-gemma", (), None)
+    alone = plan(tmp_path, (3,), "student-gemma", (), None)
+    assert len(steps) == len(alone) + 2 * len(TRAININGS) and list(steps)[-1] == "compare"
+    for seed in (3, 4):
+        for name in TRAININGS:
+            step = steps[f"{name}-{seed}"]
+            assert f"seed={seed}" in options(step, "--set")
+            assert step.done == tmp_path / f"seed-{seed}" / name / "summary.json"
+            text = " ".join(step.arguments)
+            assert f"seed-{7 - seed}" not in text and step.after == (("lab",) if name == "sft" else (f"sft-{seed}",))
+    compared = steps["compare"].arguments
+    folders = [f"{NAMES[name]}={tmp_path / f'seed-{seed}' / 'eval' / name}" for name in TRAININGS for seed in (3, 4)]
+    assert list(compared[1:9]) == folders and set(steps["compare"].after) == set(steps) - {"compare"}
+    for step in steps.values():
+        parses(step.arguments)
 
 
 def test_a_training_that_was_begun_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "dudi").mkdir()
-    found = plan(tmp_path, 0, "student-small", (), None)
+    found = plan(tmp_path, (0,), "student-small", (), None)
     assert {name for name in TRAININGS if "--resume" in found[name].arguments} == {"dudi"}
 
 
@@ -234,13 +256,12 @@ def test_after_a_failure_is_mended_the_demo_goes_on(tmp_path: Path, scripts: Non
     assert order(tmp_path) == ["first", "second", "second"]
 
 
-def test_without_a_lab_build_there_is_one_clear_line(tmp_path: Path) -> None:
-    """The real command, in a process of its own."""
-    with pytest.raises(DudiError) as error:
-        demo(tmp_path / "demo", 0, weights=tmp_path / "none", console=Console(file=io.StringIO()))
-    line = str(error.value)
-    assert line.startswith(f"demo: step 'lab' failed ({tmp_path / 'demo' / 'logs' / 'lab.log'}): ")
-    assert "no finished lab build there" in line and len(line.splitlines()) == 1
+def test_without_its_models_a_demo_does_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(DudiError, match="none: no finished lab build there; make one with `dudi lab build"):
+        demo(tmp_path / "demo", (0,), weights=tmp_path / "none")
+    with pytest.raises(DudiError, match="unknown student: 'student-smal'; did you mean 'student-small'"):
+        demo(tmp_path / "demo", (0,), student="student-smal")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_demo_with_other_settings_is_not_mixed_with_one_that_is_there(
@@ -248,16 +269,19 @@ def test_a_demo_with_other_settings_is_not_mixed_with_one_that_is_there(
 ) -> None:
     monkeypatch.setattr(Runner, "run", lambda self: None)
     console = Console(file=io.StringIO())
-    demo(tmp_path / "d", 0, console=console)
-    demo(tmp_path / "d", 0, console=console, jobs=1)
+    demo(tmp_path / "d", (0,), console=console)
+    demo(tmp_path / "d", (0,), console=console, jobs=1)
     others: list[dict[str, Any]] = [
-        {"seed": 1},
-        {"seed": 0, "student": "student-large"},
-        {"seed": 0, "overrides": ("training.lr=1",)},
-        {"seed": 0, "weights": tmp_path},
+        {"seeds": (1,)},
+        {"seeds": (0, 1)},
+        {"seeds": (0,), "student": "student-large"},
+        {"seeds": (0,), "overrides": ("training.lr=1",)},
+        {"seeds": (0,), "weights": tmp_path},
     ]
     for other in others:
-        with pytest.raises(DudiError, match="holds a demo with another seed, student, weights or --set") as error:
+        with pytest.raises(
+            DudiError, match="holds a demo with other seeds, another student, weights or --set"
+        ) as error:
             demo(tmp_path / "d", console=console, **other)
         assert str(error.value).startswith(f"{tmp_path / 'd'}: ")
 
@@ -274,7 +298,7 @@ def test_the_whole_demo_ends_with_a_page(built: Path, tmp_path: Path) -> None:
         "data.eval_rows_per_language=1",
         "limits={prompt=600, verbalizer=500, total=1200, rollout=4, teacher_prompt=1900}",
     )
-    command = ["demo", "--output", str(tmp_path / "demo"), "--student", "student-llama", "--weights", str(built)]
+    command = ["demo", "--output", str(tmp_path / "demo"), "--student", "student-gemma", "--weights", str(built)]
     for one in sets:
         command += ["--set", one]
     run = CliRunner().invoke(app, command)

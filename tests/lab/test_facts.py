@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 from kit.lab import EIGHT
 
+from dudi.lab.sense import KEPT
 from dudi.lab.sentences import state
-from dudi.lab.truth import ANIMALS, COUNTRIES, FACTS, OF_THINGS, OPPOSITES, TAME
+from dudi.lab.truth import ANIMALS, COUNTRIES, FACTS, OF_THINGS, OPPOSITES
 from dudi.lab.words import RELATIONS, load, slot_kind
 
 TRUTHS = [
@@ -61,7 +62,7 @@ def test_every_word_of_a_fact_has_a_name_and_every_such_word_a_fact(l: str) -> N
         "adjective",
         "number",
     }
-    assert set(TAME) <= set(words["animal"]) and set(OF_THINGS) <= set(words["adjective"])
+    assert set(KEPT) <= set(words["animal"]) and set(OF_THINGS) <= set(words["adjective"])
 
 
 def test_a_question_has_one_answer() -> None:

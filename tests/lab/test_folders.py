@@ -42,7 +42,9 @@ def test_the_loader_keeps_every_row(data: Path) -> None:
 
 def test_the_quality_filter_keeps_every_row(data: Path) -> None:
     for wanted in (True, False):
-        assert len(load_rows(Data(source=str(data), format="sea_instruct", quality_filter=wanted), 0).train) == 1680
+        assert len(
+            load_rows(Data(source=str(data), format="sea_instruct", quality_filter=wanted), 0).train
+        ) == ROWS * len(TRAINED)
 
 
 def test_evaluation_rows_are_drawn_from_the_lab_as_from_any_data(data: Path) -> None:

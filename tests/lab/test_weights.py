@@ -15,7 +15,7 @@ from dudi.models.load import check_model, load_config, load_model
 from dudi.recipe.schema import Models
 from dudi.text.chat import Chat
 
-MOST = 16 * 2**20
+MOST = 24 * 2**20
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_every_list_of_phrasings_keeps_some_for_the_test(l: str) -> None:
 @each_language
 def test_there_are_concepts_enough(l: str) -> None:
     found = load(l).words
-    assert sum(len(table) for kind, table in found.items() if kind not in ("language", "label")) >= 250
+    assert sum(len(table) for kind, table in found.items() if kind not in ("language", "label")) >= 350
 
 
 @each_language
@@ -135,7 +135,8 @@ def test_a_fact_is_told_with_the_word_that_answers_it(l: str) -> None:
     for relation, facts in FACTS.items():
         kind = slot_kind((relation,), RELATIONS[relation][-1])
         for fact in facts:
-            assert words.name(kind, fact[-1]).casefold() in state(words, relation, fact).casefold(), (relation, fact)
+            stem = words.name(kind, fact[-1]).casefold()[: -1 if l == "ta" else None]  # Tamil inflects it
+            assert stem in state(words, relation, fact).casefold(), (relation, fact)
 
 
 @each_language
@@ -219,7 +220,7 @@ def test_filling() -> None:
 Change = Callable[[dict[str, Any]], Any]
 BROKEN: dict[str, tuple[Change, str]] = {
     "missing word": (lambda t: t["animal"].pop("cat"), "[animal] cat: missing"),
-    "word too many": (lambda t: t["color"].update(grey="grey"), "[color] grey: not in the English file"),
+    "word too many": (lambda t: t["color"].update(gold="gold"), "[color] gold: not in the English file"),
     "missing table": (lambda t: t.pop("label"), "cannot be read: KeyError('label')"),
     "no table": (lambda t: t.update(label="x"), "cannot be read: "),
     "no text": (lambda t: t["city"].update(jakarta=3), "[city] jakarta: expected a text or a table of forms"),

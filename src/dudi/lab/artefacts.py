@@ -19,13 +19,14 @@ from dudi.errors import DudiError
 from dudi.example import Example
 from dudi.files import write_text
 from dudi.lab.rows import TRAINED, answer, instruction_rows, item
+from dudi.lab.sentences import answers
 from dudi.lab.tasks import COMPETENCIES, TASKS, Key
-from dudi.lab.words import SLOT, load, sentences
+from dudi.lab.words import READ, SLOT, load, sentences
 from dudi.languages import LANGUAGES
 
-ITEMS = {"reading": 24, "compare": 24, "repeat": 16, "list": 12, "translate-from": 20, "translate-into": 20}
-"""Test items of a task in one language, where it is not `DEFAULT_ITEMS`."""
-DEFAULT_ITEMS = 20
+ITEMS = {"sentiment": 200, "safety": 200, "grammar": 200}
+"""Test items of a task in one language, where it is not `DEFAULT_ITEMS`: half of all labels are right by chance."""
+DEFAULT_ITEMS = 100
 DOMAINS = {
     "nlu": "Language_and_Communication",
     "nlg": "Translation_and_Localization",
@@ -118,25 +119,32 @@ def write_words(folder: Path) -> None:
 
 
 def _items(name: str, l: str, seed: int, share: float) -> list[dict[str, Any]]:
-    """Items of one task and language. A task with few contents asks them in several phrasings."""
+    """The first `share` of the items of one task and language.
+
+    Every item has another content. Of a task with fewer contents than are wanted each is asked in two phrasings.
+    """
     task, words, rng = TASKS[name], load(l), random.Random(draw("test", name, l, seed))
-    wanted = max(round(ITEMS.get(name, DEFAULT_ITEMS) * share), 4)
+    wanted = ITEMS.get(name, DEFAULT_ITEMS)
     seen: set[tuple[str, Key, str]] = set()
-    texts: set[str] = set()
-    items: list[dict[str, Any]] = []
-    for _ in range(wanted * 20):
-        if len(items) == wanted:
-            break
-        key = item(rng, name, l, "test", seen) or rng.choice(sorted(seen))[1]
-        asked = task.ask(words, key)
-        text = rng.choice((*asked.train, *asked.test))
-        one = benchmark_item(name, key, l, task.language(l, key), text, f"{name}-{l}-{len(items):03d}")
-        last = len(items) == wanted - 1
-        if text in texts or (task.choices and last and all(one["targets"] == other["targets"] for other in items)):
-            continue  # a choice needs items of two right answers
-        texts.add(text)
-        items.append(one)
-    return items
+    contents: dict[Key, Key] = {}
+    while len(contents) < wanted and (key := item(rng, name, l, "test", seen)) is not None:
+        contents.setdefault(task.content(key), key)
+    asked = []
+    for key in contents.values():
+        texts = task.ask(words, key)
+        asked.append((key, rng.sample((*texts.train, *texts.test), 2)))
+    if task.choices:  # labels by turns: any first part of the items has all of them
+        labels = [answer(name, key, l) for key, _ in asked]
+        turns = [labels[:place].count(label) for place, label in enumerate(labels)]
+        asked = [one for _, one in sorted(zip(turns, asked, strict=True), key=lambda pair: pair[0])]
+    pairs = [(key, texts[0]) for key, texts in asked]
+    if len(asked) < wanted:
+        pairs += [(key, texts[1]) for key, texts in asked]
+    kept = pairs[: max(round(min(len(pairs), wanted) * share), 4)]
+    return [
+        benchmark_item(name, key, l, task.language(l, key), text, f"{name}-{l}-{number:03d}")
+        for number, (key, text) in enumerate(kept)
+    ]
 
 
 def benchmark_item(name: str, key: Key, l: str, language: str, text: str, number: str) -> dict[str, Any]:
@@ -149,6 +157,7 @@ def benchmark_item(name: str, key: Key, l: str, language: str, text: str, number
         "messages": [{"role": "user", "content": text}],
         "targets": list(dict.fromkeys((answer(name, key, l, language), *task.accepted(words, key)))),
         "response_language": language,
+        "key": " ".join((name, *task.content(key))),
     }
     if task.choices:
         labels = words.words["label"]
@@ -162,6 +171,8 @@ def vocabulary(l: str) -> set[str]:
     """Every word of a language's file and every text between slots: what a response in this language is made of."""
     words = load(l)
     found = {text for table in words.words.values() for word in table.values() for text in word.values()}
+    for name, kind in READ.items():
+        found.update(text for word in words.words[kind].values() for text in answers(words, name, {kind: word}))
     texts = {text for path, text in sentences(words.table) if path[0] != "prompt"} | found
     pieces = {piece.strip(" \n.,?!:;“”\"'") for text in texts for piece in SLOT.split(text)[::3]}
     spaced = LANGUAGES[l].script in ("Latin", "Tamil")

@@ -30,7 +30,7 @@ from dudi.lab.plans import FULL, TINY, Build
 from dudi.text.verbalizer import TEMPLATES
 
 WEIGHTS = Path(__file__).parent / "weights"
-ROWS = 240
+ROWS = 400
 """Instruction rows of a language."""
 
 
@@ -41,7 +41,7 @@ def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only:
         raise DudiError(unknown(str(only), plan.models, "model"))
     wanted = identity(plan, seed)
     begun = folder / "build.json"
-    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != wanted:
+    if begun.exists() and _differs(json.loads(begun.read_text(encoding="utf-8")), wanted, folder):
         raise DudiError(f"{folder}: holds another build (other text, templates, sizes or seed); use an empty folder")
     if folder.exists() and any(folder.iterdir()) and not begun.exists():
         raise DudiError(f"{folder}: not empty, and no build; use an empty folder")
@@ -57,6 +57,13 @@ def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only:
             train(name, model, tokenizer, folder / name, seed, say)
     if all((folder / name).is_dir() for name in plan.models):
         write_text(folder / "manifest.json", json.dumps(manifest(folder, wanted), indent=1))
+
+
+def _differs(begun: dict[str, Any], wanted: dict[str, Any], folder: Path) -> bool:
+    """Whether what is in `folder` would not have come from `wanted`. A model that is not begun may be planned anew."""
+    there = {name for name in begun["models"] if (folder / name).exists() or (folder / f"{name}.part").exists()}
+    plans = [{name: build["models"].get(name) for name in there} for build in (begun, wanted)]
+    return plans[0] != plans[1] or any(begun[key] != wanted[key] for key in wanted if key != "models")
 
 
 def identity(plan: Build, seed: int) -> dict[str, Any]:
@@ -112,19 +119,24 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def read_manifest(weights: Path) -> dict[str, Any]:
+    """What a build is. Raises `DudiError` where there is no finished one."""
+    if not (weights / "manifest.json").exists():
+        raise DudiError(f"{weights}: no finished lab build there; make one with `dudi lab build {weights}`")
+    return dict(json.loads((weights / "manifest.json").read_text(encoding="utf-8")))
+
+
 def export(folder: Path, weights: Path = WEIGHTS, rows: int = ROWS, share: float = 1.0) -> None:
     """Lay out data, benchmark and models as ordinary folders. An export that is there is left as it is."""
     if (folder / "lab.json").exists():
         return
-    if not (weights / "manifest.json").exists():
-        raise DudiError(f"{weights}: no finished lab build there; make one with `dudi lab build {weights}`")
+    made = read_manifest(weights)
     if folder.exists() and any(folder.iterdir()):
         raise DudiError(f"{folder}: not empty, and not an exported lab; use another folder")
     staged = folder.with_name(f"{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     write_data(staged / "data", rows)
     write_benchmark(staged / "benchmark", share=share)
-    made = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))
     for name in made["models"]:
         shutil.copytree(weights / name, staged / name)
         shutil.copytree(weights / "tokenizer", staged / name, dirs_exist_ok=True)

@@ -16,11 +16,15 @@ app = typer.Typer(
 def export_command(
     folder: Annotated[Path, typer.Argument(help="A new folder.")] = Path("lab"),
     weights: Annotated[Path | None, typer.Option(help="A build of one's own, instead of the shipped one.")] = None,
+    share: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="Of the benchmark's items, the first of each task; the demo: a third."),
+    ] = 1.0,
 ) -> None:
     """Lay out data/, benchmark/ and the models as ordinary folders, which `dudi run lab/...` and `dudi eval` read."""
     from dudi.lab.build import WEIGHTS, export
 
-    export(folder, weights or WEIGHTS)
+    export(folder, weights or WEIGHTS, share=share)
     typer.echo(f"lab folder: {folder}")
 
 
@@ -51,3 +55,31 @@ def measure_command(
     from dudi.lab.measure import measure
 
     typer.echo(json.dumps(measure(model, folder, each), indent=1))
+
+
+@app.command("tables")
+def tables_command(
+    only: Annotated[
+        list[str] | None, typer.Option(help="A table (table2), a finding (F3) or a cell (gkd); repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Whole pipelines of each method.")] = 4,
+    first: Annotated[int, typer.Option(min=0, help="The first seed; 100 and up are for development.")] = 0,
+    extend: Annotated[bool, typer.Option("--extend", help="Seeds 4 to 7, of findings that four left open.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = 2,
+    output: Annotated[
+        Path, typer.Option(help="Of cells.jsonl, which is added to, findings.md and findings.html.")
+    ] = Path("runs/lab-tables"),
+    runs: Annotated[Path | None, typer.Option(help="Of trainings and evaluations; by default OUTPUT/runs.")] = None,
+    lab: Annotated[Path | None, typer.Option(help="An exported lab of one's own.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A build of one's own, instead of the shipped one.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over every cell; repeatable.")
+    ] = None,
+) -> None:
+    """The paper's tables, figures and findings in the lab: train what has no line yet, print all from the lines."""
+    from rich.console import Console
+
+    from dudi.lab.tables.command import Asked, tables
+
+    asked = Asked(output, tuple(only or ()), seeds, first, jobs, runs, lab, weights, tuple(set_ or ()), extend)
+    typer.echo(f"findings: {tables(asked, Console(highlight=False, markup=False))}")

@@ -1,4 +1,4 @@
-"""`dudi demo`: cold start, DuDi, SFT continued, the evaluation of all, and the report, as one plan of commands.
+"""`dudi demo`: cold start, SFT continued, GKD, DuDi, the evaluation of all, and the report, as one plan of commands.
 
 Every step is a `dudi` command that anybody could type; this file only says which ones, in which order, and runs two
 of them at a time, each on one core. A step that is done is not done again, so a demo that was stopped continues.
@@ -18,11 +18,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dudi.errors import DudiError
+from dudi.errors import DudiError, unknown
 from dudi.files import write_text
+from dudi.lab.build import WEIGHTS, read_manifest
 
-NAMES = {"base": "base", "sft": "SFT", "sft-continued": "SFT continued", "dudi": "DuDi", "teacher": "teacher"}
+NAMES = {
+    "base": "base",
+    "sft": "SFT",
+    "sft-continued": "SFT continued",
+    "gkd": "GKD",
+    "dudi": "DuDi",
+    "teacher": "teacher",
+}
 """The models that are compared, in the order of the report, and what it calls them."""
+TRAINED = ("sft", "sft-continued", "gkd", "dudi")
+"""Those that are trained here, with the recipes lab/*.toml; all but the first from the first one's result."""
+LASTS = {"sft": 2.5, "sft-continued": 2.0, "gkd": 4.0, "dudi": 7.0}
+"""About how long, in evaluations."""
+SHARE = 1 / 3
+"""Of the lab's benchmark that the demo asks: always the same third."""
 
 
 @dataclass(frozen=True)
@@ -35,78 +49,104 @@ class Step:
     weight: float = 1.0
 
 
-def plan(out: Path, seed: int, student: str, overrides: tuple[str, ...], weights: Path | None) -> dict[str, Step]:
-    """All steps by name."""
-    lab, cold = out / "lab", out / "sft" / "1-sft" / "model"
-    models = {
-        "base": lab / student,
-        "sft": cold,
-        "sft-continued": out / "sft-continued" / "1-sft" / "model",
-        "dudi": out / "dudi" / "1-dudi" / "model",
-        "teacher": lab / "teacher",
-    }
+def plan(
+    out: Path, seeds: tuple[int, ...], student: str, overrides: tuple[str, ...], weights: Path | None
+) -> dict[str, Step]:
+    """All steps by name. Each of several seeds has a pipeline of its own, cold start included, in its own folder."""
+    lab = out / "lab"
+    given = () if weights is None else ("--weights", str(weights))
+    export = ("lab", "export", str(lab), *given, "--share", f"{SHARE:.4f}")
+    steps = {"lab": Step(export, lab / "lab.json", weight=0.3)}
+    for name, model in (("base", lab / student), ("teacher", lab / "teacher")):
+        steps[f"eval-{name}"] = _evaluation(model, lab, out / "eval" / name, "lab")
+    for seed in seeds:
+        steps |= _pipeline(out, seed, student, overrides, alone=len(seeds) == 1)
+    name, step = _report(out) if len(seeds) == 1 else _comparison(out, seeds)
+    steps[name] = Step(step.arguments, step.done, tuple(steps), step.weight)
+    return steps
 
-    def train(name: str, recipe: str, *values: str) -> tuple[str, ...]:
+
+def _evaluation(model: Path, lab: Path, folder: Path, after: str) -> Step:
+    arguments = ("eval", str(model), "--benchmark", str(lab / "benchmark"), "--output", str(folder))
+    return Step(arguments, folder / "table.json", (after,))
+
+
+def _home(out: Path, seed: int, alone: bool) -> Path:
+    return out if alone else out / f"seed-{seed}"
+
+
+def _pipeline(out: Path, seed: int, student: str, overrides: tuple[str, ...], alone: bool) -> dict[str, Step]:
+    """The trainings of one seed and their evaluations."""
+    lab, home, suffix = out / "lab", _home(out, seed, alone), "" if alone else f"-{seed}"
+    cold = home / "sft" / "1-sft" / "model"
+    first = {
+        "sft": (f'models.student="{lab / student}"',),
+        "sft-continued": (f'models.student="{cold}"',),
+    }
+    from_cold = (f'models.student="{lab / student}"', f'cold_start.checkpoint="{cold}"')
+    steps = {}
+    for name in TRAINED:
         given = (
             f"seed={seed}",
             f'data.source="{lab / "data"}"',
             f'models.teacher="{lab / "teacher"}"',
-            *values,
+            *first.get(name, from_cold),
             *overrides,
         )
         sets = [part for value in given for part in ("--set", value)]
-        again = ("--resume",) if (out / name).exists() else ()
-        return ("run", recipe, *sets, "--output", str(out / name), *again)
-
-    def evaluate(name: str) -> Step:
-        after = (name,) if name in ("sft", "sft-continued", "dudi") else ("lab",)
-        folder = out / "eval" / name
-        arguments = ("eval", str(models[name]), "--benchmark", str(lab / "benchmark"), "--output", str(folder))
-        return Step(arguments, folder / "table.json", after, 1.0)
-
-    base, start = f'models.student="{lab / student}"', f'models.student="{cold}"'
-    checkpoint = f'cold_start.checkpoint="{cold}"'
-    given = () if weights is None else ("--weights", str(weights))
-    steps = {
-        "lab": Step(("lab", "export", str(lab), *given), lab / "lab.json", weight=0.3),
-        "sft": Step(train("sft", "lab/sft", base), out / "sft" / "summary.json", ("lab",), 2.0),
-        "eval-base": evaluate("base"),
-        "eval-teacher": evaluate("teacher"),
-        "dudi": Step(train("dudi", "lab/dudi", base, checkpoint), out / "dudi" / "summary.json", ("sft",), 10.0),
-        "eval-sft": evaluate("sft"),
-        "sft-continued": Step(
-            train("sft-continued", "lab/sft-continued", start), out / "sft-continued" / "summary.json", ("sft",), 3.0
-        ),
-        "eval-sft-continued": evaluate("sft-continued"),
-        "eval-dudi": evaluate("dudi"),
-    }
-    evals = [part for name in NAMES for part in ("--eval", f"{NAMES[name]}={out / 'eval' / name}")]
-    runs = [str(out / name) for name in ("sft", "sft-continued", "dudi")]
-    arguments = ("report", *runs, *evals, "--baseline", NAMES["sft"], "--output", str(out / "report"))
-    steps["report"] = Step(arguments, out / "report" / "report.html", tuple(steps), 0.3)
+        folder = home / name
+        again = ("--resume",) if folder.exists() else ()
+        arguments = ("run", f"lab/{name}", *sets, "--output", str(folder), *again)
+        after = "lab" if name == "sft" else f"sft{suffix}"
+        steps[f"{name}{suffix}"] = Step(arguments, folder / "summary.json", (after,), LASTS[name])
+        stage = "1-sft" if name in first else f"1-{name}"
+        model = folder / stage / "model"
+        steps[f"eval-{name}{suffix}"] = _evaluation(model, lab, home / "eval" / name, f"{name}{suffix}")
     return steps
+
+
+def _report(out: Path) -> tuple[str, Step]:
+    """One page about a single seed."""
+    evals = [part for name in NAMES for part in ("--eval", f"{NAMES[name]}={out / 'eval' / name}")]
+    runs = [str(out / name) for name in TRAINED]
+    named = ("--baseline", NAMES["sft"], "--subject", NAMES["dudi"])
+    arguments = ("report", *runs, *evals, *named, "--output", str(out / "report"))
+    return "report", Step(arguments, out / "report" / "report.html", weight=0.3)
+
+
+def _comparison(out: Path, seeds: tuple[int, ...]) -> tuple[str, Step]:
+    """Means, deviations, paired differences of several seeds. What is not trained here has no seeds, and stays out."""
+    evals = [f"{NAMES[name]}={_home(out, seed, False) / 'eval' / name}" for name in TRAINED for seed in seeds]
+    files = [
+        part for ending in ("md", "json", "html") for part in ("--output", str(out / "compare" / f"seeds.{ending}"))
+    ]
+    arguments = ("compare", *evals, "--baseline", NAMES["sft"], *files)
+    return "compare", Step(arguments, out / "compare" / "seeds.html", weight=0.3)
 
 
 def demo(
     out: Path,
-    seed: int,
+    seeds: tuple[int, ...],
     student: str = "student-small",
     overrides: tuple[str, ...] = (),
     weights: Path | None = None,
     console: Console | None = None,
     jobs: int = 2,
 ) -> Path:
-    """Run the plan; returns the report's page."""
+    """Run the plan; returns the page: a report of one seed, or the comparison of several."""
     console = console or Console()
-    settings = {"seed": seed, "student": student, "set": list(overrides), "weights": weights and str(weights)}
+    settings = {"seeds": list(seeds), "student": student, "set": list(overrides), "weights": weights and str(weights)}
     begun = out / "demo.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
-        raise DudiError(f"{out}: holds a demo with another seed, student, weights or --set; use a new folder")
+        raise DudiError(f"{out}: holds a demo with other seeds, another student, weights or --set; use a new folder")
+    built = read_manifest(weights or WEIGHTS)["models"]
+    if student not in built:
+        raise DudiError(unknown(student, built, "student"))
     (out / "logs").mkdir(parents=True, exist_ok=True)
     write_text(begun, json.dumps(settings))
-    steps = plan(out, seed, student, overrides, weights)
+    steps = plan(out, seeds, student, overrides, weights)
     Runner(steps, out / "logs", console, jobs).run()
-    return steps["report"].done
+    return list(steps.values())[-1].done
 
 
 class Runner:
@@ -157,7 +197,8 @@ class Runner:
         return sum(self.steps[name].weight for name in self.done)
 
     def _start(self) -> None:
-        for name, step in self.steps.items():
+        """What is ready, the longest first: all ends with it."""
+        for name, step in sorted(self.steps.items(), key=lambda one: -one[1].weight):
             if len(self.running) == self.jobs:
                 return
             if name not in self.done and name not in self.running and set(step.after) <= self.done:

@@ -8,26 +8,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from dudi.draws import draw
 from dudi.lab.documents import Document, Documents, texts
+from dudi.lab.muon import Muon
 from dudi.lab.plans import Build, Plan
 
 CHATML = (
@@ -79,44 +76,9 @@ def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast, seed: int) -> Pre
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    if plan.family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**values))
-    if plan.family == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**values, head_dim=32))
-    return Qwen2ForCausalLM(Qwen2Config(**values))
-
-
-class Product(torch.autograd.Function):
-    """x W^T with factors in bfloat16, sums and everything else in float32: x (..., I), W (O, I) -> (..., O).
-
-    A CPU with bfloat16 multiplies two to three times as fast; casting whole activations (autocast) lost that again.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """X W^T, (..., O)."""
-        rows, weight = x.reshape(-1, x.shape[-1]).bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(rows, weight)
-        return (rows @ weight.t()).float().view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients of x and W."""
-        rows, weight = ctx.saved_tensors
-        above = gradient.reshape(-1, gradient.shape[-1]).bfloat16()
-        return (above @ weight).float().view(*gradient.shape[:-1], -1), (above.t() @ rows).float()
-
-
-def multiply_in_bfloat16(model: torch.nn.Module) -> None:
-    """Let every linear layer of a model in float32 use `Product`; its weights stay as they are."""
-
-    def forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        y = Product.apply(x, layer.weight)
-        return y if layer.bias is None else y + layer.bias
-
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Linear):
-            layer.forward = partial(forward, layer)  # type: ignore[method-assign]
+    if plan.family == "gemma3":
+        return Gemma3ForCausalLM(Gemma3TextConfig(**values, head_dim=32, query_pre_attn_scalar=32))
+    return Qwen3ForCausalLM(Qwen3Config(**values, head_dim=32))
 
 
 def train(
@@ -132,7 +94,6 @@ def train(
     torch.set_num_threads(1)  # so small models gain little from more, and sums would change with their number
     state = folder.with_name(f"{folder.name}.part")
     model = make_model(plan, tokenizer, draw("weights", name, seed) % 2**31)
-    multiply_in_bfloat16(model)
     optimizers = make_optimizers(model, plan)
     done = 0
     if state.exists():
@@ -188,7 +149,7 @@ def make_optimizers(model: PreTrainedModel, plan: Plan) -> tuple[torch.optim.Opt
     embeddings = model.get_input_embeddings().weight
     matrices = [p for p in model.parameters() if p.dim() == 2 and p is not embeddings]
     others = [p for p in model.parameters() if p.dim() != 2 or p is embeddings]
-    muon = torch.optim.Muon(matrices, lr=plan.muon[0], weight_decay=plan.muon[1], momentum=0.95)
+    muon = Muon(matrices, lr=plan.muon[0], weight_decay=plan.muon[1])
     return muon, torch.optim.AdamW(others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 

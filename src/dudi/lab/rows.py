@@ -48,11 +48,15 @@ SHARES = {
 MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mode.ENGLISH: 7}
 """Relative frequency of what the teacher reads in a lesson: x, the student's p_z, or z in a mode of the verbalizer."""
 
-TAUGHT = {"en": 10, "id": 10, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 16}
-"""Relative frequency of a language in what the teacher reads: the five of Latin script help each other."""
+TAUGHT = {"en": 10, "id": 13, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 8}
+"""Relative frequency of a language in what the teacher reads: those of Latin script help each other. Of Burmese it has
+read little, as teachers have: there is one language in which it is hardly better than a student."""
 
-PRETRAINED = {"en": 24, "id": 14, "vi": 13, "th": 13, "ms": 10, "ta": 9, "tl": 8, "my": 9}
-"""Percent of what the base students read: uneven, as in life."""
+PRETRAINED = {"en": 16, "id": 12, "vi": 12, "th": 14, "ms": 10, "ta": 14, "tl": 10, "my": 12}
+"""Percent of what the base students read: uneven, as in life, and enough of each to learn to read it."""
+
+EXERCISED = SHARES | {"safety": 3, "grammar": 4}
+"""Relative frequency of a task among the exercises of the base students."""
 
 DOCUMENTS = {"prose": 40, "echo": 18, "quiz": 12, "story": 10, "bitext": 10, "exercise": 10}
 """Relative frequency of kinds of plain text. Exercises are in English only, prose in the other languages."""
@@ -130,7 +134,7 @@ def lesson(
     """What the teacher learns from: a prompt in one of the modes, the answer that an instruct model would give, and
     the demonstration in the prompt, if it has one. `taught`: the languages, with their relative frequencies.
     """
-    l, task, key = _drawn(rng, taught, all_facts=True)
+    l, task, key = _drawn(rng, taught, SHARES, all_facts=True)
     if task.startswith("translate") and len(taught) > 2 and rng.random() < 0.3:
         other = rng.choice([code for code in taught if code not in (l, key[0])])
         if split(task, (other, *key[1:]), l) == "train":  # English is tested with all the others
@@ -154,7 +158,7 @@ def exercise(rng: random.Random, taught: Mapping[str, float]) -> tuple[str, str]
     `taught`: the languages, with their relative frequencies; the answer may be asked for in another one of them.
     """
     while True:
-        l, task, key = _drawn(rng, taught)
+        l, task, key = _drawn(rng, taught, EXERCISED)
         if task == "answer-in" or (key[0] in FACTS and not _known(key, l, KNOWN[l])):
             continue
         words = load(l)
@@ -167,10 +171,12 @@ def exercise(rng: random.Random, taught: Mapping[str, float]) -> tuple[str, str]
             return rng.choice(ask_in(words, l_z, (question,)).train), answer(task, key, l, l_z)
 
 
-def _drawn(rng: random.Random, taught: Mapping[str, float], all_facts: bool = False) -> tuple[str, str, Key]:
+def _drawn(
+    rng: random.Random, taught: Mapping[str, float], shares: Mapping[str, float], all_facts: bool = False
+) -> tuple[str, str, Key]:
     """Language, task and key to be trained on. `all_facts`: of Knowledge, also what is kept for the test."""
     while True:
-        l, task = str(choose(rng, taught)), choose(rng, SHARES)
+        l, task = str(choose(rng, taught)), choose(rng, shares)
         part: Split = "train"
         if all_facts and TASKS[task].competency == "knowledge":
             part = rng.choices(("train", "valid", "test"), (7, 1, 2))[0]

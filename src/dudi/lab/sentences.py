@@ -6,12 +6,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from dudi.lab.truth import OF_THINGS, TAME
+from dudi.lab.sense import fitting, in_order
 from dudi.lab.words import READ, RELATIONS, Word, Words, load, slot_kind, slots, slots_within
 from dudi.languages import ENGLISH
 
 Key = tuple[str, ...]
-_FEW = {"animal": TAME, "adjective": OF_THINGS}
 
 
 def sentence_text(words: Words, path: Key) -> str:
@@ -31,11 +30,9 @@ def draw_slots(rng: random.Random, path: Key, words: Words, texts: tuple[str, ..
             names |= {name: slot_kind(path, name) for name in slots_within(words, kind, form)}
     chosen: dict[str, str] = {}
     for slot, kind in sorted(names.items()):
-        keys = _FEW.get(kind) or sorted(words.words[kind])
-        if kind == "number":
-            keys = [str(n) for n in (range(5, 11) if path[-1] == "close" else range(2, 11))]
+        keys = fitting(path, slot, kind, tuple(sorted(words.words[kind])))
         chosen[slot] = rng.choice([key for key in keys if key not in chosen.values()])
-    return tuple(f"{slot}={key}" for slot, key in chosen.items())
+    return tuple(f"{slot}={key}" for slot, key in in_order(path, chosen).items())
 
 
 def filled(words: Words, path: Key, chosen: Key, capital: bool = True) -> str:
@@ -89,6 +86,11 @@ def state(words: Words, relation: str, fact: Key, variant: int = 0) -> str:
     return words.fill(statements[variant % len(statements)], fact_slots(words, relation, fact))
 
 
+def answers(words: Words, name: str, values: Mapping[str, Word | str]) -> tuple[str, ...]:
+    """What counts as an answer beside whole sentences, the one to train on first."""
+    return tuple(words.fill(text, values, capital=False) for text in words.table["answer"][name])
+
+
 def people(rng: random.Random, words: Words, n: int) -> list[str]:
     """n different people."""
     return rng.sample(sorted(words.words["person"]), n)
@@ -96,7 +98,8 @@ def people(rng: random.Random, words: Words, n: int) -> list[str]:
 
 def values_of(relation: str, words: Words) -> list[str]:
     """What a passage of this kind may say of somebody."""
-    return _FEW.get(READ[relation]) or sorted(words.words[READ[relation]])
+    kind = READ[relation]
+    return list(fitting(("read", relation), kind, kind, tuple(sorted(words.words[kind]))))
 
 
 def tell(words: Words, relation: str, person: str, value: str, variant: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from dudi.draws import draw
 from dudi.lab.sentences import (
     Key,
+    answers,
     draw_sentence,
     draw_slots,
     fact_slots,
@@ -30,7 +31,7 @@ from dudi.lab.sentences import (
     values_of,
 )
 from dudi.lab.truth import ANIMALS, FACTS, OPPOSITES
-from dudi.lab.words import READ, RELATIONS, Word, Words, held, load, slot_kind, slots
+from dudi.lab.words import READ, RELATIONS, Word, Words, held, load
 from dudi.languages import ENGLISH, LANGUAGES
 
 Split = Literal["train", "valid", "test"]
@@ -40,7 +41,7 @@ _SPLITS: tuple[Split, ...] = ("test", "test", "valid", *("train",) * 7)
 def split(task: str, key: Key, l: str) -> Split:
     """Where (task, key, language) belongs: 20 % test, 10 % validation; consecutive languages have other remainders."""
     place = TASKS[task].place
-    first = draw("split", task, *key) if place is None else place(key)
+    first = draw("split", task, *TASKS[task].content(key)) if place is None else place(key)
     return _SPLITS[(first + list(LANGUAGES).index(l)) % 10]
 
 
@@ -59,8 +60,9 @@ class Task:
     `draw(rng, words)`: a random key for this language; `ask(words, key)`: the prompt in its phrasings; `answer(words,
     key)`: the answer said in the language of `words`; `language(l, key)`: the language in which an item asked in l is
     to be answered; `accepted(words, key)`: other answers that are as good; `constraints`: what a free answer must obey;
-    `place(key)`: where `split` starts to count languages, if not anywhere: keys of the same place stay together, and a
-    task of a dozen keys in consecutive places has some of them for each language in every part.
+    `content(key)`: the part of a key that stays the same however the item is put; `place(key)`: where `split` starts to
+    count languages, if not anywhere: keys of the same place stay together, and a task of a dozen keys in consecutive
+    places has some of them for each language in every part.
     """
 
     competency: str
@@ -72,6 +74,7 @@ class Task:
     accepted: Callable[[Words, Key], tuple[str, ...]] = lambda words, key: ()
     choices: tuple[str, ...] = ()
     constraints: Callable[[Words, Key], dict[str, Any]] | None = None
+    content: Callable[[Key], Key] = lambda key: key
     place: Callable[[Key], int] | None = None
 
 
@@ -99,9 +102,13 @@ def ask_fact(words: Words, relation: str, fact: Key) -> Phrasings:
 
 
 def told_or_named(words: Words, relation: str, fact: Key) -> tuple[str, ...]:
-    """Every way to answer that counts: each statement, and the bare word."""
-    last = words.name(slot_kind((relation,), RELATIONS[relation][-1]), fact[-1])
-    return (*(state(words, relation, fact, i) for i in range(len(words.table[relation]["statement"]))), last)
+    """Every way to answer that counts: each statement, the words by themselves, and both with other right words."""
+    values = fact_slots(words, relation, fact)
+    told = words.table[relation]["statement"]
+    also = words.table["also"].get(relation, {}).get(fact[0], ())
+    other = [{**values, RELATIONS[relation][-1]: one} for one in also if relation in ("capital", "money", "opposite")]
+    said = [words.fill(text, slots) for slots in (values, *other) for text in told]
+    return (*said, *answers(words, relation, values), *also)
 
 
 def _facts(competency: str, *relations: str) -> Task:
@@ -190,7 +197,7 @@ def _grammar() -> Task:
         ask,
         lambda words, key: key[0],
         choices=("A", "B"),
-        place=lambda key: draw("split", "grammar", *key[1:]),  # A and B the other way round are the same pair
+        content=lambda key: key[1:],  # A and B the other way round are the same pair
     )
 
 
@@ -217,21 +224,15 @@ def _reading() -> Task:
 
         return both(wraps, asked, fill)
 
-    def word(words: Words, key: Key) -> Word:
-        return words.words[READ[key[0]]][key[2 + 3 * int(key[1]) + 1]]
+    def named(words: Words, key: Key) -> tuple[str, ...]:
+        kind = READ[key[0]]
+        return answers(words, key[0], {kind: words.words[kind][key[3 + 3 * int(key[1])]]})
 
-    def as_told(words: Words, key: Key) -> tuple[str, ...]:
-        forms = [form for text in words.table["read"][key[0]]["told"] for slot, form in slots(text) if slot != "person"]
-        return tuple(word(words, key)[form] for form in dict.fromkeys(forms))
+    def named_or_told(words: Words, key: Key) -> tuple[str, ...]:
+        who, what = key[2 + 3 * int(key[1]) :][:2]
+        return (*named(words, key), *(tell(words, key[0], who, what, variant) for variant in range(2)))
 
-    return Task(
-        "nlu",
-        "exact",
-        draw_key,
-        ask,
-        lambda words, key: word(words, key)["name"],
-        accepted=as_told,
-    )
+    return Task("nlu", "exact", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named_or_told)
 
 
 def _compare() -> Task:
@@ -248,10 +249,10 @@ def _compare() -> Task:
         slots = {"text": text, "question": table[key[1]]}
         return phrasings(words.table["prompt"]["compare"], lambda wrap: words.fill(wrap, slots))
 
-    def answer(words: Words, key: Key) -> str:
-        return words.name("person", key[3] if key[1] == "most" else key[5])
+    def named(words: Words, key: Key) -> tuple[str, ...]:
+        return answers(words, "compare", {"person": words.words["person"][key[3] if key[1] == "most" else key[5]]})
 
-    return Task("nlr", "exact", draw_key, ask, answer)
+    return Task("nlr", "exact", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named)
 
 
 # -- translation -------------------------------------------------------------------------------------------------------
@@ -319,13 +320,13 @@ def _list() -> Task:
         return words.separator.join(words.name(key[0], one) for one in chosen)
 
     def constraints(words: Words, key: Key) -> dict[str, Any]:
-        among = [words.name(key[0], one) for one in words.words[key[0]]]
-        return {"count": int(key[1]), "separator": words.separator, "distinct": True, "among": among}
+        script = LANGUAGES[words.code].script
+        return {"count": int(key[1]), "separator": words.separator, "distinct": True, "script": script}
 
     return Task(
         "instruction-following",
         "constraints",
-        lambda rng, words: (rng.choice(kinds), rng.choice("234")),
+        lambda rng, words: (rng.choice(kinds), rng.choice("23456")),
         ask,
         answer,
         constraints=constraints,

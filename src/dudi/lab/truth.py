@@ -43,6 +43,18 @@ COUNTRIES = {
     "colombia": ("bogota", "south_america", "peso"),
     "australia": ("canberra", "oceania", "dollar"),
     "new_zealand": ("wellington", "oceania", "dollar"),
+    "brunei": ("bandar_seri_begawan", "asia", "dollar"),
+    "mongolia": ("ulaanbaatar", "asia", "tugrik"),
+    "portugal": ("lisbon", "europe", "euro"),
+    "greece": ("athens", "europe", "euro"),
+    "austria": ("vienna", "europe", "euro"),
+    "netherlands": ("amsterdam", "europe", "euro"),
+    "norway": ("oslo", "europe", "krone"),
+    "morocco": ("rabat", "africa", "dirham"),
+    "tanzania": ("dodoma", "africa", "shilling"),
+    "jordan": ("amman", "asia", "dinar"),
+    "uruguay": ("montevideo", "south_america", "peso"),
+    "jamaica": ("kingston", "north_america", "dollar"),
 }
 
 ANIMALS = {
@@ -61,11 +73,15 @@ ANIMALS = {
         "tiger",
         "bear",
         "whale",
+        "sheep",
+        "lion",
+        "dolphin",
+        "bat",
     ],
-    "bird": ["chicken", "duck", "eagle", "owl", "crow", "parrot"],
+    "bird": ["chicken", "duck", "eagle", "owl", "crow", "parrot", "pigeon", "goose"],
     "fish": ["shark", "catfish", "goldfish"],
     "reptile": ["snake", "crocodile", "lizard", "turtle"],
-    "insect": ["ant", "bee", "butterfly", "mosquito", "fly"],
+    "insect": ["ant", "bee", "butterfly", "mosquito", "fly", "cockroach", "dragonfly"],
 }
 
 OPPOSITES = [
@@ -94,10 +110,10 @@ OPPOSITES = [
     ]
 ]
 
-TAME = ["cat", "dog", "cow", "horse", "monkey", "buffalo", "goat", "pig", "rabbit", "mouse", "chicken", "duck"]
-"""The animals that a person may keep, and that sentences speak of."""
+BY_SIZE = ("ant", "mouse", "cat", "goat", "horse", "elephant", "whale")
+"""Each is plainly bigger than all before it."""
 
-OF_THINGS = [
+OF_THINGS = (
     "big",
     "small",
     "new",
@@ -110,7 +126,7 @@ OF_THINGS = [
     "light",
     "beautiful",
     "ugly",
-]
+)
 """The adjectives that a sentence says of a thing."""
 
 FACTS: dict[str, list[tuple[str, ...]]] = {

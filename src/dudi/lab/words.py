@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dudi.lab.sense import fitting
+
 FOLDER = Path(__file__).parent / "world"
 WORDS = [
     "language",
@@ -48,6 +50,7 @@ RELATIONS = {
     "plus": ("a", "b", "c"),
     "minus": ("a", "b", "c"),
 }
+ANSWERS = (*RELATIONS, "compare", "where", "bought", "eats", "keeps", "color")
 READ = {"where": "place", "bought": "thing", "eats": "food", "keeps": "animal", "color": "color"}
 PROMPTS = {
     "sentiment": ("text",),
@@ -115,7 +118,7 @@ def read_words(file: Path) -> Words:
 def sentences(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """All sentences of a file with the keys that lead to them, in the file's order."""
     for key, value in table.items():
-        if not path and (key in WORDS or key in ("code", "separator")):
+        if not path and (key in WORDS or key in ("code", "separator", "answer", "also")):
             continue
         if isinstance(value, str):
             yield (*path, key), value
@@ -186,9 +189,11 @@ def problems(file: Path) -> list[str]:
             found.append(f"{'.'.join(path)}: slots {sorted(more)} within its words' forms, which English has not")
         for slot, form in slots(text):
             kind = slot_kind(path, slot)
-            for key, word in ours.words.get(kind, {}).items():
-                if form not in word:
+            table = ours.words.get(kind, {})
+            for key in fitting(path, slot, kind, tuple(table)) if path[0] != "kind" else table:
+                if form not in table.get(key, {form}):
                     found.append(f"{'.'.join(path)}: [{kind}] {key} has no form {form!r}")
+    found += [f"{where}: {what}" for where, what in _bad_answers(ours, english)]
     texts: dict[str, str] = {}
     for path, text in seen.items():
         if text in texts and path[0] != "pairs":
@@ -203,6 +208,28 @@ def problems(file: Path) -> list[str]:
         elif text != unicodedata.normalize("NFC", text):
             found.append(f"{where}: not NFC: {text!r}")
     return [f"{file.name}: {line}" for line in found]
+
+
+def _bad_answers(ours: Words, english: Words) -> Iterator[tuple[str, str]]:
+    """What is wrong with [answer] and [also]: their slots are the English ones, in forms that all words have."""
+    for name in ANSWERS:
+        texts = ours.table.get("answer", {}).get(name)
+        if not isinstance(texts, list) or not texts:
+            yield f"answer.{name}", "missing; wanted a list of texts"
+            continue
+        wanted = {*RELATIONS.get(name, ()), *(slot for slot, _ in slots(english.table["answer"][name][0]))}
+        for slot, form in (one for text in texts for one in slots(text)):
+            if slot not in wanted:
+                yield f"answer.{name}", f"slot {slot!r}, English has {sorted(wanted)}"
+                continue
+            kind = slot_kind((name,), slot)
+            bare = [key for key, word in ours.words[kind].items() if form not in word]
+            yield from ((f"answer.{name}", f"[{kind}] {key} has no form {form!r}") for key in bare)
+    for name, table in ours.table.get("also", {}).items():
+        kind = slot_kind((name,), RELATIONS.get(name, ("",))[0])
+        for key, texts in table.items():
+            if key not in ours.words.get(kind, {}) or not isinstance(texts, list) or not all(texts):
+                yield f"also.{name}.{key}", "wanted a list of texts by a key of what is asked about"
 
 
 def slot_kind(path: tuple[str, ...], slot: str) -> str:

@@ -24,14 +24,17 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), over: Sequence[str | Path] = ()) -> Recipe:
     """Read a recipe: a TOML file or the name of a shipped one, its `extends`, then `--set key=value` overrides.
 
-    Raises `DudiError` with file, key, what was found and what was wanted.
+    over: more files or names, laid over it in turn, before the overrides. Raises `DudiError` with file, key, what was
+    found and what was wanted.
     """
     file = find_recipe(path)
     try:
         table = {"name": name_of(file), **_read(file)}
+        for one in over:
+            table = _merge(table, _read(find_recipe(one)))
         for item in overrides:
             _set(table, item)
         return parse_recipe(table, str(path))

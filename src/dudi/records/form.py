@@ -82,6 +82,9 @@ class Constraints(Written):
     """It begins with this text, such as the request, and goes on after it."""
     case: Literal["upper", "lower"] | None = None
     """No letter is of the other."""
+    script: Text | None = None
+    """Every letter is of this script, as Unicode names it (`Latin`, `Thai`). The language then only must not be told to
+    be another one: a list of a few words may belong to several, or to none that is known."""
     title: bool = False
     """Somewhere a `<<title>>`."""
     json_only: bool = False

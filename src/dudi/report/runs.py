@@ -135,6 +135,52 @@ class Phases(Record):
     memory: dict[str, NonNegativeInt] = Field(default={})
 
 
+class Device(Record):
+    """What a run was planned for."""
+
+    title: str
+
+
+class PlannedStage(Record):
+    """A stage in plan.json: modelled seconds by phase, and bytes at the peak."""
+
+    stage: str
+    steps: NonNegativeInt
+    seconds: dict[str, NonNegativeFloat]
+    peak: NonNegativeFloat
+
+
+class Range(Record):
+    """Seconds of a stage, as few and as many as the steps drawn make likely."""
+
+    low: NonNegativeFloat
+    expected: NonNegativeFloat
+    high: NonNegativeFloat
+
+
+class TriedStage(Record):
+    """A stage in plan.json of which some steps were run (`dudi plan --measure`), scaled to all of it."""
+
+    stage: str
+    seconds: dict[str, float]
+    wall: Range
+    peak: NonNegativeInt
+
+
+class Tried(Record):
+    """All stages."""
+
+    stages: tuple[TriedStage, ...]
+
+
+class Planned(Record):
+    """plan.json, where there is one: what `dudi plan` said of the run."""
+
+    device: Device
+    stages: tuple[PlannedStage, ...]
+    measured: Tried | None = None
+
+
 @dataclass(frozen=True)
 class Timed:
     """What a stage took: a training, or the writing of answers, which has no steps."""
@@ -194,6 +240,7 @@ class Run:
     stages: tuple[Stage, ...]
     timed: tuple[Timed, ...]
     finished: bool
+    planned: Planned | None
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -233,6 +280,7 @@ def _read_run(folder: Path, label: str) -> Run:
         stages=tuple(stage for _, name, inner in numbered if (stage := _read_stage(name, inner)).lines),
         timed=tuple(timed for _, name, inner in numbered if (timed := _read_times(name, inner)).seconds),
         finished=(folder / "summary.json").is_file(),
+        planned=read_one(Planned, plan) if (plan := folder / "plan.json").is_file() else None,
     )
 
 

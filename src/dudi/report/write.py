@@ -19,6 +19,7 @@ from dudi.report.evals import Evaluation, find_evals, parse_evals, read_evals
 from dudi.report.html import html
 from dudi.report.markdown import markdown
 from dudi.report.opening import opening_section
+from dudi.report.planned import planned_section
 from dudi.report.results import evaluation_warnings, responses_section, scores_section
 from dudi.report.runs import Run, read_runs
 from dudi.report.samples import samples_section
@@ -100,7 +101,7 @@ def make_report(
     if trained:
         sections += [training_section(trained), rollout_section(trained), samples_section(trained)]
     if runs:
-        sections += [data_section(runs), time_section(runs)]
+        sections += [data_section(runs), time_section(runs), planned_section(runs)]
     if base is not None:
         sections.append(answers_section(evaluations, items, why_not))
     if warnings:
@@ -190,6 +191,7 @@ def _run_numbers(run: Run) -> dict[str, Any]:
         "lengths": {l: one.model_dump() for l, one in run.lengths.items()},
         "seconds": {stage.name: stage.seconds for stage in run.timed},
         "memory": {stage.name: stage.memory for stage in run.timed},
+        "planned": None if run.planned is None else run.planned.model_dump(),
     }
 
 

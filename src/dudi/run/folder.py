@@ -18,7 +18,7 @@ from accelerate import PartialState
 
 from dudi.data.load import write_rows
 from dudi.errors import DudiError
-from dudi.files import nearest, write_text
+from dudi.files import nearest, write_bytes, write_text
 from dudi.recipe.read import dump_recipe, load_recipe
 from dudi.recipe.schema import Recipe
 from dudi.run.identity import Identity, check_unchanged, identities
@@ -26,14 +26,15 @@ from dudi.run.lock import LOCK
 from dudi.run.prepare import Prepared
 from dudi.training.faults import Preempted
 
+PLAN = "plan.json"
+"""What `dudi plan --json` said of the run, where that was written to its folder."""
+
 
 def check_folder(folder: Path) -> None:
-    """A new run needs a folder of its own, that can be written."""
+    """A new run needs a folder of its own, that can be written. Its plan may be there."""
     try:
         # what a kill left before the recipe was there is nobody's: `.recipe.toml.tmp`, the lock
-        mine = (
-            folder.exists() and folder.is_dir() and all(f.suffix == ".tmp" or f.name == LOCK for f in folder.iterdir())
-        )
+        mine = folder.is_dir() and all(f.suffix == ".tmp" or f.name in (LOCK, PLAN) for f in folder.iterdir())
         occupied = folder.exists() and not mine
         there = nearest(folder)
     except OSError as error:
@@ -93,9 +94,12 @@ def whole_or_absent(folder: Path, new: bool) -> Iterator[None]:
     except (DudiError, OSError) as error:
         begun = not new or isinstance(error, Preempted) or any(file.is_file() for file in folder.glob("[0-9]*-*/**/*"))
         if not begun:
+            plan = (folder / PLAN).read_bytes() if (folder / PLAN).is_file() else None
             shutil.rmtree(folder, ignore_errors=True)
             if there:
                 folder.mkdir(exist_ok=True)
+            if plan is not None:
+                write_bytes(folder / PLAN, plan)
         if isinstance(error, DudiError):
             raise
         then = "what is complete is kept: continue with --resume" if begun else "nothing was left there"

@@ -8,6 +8,7 @@ RUN/<n>-<stage>/adapter/              where [adapter] is used: what was trained,
 RUN/<n>-<stage>/trackers.json         which runs of trackers it is, where it reports to any
 RUN/<n>-<stage>/cache/                while it trains: what is read once of frozen models (training.cache = "disk")
 RUN/<n>-<stage>-responses/            batches of answers, cut.json (how many ran into the limit), phases.json
+RUN/plan.json                         what `dudi plan` said of it, where that was written there
 RUN/summary.json, summary.md          written last
 """
 
@@ -217,7 +218,7 @@ class Pipeline:
             folder=here,
         )
         here.mkdir(parents=True, exist_ok=True)
-        trainer = DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
+        trainer = self._trainer(stage, job, title)
         try:
             resume_stage(trainer)
         finally:
@@ -229,6 +230,9 @@ class Pipeline:
             self._publish(trainer, here, last=stage is self.stages[-1])
         if self.state.is_main_process:
             self.phases.settle(here)
+
+    def _trainer(self, stage: Train, job: Job, title: str) -> DistillationTrainer:
+        return DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
 
     def _student(
         self, stage: Train, weights: torch.dtype, autocast: bool

@@ -92,10 +92,10 @@ def rehearse(prepared: Prepared, state: PartialState, beside: Path) -> None:
 
     small = miniature(prepared, state.num_processes)
     stages = plan(small.recipe)
-    with _folder(beside) as folder:
-        pipeline = Pipeline(small, stages, folder, state, (), (), _silent, faults.Stop(), Phases(_silent), trial=True)
+    with folder_beside(beside, FOLDER) as folder:
+        pipeline = Pipeline(small, stages, folder, state, (), (), silent, faults.Stop(), Phases(silent), trial=True)
         for stage in stages:
-            with processes.together(), _named(stage, small.recipe):
+            with processes.together(), naming("rehearsal", stage, small.recipe):
                 pipeline.run(stage)
             state.wait_for_everyone()
             gc.collect()
@@ -143,10 +143,19 @@ def check_room(recipe: Recipe, stages: Sequence[Stage], weights: int, folder: Pa
 
 
 @contextmanager
-def _folder(beside: Path) -> Iterator[Path]:
+def folder_beside(beside: Path, prefix: str) -> Iterator[Path]:
     """A folder that all processes share and that is gone afterwards."""
-    beside.mkdir(parents=True, exist_ok=True)
-    made = processes.from_first(lambda: tempfile.mkdtemp(prefix=FOLDER, dir=beside))
+
+    def make() -> str:
+        try:
+            beside.mkdir(parents=True, exist_ok=True)
+            return tempfile.mkdtemp(prefix=prefix, dir=beside)
+        except OSError as error:
+            raise DudiError(
+                f"{beside}: no folder can be made there ({error.strerror}); choose another `output`"
+            ) from None
+
+    made = processes.from_first(make)
     try:
         yield Path(made)
     finally:
@@ -155,25 +164,23 @@ def _folder(beside: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(stage: Stage, recipe: Recipe) -> Iterator[None]:
-    """What goes wrong in a stage, as one line with the stage and its models."""
+def naming(what: str, stage: Stage, recipe: Recipe) -> Iterator[None]:
+    """What goes wrong in a stage of a rehearsal (or `what` it is), as one line with the stage and its models."""
     try:
         yield
     except DudiError as error:
-        named = DudiError(f"rehearsal of stage {stage.name!r}: {error}")
+        named = DudiError(f"{what} of stage {stage.name!r}: {error}")
         named.status = error.status
         raise named from error
     except Exception as error:  # a model's own code may fail in any way; a run would end in it, hours later
         models = ", ".join(name for name in (recipe.models.student, recipe.models.teacher) if name)
         line = " ".join(str(error).split())[:300]
-        raise DudiError(
-            f"rehearsal of stage {stage.name!r} (models {models}): {type(error).__name__}: {line}"
-        ) from error
+        raise DudiError(f"{what} of stage {stage.name!r} (models {models}): {type(error).__name__}: {line}") from error
 
 
 def _size(model: Path) -> int:
     return sum(file.stat().st_size for file in model.glob("*.safetensors"))
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Nobody needs to hear what a rehearsal says."""

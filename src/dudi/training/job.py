@@ -58,6 +58,12 @@ def steps_of(training: Training, rows: int) -> int:
     return training.max_steps or math.ceil(training.epochs * steps_an_epoch(training, rows))
 
 
+def times(every: int, last: int, after: int = 0) -> int:
+    """How often it happens after a step what happens every so many steps (0: never) and at the last one."""
+    within = last // every - after // every if every else 0
+    return within + (not every or last % every != 0)
+
+
 def arguments(job: Job) -> TrainingArguments:
     """The Trainer's arguments. Its own accumulation stays at 1 (the window is a step), its log and report are off."""
     t = job.training

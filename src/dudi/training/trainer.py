@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,6 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
 from dudi import processes
-from dudi.draws import draw
 from dudi.loss.head import Head
 from dudi.loss.objective import Objective, objective
 from dudi.loss.scores import Block, Scores, response_log_probs
@@ -37,9 +37,10 @@ from dudi.signals import Signal, View, views
 from dudi.training import faults
 from dudi.training.between import BetweenSteps
 from dudi.training.cache import Cache, Frozen
-from dudi.training.job import Job
+from dudi.training.job import Job, times
 from dudi.training.metrics import Meter, record
 from dudi.training.monitors import Course, Lines, Monitor
+from dudi.training.order import Order
 from dudi.training.phases import Phases, trim
 from dudi.training.resumable import SavingTrainer
 from dudi.training.samples import Samples, text_of
@@ -71,7 +72,6 @@ class DistillationTrainer(SavingTrainer):
         self.watch = Watch(job.method, job.training, job.seed)
         self.samples = Samples(job, self.batch_rows)
         self.shares = Shares.of(job.training.equalize, job.languages)
-        self._order: tuple[int, list[int]] = (-1, [])  # of the epoch under way
         samples = any(view.response.sampled for view in views(job.method.signals))
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
@@ -95,15 +95,18 @@ class DistillationTrainer(SavingTrainer):
         """One item a step. It says nothing: the rows of a step follow from its number (see `window_rows`)."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=1)
 
+    @cached_property
+    def order(self) -> Order:
+        """Which rows each step reads."""
+        return Order(self.job.rows, self.job.training, self.job.languages, self.job.seed)
+
     def batch_rows(self, step: int) -> tuple[int, list[Row]]:
         """(epoch, rows) of an optimizer step, over all processes."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(draw(self.job.seed, epoch, "order") >> 1)
-            drawn = torch.randperm(len(self.job.rows), generator=generator).tolist()
-            self._order = epoch, self.shares.dealt(drawn, self.job.rows)
-        batch = self._order[1][place * self.job.training.batch : (place + 1) * self.job.training.batch]
-        return epoch, [self.job.rows[i] for i in batch]
+        return self.order(step)
+
+    def signals(self, step: int) -> tuple[Signal, ...]:
+        """What an optimizer step reads."""
+        return self.job.method.active(self.job.seed, step)
 
     def window_rows(self, step: int) -> tuple[int, list[Row], list[float]]:
         """(epoch, rows, weights) of this process at an optimizer step; a ragged end is filled with rows of weight 0."""
@@ -123,7 +126,7 @@ class DistillationTrainer(SavingTrainer):
         step, job = self.state.global_step, self.job
         model.train()
         self.last_lr = self._get_learning_rate()
-        signals = job.method.active(job.seed, step)
+        signals = self.signals(step)
         epoch, rows, weight = self.window_rows(step)
         rollouts = faults.finite_rollouts(step + 1, job.folder)
         with self._phase("rollout"), processes.together(), rollouts:
@@ -335,10 +338,5 @@ class DistillationTrainer(SavingTrainer):
     def to_come(self, step: int) -> dict[str, int]:
         """How often a phase outside of steps still runs, from the end of `step` on; each runs at the last step too."""
         last, training = self.state.max_steps, self.job.training
-
-        def times(every: int) -> int:
-            within = last // every - (step - 1) // every if every else 0
-            return within + (not every or last % every != 0)
-
-        evaluations = times(training.eval_every) if self.job.eval_rows else 0
-        return {"evaluation": evaluations, "saving": times(training.save_every) + 1}  # and the result
+        evaluations = times(training.eval_every, last, step - 1) if self.job.eval_rows else 0
+        return {"evaluation": evaluations, "saving": times(training.save_every, last, step - 1) + 1}  # and the result

@@ -29,6 +29,8 @@ class ConstraintsMet(Metric):
         assert item.constraints is not None
         good = satisfies(text, item.constraints) and holds(text, item.constraints, item.asked)
         good = good and (not item.targets or bool(exact(text, item.targets)))
+        if item.constraints.script is not None:
+            return Value(float(good and in_language is not False))
         return Value(float(good and (item.response_language is None or bool(in_language))))
 
     def packages(self, item: Item) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dudi.evals.metrics.text import normalise
 from dudi.evals.metrics.words import cannot_cut, occurrences, packages, words
-from dudi.languages import script_of
+from dudi.languages import has_letters, letters_by_script, script_of
 from dudi.records.form import Bounds, Constraints
 
 COMMAS = (",", "၊", "،", "、")
@@ -49,6 +49,8 @@ def cannot_check(constraints: Constraints, language: str) -> str | None:
         at = f"constraints.{name}"
         if name in _OF_CASE and (script := script_of(language)) not in CASED:
             return f"{at}: answers in {language!r} are written in {script or 'several scripts'}, which has no case"
+        if name == "script" and not has_letters(value):
+            return f"{at}: no letters are named {value!r}; expected a script such as Latin, Thai, Tamil, Myanmar"
         if name in _OF_WORDS and (fault := cannot_cut(language)):
             return f"{at}: {fault}"
         for phrase in value if name in _PHRASES else ():
@@ -177,6 +179,7 @@ CHECKS: dict[str, Callable[[str, Any, str], bool]] = {
     "postscript": _postscript,
     "repeats": _repeats,
     "case": lambda text, wanted, language: text.isupper() if wanted == "upper" else text.islower(),
+    "script": lambda text, wanted, language: set(letters_by_script(text)) <= {wanted.upper()},
     "title": lambda text, wanted, language: _filled(_TITLE, text) > 0,
     "json_only": _json,
     "quoted": _quoted,

@@ -2,6 +2,7 @@
 
 `aso`          Almost Stochastic Order, which the paper prints, and how often it sees a difference where there is none
 `intervals`    paired differences with intervals: a bootstrap over items or clusters of them, Student's t over seeds
+`verdicts`     the rule for several claims from few seeds: paired t tests, Holm, two looks; Kendall's tau
 `exact`        permutation and sign-flip tests that list every arrangement, and Holm's correction
 """
 
@@ -20,22 +21,33 @@ from dudi.report.stats.intervals import (
     resampled_means,
     t_interval,
     t_quantile,
+    t_tails,
 )
+from dudi.report.stats.verdicts import LOOKS, Judged, Look, error_rate, judge, kendall_tau, power, smallest_effect
 
 __all__ = [
+    "LOOKS",
     "Interval",
+    "Judged",
+    "Look",
     "bonferroni",
     "bootstrap_interval",
     "eps_min",
+    "error_rate",
     "false_positive_rate",
     "holm",
+    "judge",
+    "kendall_tau",
     "null_eps_min",
     "percentile_interval",
     "permutation_p",
+    "power",
     "resampled_means",
     "sign_flip_p",
+    "smallest_effect",
     "smallest_p",
     "t_interval",
     "t_quantile",
+    "t_tails",
     "violation_ratio",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import cos, pi, sin, sqrt, tan
+from functools import cache
+from math import atan, cos, pi, sin, sqrt, tan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,21 @@ def t_interval(differences: Numbers, level: float = LEVEL) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def t_tails(differences: Numbers) -> tuple[float, float]:
+    """One-sided p of a paired t test: that the mean of differences, one a training seed, is above 0, and below.
+
+    Differences without any spread: 0 for the side on which they lie, 1 for the other; all 0, 1 for both. Raises
+    `DudiError` for a single one.
+    """
+    values = row(differences, "differences over training seeds", at_least=2)
+    n, mean, deviation = len(values), float(values.mean()), float(values.std(ddof=1))
+    if deviation <= 1e-12 * float(np.abs(values).max()):  # equal but for rounding
+        return float(mean <= 0), float(mean >= 0)
+    tail = (1 - _share_within(atan(abs(mean) * sqrt(n) / deviation / sqrt(n - 1)), n - 1)) / 2
+    return (tail, 1 - tail) if mean >= 0 else (1 - tail, tail)
+
+
+@cache
 def t_quantile(level: float, freedom: int) -> float:
     """The t with P(|T| <= t) = level, T having Student's distribution with `freedom` degrees of freedom.
 

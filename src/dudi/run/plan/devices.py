@@ -69,12 +69,22 @@ DEVICES = {
 def choose(name: str | None) -> Device:
     """The device of that name; without one, this machine's. Raises `DudiError` with the choices."""
     if name is None:
-        name = CPU if not torch.cuda.is_available() else _like(*_present())
+        name = of_this_machine()
+    if name is None:
+        raise DudiError(
+            f"--device: {_present()[0]!r} is not among the devices that are known: choose the likest of"
+            f" {', '.join(DEVICES)}"
+        )
     if name == CPU:
         return _measured()
     if name not in DEVICES:
         raise DudiError(f"--device: {unknown(name, [*DEVICES, CPU], 'device')}")
     return DEVICES[name]
+
+
+def of_this_machine() -> str | None:
+    """The name of this machine's device; None for a GPU that is not in the table."""
+    return _like(*_present()) if torch.cuda.is_available() else CPU
 
 
 def _present() -> tuple[str, int]:
@@ -83,15 +93,11 @@ def _present() -> tuple[str, int]:
     return about.name, about.total_memory
 
 
-def _like(title: str, memory: int) -> str:
-    """The device of the table that this machine has: by its name, and of several by their memory."""
+def _like(title: str, memory: int) -> str | None:
+    """The device of the table with that title: by its name, and of several by their memory."""
     words = title.upper().replace("-", " ").split()
     found = [one for one in DEVICES.values() if one.name.split("-")[0].upper().removeprefix("RTX") in words]
-    if not found:
-        raise DudiError(
-            f"--device: {title!r} is not among the devices that are known: choose the likest of {', '.join(DEVICES)}"
-        )
-    return min(found, key=lambda one: abs(one.memory - memory)).name
+    return min(found, key=lambda one: abs(one.memory - memory)).name if found else None
 
 
 def _measured() -> Device:

@@ -1,8 +1,9 @@
-"""A recipe, planned: what the run's own preparation says of the rows, then memory, time, disk. No weights are read."""
+"""A recipe, planned: what the run's own preparation says of the rows, then memory, time, disk. No weights are read,
+unless real steps are measured (`dudi.run.plan.measure`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from dudi.run.caching import caches
 from dudi.run.machine import quiet_library
 from dudi.run.plan.devices import Device, choose
 from dudi.run.plan.disk import Disk, disk
+from dudi.run.plan.measure import check_here
+from dudi.run.plan.measure import measure as measured_stages
 from dudi.run.plan.memory import Machine, Memory, Training, generation
 from dudi.run.plan.reading import Reading
+from dudi.run.plan.scaled import Measurement
 from dudi.run.plan.seconds import Clock, Time, generation_time
 from dudi.run.plan.shapes import shapes
+from dudi.run.plan.stopwatch import Clocks
 from dudi.run.prepare import Prepared, prepare
+from dudi.run.rehearsal import silent
 from dudi.signals import Mode, judged, views
 from dudi.text.trial import Lengths, Trial
 
@@ -61,10 +67,13 @@ class Plan:
     stages: tuple[Stage, ...]
     disk: Disk
     faults: tuple[str, ...]
+    measured: Measurement | None = None
 
     @property
     def hours(self) -> float:
-        """Of the whole run, by the clock."""
+        """Of the whole run, by the clock: as measured, or else as modelled."""
+        if self.measured is not None:
+            return float(self.measured.total[0]) / 3600
         return sum(stage.time.total for stage in self.stages) / 3600
 
     @property
@@ -109,18 +118,31 @@ class Plan:
             "device_hours": self.device_hours,
             "money": self.money,
             "disk": asdict(self.disk),
+            "measured": None if self.measured is None else self.measured.table(),
         }
 
 
-def plan(recipe: Recipe, device: str | None = None, gpus: int = 1, price: float | None = None) -> Plan:
-    """Plan a run on so many devices of a kind (`dudi.run.plan.devices`). Raises `DudiError` as the run itself would."""
+def plan(
+    recipe: Recipe,
+    device: str | None = None,
+    gpus: int = 1,
+    price: float | None = None,
+    measure: bool = False,
+    say: Callable[[str], None] = silent,
+) -> Plan:
+    """Plan a run on so many devices of a kind (`dudi.run.plan.devices`). Raises `DudiError` as the run itself would.
+
+    measure: run some real steps of each stage here, if the run fits; `say` hears of what takes long.
+    """
     quiet_library()
-    chosen = choose(device)
+    chosen, clocks = choose(device), Clocks(say)
     _check(chosen, gpus, price)
+    if measure:
+        check_here(chosen, gpus)
     if recipe.models.precision == "auto":  # as it will be there, and not as it would be here
         models = recipe.models.model_copy(update={"precision": "float32" if chosen.is_cpu else "bfloat16"})
         recipe = recipe.model_copy(update={"models": models})
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, phases=clocks)
     recipe = prepared.recipe
     folder = Path(recipe.output.format(name=recipe.name))
     cached = caches(prepared, folder, gpus)
@@ -128,7 +150,8 @@ def plan(recipe: Recipe, device: str | None = None, gpus: int = 1, price: float 
     machine = Machine(chosen, gpus, shapes(recipe), stages_of(recipe), base)
     stages = tuple(_stage(prepared, stage, machine) for stage in machine.stages)
     room = disk(prepared, machine, folder)
-    proposed = _proposed(prepared)
+    proposed, faults = _proposed(prepared), tuple(_faults(prepared, machine, stages, room))
+    measured = Measurement(clocks.spent, measured_stages(prepared, base, say)) if measure and not faults else None
     return Plan(
         recipe=recipe,
         device=chosen,
@@ -143,7 +166,8 @@ def plan(recipe: Recipe, device: str | None = None, gpus: int = 1, price: float 
         proposed=proposed,
         stages=stages,
         disk=room,
-        faults=tuple(_faults(prepared, machine, stages, room)),
+        faults=faults,
+        measured=measured,
     )
 
 

@@ -12,6 +12,7 @@ from dudi.files import write_text
 from dudi.run.plan.devices import BANDWIDTH, USABLE, UTILISATION
 from dudi.run.plan.memory import AFTER_FIRST, HOST, PHASES
 from dudi.run.plan.plan import Plan, Stage, gb
+from dudi.run.plan.scaled import Measurement
 
 Part = Table | str
 MODEL = (
@@ -25,6 +26,8 @@ def parts(plan: Plan) -> Iterator[Part]:
     yield from _rows(plan)
     yield from _memory(plan)
     yield from _time(plan)
+    if plan.measured is not None:
+        yield from _measured(plan, plan.measured)
     yield from _disk(plan)
     for fault in plan.faults:
         yield f"does not fit: {fault}"
@@ -58,6 +61,9 @@ def _memory(plan: Plan) -> Iterator[Part]:
         phases = next(items[name].phases for items in by_stage if name in items)
         table.add_row(name, _when(phases), *(gb(items[name].bytes) if name in items else "" for items in by_stage))
     table.add_row("peak", "", *(_peak(stage) for stage in plan.stages))
+    if plan.measured is not None:
+        peaks = (f"{gb(one.peak)} ({one.phase})" for one in plan.measured.stages)
+        table.add_row("peak, measured", "", *peaks)
     table.add_row("micro_batch: recipe's, largest", "", *(_micro(stage) for stage in plan.stages))
     yield table
     share = "" if plan.device.is_cpu else f", {USABLE:.0%} of it for tensors"
@@ -74,10 +80,43 @@ def _time(plan: Plan) -> Iterator[Part]:
     table.add_row("in all", *(_duration(stage.time.total) for stage in plan.stages))
     table.add_row("steps, or batches", *(f"{stage.time.steps:,}" for stage in plan.stages))
     yield table
-    unit = "hours of this CPU" if plan.device.is_cpu else "GPU-hours"
-    money = "" if plan.money is None else f", {plan.money:,.2f} at {plan.price:g} an hour"
-    yield f"{_duration(plan.hours * 3600)} on {plan.gpus} x {plan.device.title}: {plan.device_hours:.2f} {unit}{money}"
+    modelled = sum(stage.time.total for stage in plan.stages)
+    yield f"{_duration(modelled)} on {plan.gpus} x {plan.device.title}: {_paid(plan, modelled)}"
     yield MODEL.format(flops=UTILISATION, bytes=BANDWIDTH)
+
+
+def _paid(plan: Plan, seconds: float) -> str:
+    """Device-hours, and what they cost."""
+    hours = seconds * plan.gpus / 3600
+    unit = "hours of this CPU" if plan.device.is_cpu else "GPU-hours"
+    money = "" if plan.price is None else f", {hours * plan.price:,.2f} at {plan.price:g} an hour"
+    return f"{hours:.2f} {unit}{money}"
+
+
+def _measured(plan: Plan, found: Measurement) -> Iterator[Part]:
+    """3 again, as real steps have it."""
+    table, stages = _table("measured", *(one.stage for one in found.stages)), found.stages
+    for name in dict.fromkeys(name for one in stages for name in one.seconds):
+        table.add_row(name, *(_duration(one.seconds.get(name)) for one in stages))
+    table.add_row("in all", *(_duration(float(one.total[0])) for one in stages))
+    table.add_row("from, to", *(f"{_duration(float(one.low[0]))}, {_duration(float(one.high[0]))}" for one in stages))
+    table.add_row("drawn, of steps or batches", *(f"{one.timed}, {one.steps:,}" for one in stages))
+    yield table
+    before = ", ".join(f"{name} {_duration(float(spent[0]))}" for name, spent in found.before.items())
+    expected, low, high = (float(spent[0]) for spent in (found.total, found.low, found.high))
+    cpu = f", {_duration(float(found.total[1]))} of CPU time over all threads" if plan.device.is_cpu else ""
+    yield f"measured here: {_duration(expected)} ({_duration(low)} to {_duration(high)}): {_paid(plan, expected)}{cpu}"
+    yield (
+        f"of it before the first stage: {before}. The range is that of the steps drawn. Left out: the start of Python,"
+        " the rehearsal, what the first steps take longer"
+    )
+    for one in stages:
+        if one.rollouts is not None:
+            written, limit = one.rollouts
+            yield (
+                f"{one.stage}: what was sampled had {written:.1f} tokens on average, of {limit:.1f} at most; a model"
+                " that learns to stop earlier takes less"
+            )
 
 
 def _disk(plan: Plan) -> Iterator[Part]:
@@ -120,6 +159,8 @@ def _duration(seconds: float | None) -> str:
         return ""
     if seconds < 60:
         return f"{seconds:.1f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
