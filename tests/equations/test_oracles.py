@@ -173,7 +173,7 @@ def test_a_coin_step_is_the_equation_of_its_side(tmp_path: Path, table: dict[str
     made.state.global_step = step
     found, brute = kit.step(made), oracle(made, l_z={})
     agree(found, brute.step(table, coin=on_policy), 1e-9)
-    assert found[0] != pytest.approx(brute.step(table, coin=not on_policy)[0], rel=1e-3)
+    assert found[0] != pytest.approx(brute.step(table, coin=not on_policy)[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("lam", [0.2, 0.5])

@@ -24,7 +24,7 @@ REAL: list[tuple[list[str], str]] = [
     (["check", "tiny", "--set", "chat.kwargs.token=hf_" + "a1" * 20], "looks like a hub token"),
     (["verbalize", "tiny", "--set", "training.lrr=1"], "unknown key in [training]: 'lrr'; did you mean 'lr'?"),
     (["data", "check", "{folder}/rows.jsonl"], "rows.jsonl: line 1: line: not JSON"),
-    (["data", "check", "{folder}/nowhere.jsonl"], "data.source: no file or folder"),
+    (["data", "check", "{folder}/nowhere.jsonl"], "SOURCE: no file or folder"),
     (["data", "prepare", "builtin", "--out", "{folder}"], "already holds something"),
     (["data", "prepare", "builtin", "--out", "{out}", "--format", "xml"], "--format: "),
     (["eval", "{folder}", "--benchmark", "{folder}", "--output", "{out}"], "no benchmark in "),

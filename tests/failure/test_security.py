@@ -126,6 +126,7 @@ def test_a_training_reports_to_nobody(tmp_path: Path) -> None:
 
 
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_no_file_of_a_run_holds_a_secret(models: Path, tmp_path: Path) -> None:
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "TOKEN_FILE")
     secrets = {name: f"hf_{name.replace('_', '')}{'Secret' * 5}" for name in names}

@@ -133,9 +133,11 @@ def test_a_base_student_reads_plain_text_and_exercises_that_count_alike(built: P
 
 def test_a_base_student_meets_one_language_after_the_other(built: Path) -> None:
     documents = Documents(replace(STUDENT, rows=16, steps=10_000), read_tokenizer(built), (0, "s"))
-    texts = ["".join(documents.tokenizer.decode(ids) for ids, _ in documents.step(step)) for step in (320, 1376)]
-    first, fourth = ({l for l, r in SCRIPTS.items() if re.search(r, text)} for text in texts)
-    assert first == set() and fourth == {"my"}
+    often = [
+        {l for l, r in SCRIPTS.items() if sum(bool(re.search(r, text)) for text in texts) > len(texts) / 3}
+        for texts in ([documents.tokenizer.decode(ids) for ids, _ in documents.step(step)] for step in (320, 1377))
+    ]
+    assert often == [set(), {"my"}]  # now and then, a line with its translation is of two
 
 
 # ── the tokenizer ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,7 +230,7 @@ def test_the_vocabulary_is_padded_as_in_real_models(built: Path) -> None:
         model = make_model(plan, tokenizer, 0)
         rows = model.get_output_embeddings().weight.shape[0]
         assert rows % 64 == 0 and len(tokenizer) <= rows < len(tokenizer) + 64
-        assert model.config.model_type == plan.family
+        assert model.config.model_type.removesuffix("_text") == plan.family
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 

@@ -91,8 +91,7 @@ def test_every_task_has_items_in_every_language(bench: Benchmark) -> None:
     assert bench.languages[: len(TRAINED)] == TRAINED and bench.description.translation == ("nlg",)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.1), pytest.param(1, 0.3, marks=pytest.mark.slow)])
 def test_a_share_of_the_benchmark_is_a_benchmark(tmp_path: Path, seed: int, share: float, bench: Benchmark) -> None:
     write_benchmark(tmp_path, seed, share)
     small = read_benchmark(tmp_path)
@@ -110,7 +109,7 @@ def test_the_first_target_of_every_item_scores_100(bench: Benchmark) -> None:
 
 
 def test_every_target_counts(bench: Benchmark) -> None:
-    for item in bench.items:
+    for item in bench.items[::5]:
         for target in item.targets:
             assert grade(item, Answer(target, 5, True), bench).value == pytest.approx(1), (item.id, target)
 

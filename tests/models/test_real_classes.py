@@ -187,7 +187,7 @@ CLASSES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "L
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        pytest.param(family, method, marks=() if family == "qwen2" or method == "dudi" else pytest.mark.slow)
+        pytest.param(family, method, marks=() if method == "dudi" else pytest.mark.slow)
         for family in FAMILIES
         for method in METHODS
     ],

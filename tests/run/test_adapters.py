@@ -111,6 +111,7 @@ def test_the_plan_counts_the_adapter_and_no_reference(done: tuple[Path, Any, dic
         assert have["activations"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_like_the_straight_one(tmp_path: Path) -> None:
     """Also where a kill came between the adapter and the model that has it merged; and like one that was rehearsed."""
     ends = {}

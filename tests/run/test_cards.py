@@ -282,6 +282,7 @@ def test_paths_that_have_no_card(done: Path, dudi: Dudi, tmp_path: Path) -> None
 
 
 # ── what it tells its reader to do ───────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_its_code_runs(world: Path) -> None:
     model = world / "run" / "2-dudi" / "model"
     text = (model / "README.md").read_text(encoding="utf-8")

@@ -203,7 +203,7 @@ def test_keys_that_mean_nothing_may_change_and_are_said(tmp_path: Path) -> None:
 
 
 # ── a longer run ─────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("method", [pytest.param("sft", marks=pytest.mark.slow), "sdft"])
+@pytest.mark.parametrize("method", ["sft", pytest.param("sdft", marks=pytest.mark.slow)])
 def test_a_finished_run_under_a_constant_rate_is_extended(method: str, tmp_path: Path) -> None:
     """Two epochs in one go, and one epoch that becomes two: the same weights bit for bit, and the same metrics."""
     none = {"cold_start": {"method": {"name": "none"}}} if method == "sdft" else {}

@@ -103,6 +103,7 @@ def test_an_adapter_of_full_rank_is_the_full_training(method: str, tmp_path: Pat
         assert (float((p - start[name]).detach().abs().max()) > 1e-3) is p.requires_grad, name
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_and_micro_batches_change_nothing(tmp_path: Path) -> None:
     wanted, full = kit.step(adapted_trainer(tmp_path / "8", {"name": "dudi"}))
     split = adapted_trainer(tmp_path / "2", {"name": "dudi"}, micro_batch=2, gradient_checkpointing=True)

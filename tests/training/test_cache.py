@@ -111,6 +111,7 @@ def test_rows_read_alone_give_the_same_bits(method: str, where: str, tmp_path: P
     assert runs.identical(without[0], cached[0]) and without[1] == cached[1]
 
 
+@pytest.mark.slow
 def test_under_autocast(tmp_path: Path) -> None:
     """The teacher's own dtype is kept, and the same bits come back."""
     without = trained(tmp_path / "off", "dudi", micro_batch=1, autocast=True)

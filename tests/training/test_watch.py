@@ -138,7 +138,7 @@ def test_a_real_first_update_is_told(tmp_path: Path) -> None:
     said: list[str] = []
     same = kit.model(1, rows=kit.VOCAB + 6).requires_grad_(False).eval()  # the student begins at ln 2
     method = {"name": "spin", "variant": "online"}
-    trainer = kit.trainer(tmp_path, method, reference=same, epochs=6.0, lr=0.1, schedule="constant", log_every=4)
+    trainer = kit.trainer(tmp_path, method, reference=same, epochs=6.0, lr=1.0, schedule="constant", log_every=4)
     trainer.say = said.append
     resume_stage(trainer)
     assert len([line for line in said if "sequence rose from 0.693 to" in line]) == 1, said
