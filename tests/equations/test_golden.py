@@ -2,7 +2,8 @@
 
 A change that is not meant to alter numbers leaves them alone. One that is replaces them: `PYTHONPATH=tests python
 tests/equations/test_golden.py --write`, in a commit of its own that says why. Models are filled from a counter-based
-generator, by parameter name, and the tokenizer is one token a byte: no library's initialisation and no other test's data is in these numbers.
+generator, by parameter name, and the tokenizer is one token a byte: no library's initialisation and no other test's
+data is in these numbers.
 """
 
 from __future__ import annotations
