@@ -181,6 +181,7 @@ def test_untouched_it_is_gone_on_with(folder: Path, trained: Path) -> None:
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_by_the_command_it_is_one_line(dudi: Dudi) -> None:
     assert dudi("run", str(dudi.file)) == 0
     (stage,) = dudi.out.glob("2-*")

@@ -364,7 +364,7 @@ def test_template_that_rewrites_earlier_turns_is_refused(folders: dict[str, Path
         run(recipe(folder, "qwen3", method, tmp_path / "run", data={"source": source}), say=lambda *_: None)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_all_assistant_turns_train(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """More tokens carry loss than with the last turn alone, by the earlier answers."""
     rows = [e for e in kit.builtin() if len(e.x) > 2][:2]

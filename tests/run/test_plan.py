@@ -61,6 +61,7 @@ def bytes_of(memory: Memory) -> dict[str, int]:
 
 
 # ── what is read and cut ─────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_the_numbers_of_rows_are_those_that_the_run_writes_and_says(folder: Path) -> None:
     recipe = runs.recipe(folder, DUDI, output="tight", number=40, limits=TIGHT, training={**STEPS, "cache": "memory"})
     said: list[str] = []

@@ -100,8 +100,8 @@ def test_the_same_training_with_and_without(method: str, tmp_path: Path) -> None
     ("method", "where"),
     [
         pytest.param("spin", "disk", marks=pytest.mark.slow),
-        pytest.param("seqkd-jsd", "memory", marks=pytest.mark.slow),
-        ("dudi", "disk"),
+        ("seqkd-jsd", "memory"),
+        pytest.param("dudi", "disk", marks=pytest.mark.slow),
     ],
 )
 def test_rows_read_alone_give_the_same_bits(method: str, where: str, tmp_path: Path) -> None:
