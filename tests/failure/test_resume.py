@@ -12,6 +12,7 @@ import kit
 import pytest
 import torch
 from kit import runs
+from kit.stops import StopAt, Stopped
 from transformers import TrainerCallback
 
 from dudi import rollouts
@@ -35,21 +36,6 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 SLOW = pytest.mark.slow
-
-
-class Stopped(BaseException):
-    """What the test stops a run with."""
-
-
-class StopAt(TrainerCallback):
-    """Stop when `steps` steps are done, before the next."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.steps:
-            raise Stopped
 
 
 def made(folder: Path, method: str, evals: int = 0, **training: Any) -> DistillationTrainer:

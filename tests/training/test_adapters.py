@@ -13,8 +13,9 @@ import pytest
 import torch
 from kit import runs
 from kit.adapters import KINDS, adapted, adapted_trainer, frozen, learned
+from kit.stops import StopAt, Stopped
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from dudi.errors import DudiError
 from dudi.methods import METHODS, build_method
@@ -139,21 +140,6 @@ def test_at_its_start_the_margin_to_the_reference_is_nothing(tmp_path: Path) -> 
 
 
 # ── stops ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Stopped(BaseException):
-    """What the test stops a training with."""
-
-
-class StopAt(TrainerCallback):
-    """Stop when `steps` steps are done, before the next."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.steps:
-            raise Stopped
-
-
 def resumable(folder: Path, method: str, **settings: Any) -> DistillationTrainer:
     """Seven rows in batches of four, two epochs: steps 1 to 4; checkpoints at 2 and 4. Float32, sampled."""
     student = adapted(kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), **settings)

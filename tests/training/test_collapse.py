@@ -9,7 +9,7 @@ from typing import Any
 
 import kit
 import pytest
-from transformers import TrainerCallback
+from kit.stops import StopAt, Stopped
 
 from dudi.files import read_lines
 from dudi.methods import build_method, views
@@ -177,16 +177,6 @@ def test_spans() -> None:
     ]
 
 
-class Stopped(BaseException):
-    pass
-
-
-class StopAt(TrainerCallback):
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:
-            raise Stopped
-
-
 def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(tmp_path: Path) -> None:
     """Responses of one token over and over, from the third step on: with the second there were enough to begin with."""
     examples = [e for e in kit.builtin() if e.l == "id"][:8]
@@ -212,7 +202,7 @@ def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(t
     assert [line.get("collapse") for line in lines] == [None] * 3 + [{name: {"id": {"cut": 1.0, "repeating": 1.0}}}] * 3
     assert [line.partition(": ")[0] for line in said] == ["  step 4"] * 2
     stopped = made("stopped")
-    stopped.add_callback(StopAt())
+    stopped.add_callback(StopAt(5))
     with pytest.raises(Stopped):
         resume_stage(stopped)
     said.clear()

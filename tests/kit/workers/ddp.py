@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 import kit
 from dudi.recipe.schema import Limits, Recipe
@@ -26,6 +26,7 @@ from dudi.run.pipeline import resume_stage, run
 from dudi.training.trainer import DistillationTrainer
 from dudi.training.window import Window
 from kit import runs
+from kit.stops import StopAt, Stopped
 
 
 @dataclass(frozen=True)
@@ -172,24 +173,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-class Stopped(BaseException):
-    """As good as a signal."""
-
-
-class StopAt(TrainerCallback):
-    """Stops before the sixth step."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:
-            raise Stopped
-
-
 def stop_and_resume(folder: Path) -> None:
     """Stopped after step 5, resumed from the checkpoint of step 4, within an interval of the metrics, on all ranks."""
     straight = build(folder / "straight", RESUME)
     resume_stage(straight)
     stopped = build(folder / "stopped", RESUME)
-    stopped.add_callback(StopAt())
+    stopped.add_callback(StopAt(5))
     try:
         resume_stage(stopped)
         raise AssertionError("not stopped")

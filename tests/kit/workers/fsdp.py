@@ -29,6 +29,7 @@ from dudi.recipe.schema import Models
 from dudi.run.launch import Launch
 from dudi.run.pipeline import resume_stage
 from dudi.training.trainer import DistillationTrainer
+from kit.stops import StopAt, Stopped
 from kit.workers import ddp
 
 CASES = (
@@ -102,11 +103,11 @@ def stop_and_resume(folder: Path) -> None:
     straight = build(folder / "straight", case)
     resume_stage(straight)
     stopped = build(folder / "stopped", case)
-    stopped.add_callback(ddp.StopAt())
+    stopped.add_callback(StopAt(5))
     try:
         resume_stage(stopped)
         raise AssertionError("not stopped")
-    except ddp.Stopped:
+    except Stopped:
         dist.barrier()
     resumed = build(folder / "stopped", case)
     resume_stage(resumed)
