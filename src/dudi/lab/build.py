@@ -32,6 +32,8 @@ from dudi.text.verbalizer import TEMPLATES
 WEIGHTS = Path(__file__).parent / "weights"
 ROWS = 400
 """Instruction rows of a language."""
+THIRD = 0.3333
+"""Of the benchmark that demo and tables ask: always the same items."""
 
 
 def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only: str | None = None) -> None:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dudi.errors import DudiError, unknown
 from dudi.files import write_text
-from dudi.lab.build import WEIGHTS, read_manifest
+from dudi.lab.build import THIRD, WEIGHTS, read_manifest
 
 NAMES = {
     "base": "base",
@@ -35,8 +35,6 @@ TRAINED = ("sft", "sft-continued", "gkd", "dudi")
 """Those that are trained here, with the recipes lab/*.toml; all but the first from the first one's result."""
 LASTS = {"sft": 2.5, "sft-continued": 2.0, "gkd": 4.0, "dudi": 7.0}
 """About how long, in evaluations."""
-SHARE = 1 / 3
-"""Of the lab's benchmark that the demo asks: always the same third."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def plan(
     """All steps by name. Each of several seeds has a pipeline of its own, cold start included, in its own folder."""
     lab = out / "lab"
     given = () if weights is None else ("--weights", str(weights))
-    export = ("lab", "export", str(lab), *given, "--share", f"{SHARE:.4f}")
+    export = ("lab", "export", str(lab), *given, "--share", f"{THIRD:.4f}")
     steps = {"lab": Step(export, lab / "lab.json", weight=0.3)}
     for name, model in (("base", lab / student), ("teacher", lab / "teacher")):
         steps[f"eval-{name}"] = _evaluation(model, lab, out / "eval" / name, "lab")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from dudi.errors import DudiError, unknown
-from dudi.lab.build import WEIGHTS, export
+from dudi.lab.build import THIRD, WEIGHTS, export
 from dudi.lab.tables.cells import Job, Lab, make_job, shared_start
 from dudi.lab.tables.findings import Findings, read_findings
 from dudi.lab.tables.grid import Cell, Grid, Pair, pairs, read_grid
@@ -82,7 +82,7 @@ def train(
     runs = (asked.runs or asked.output / "runs").absolute()
     folder = (asked.lab or runs / "lab").absolute()
     if asked.lab is None:
-        export(folder, asked.weights or WEIGHTS)
+        export(folder, asked.weights or WEIGHTS, share=THIRD)
     lab = Lab(folder, grid, here, asked.changes)
     jobs: dict[Name, Job] = {}
     for name, seed in missing:
