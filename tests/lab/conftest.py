@@ -8,7 +8,7 @@ import pytest
 from kit import lab
 
 from dudi.lab.artefacts import write_benchmark, write_data
-from dudi.lab.build import ROWS
+from dudi.lab.build import ROWS, THIRD
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +26,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The benchmark of an export."""
+@pytest.fixture(scope="session", params=[THIRD, pytest.param(1.0, marks=pytest.mark.slow)], ids=["third", "whole"])
+def benchmark(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The benchmark of an export, as the demo has it, and whole."""
     folder = tmp_path_factory.mktemp("lab") / "benchmark"
-    write_benchmark(folder)
+    write_benchmark(folder, share=request.param)
     return folder

@@ -84,19 +84,21 @@ def scores(bench: Benchmark, respond: Callable[[Item], str]) -> dict[tuple[str, 
 def test_every_task_has_items_in_every_language(bench: Benchmark) -> None:
     assert set(bench.cells) == {(task, l) for task in TASKS for l in EIGHT}
     for (task, l), items in bench.cells.items():
-        assert len(items) >= 6, (task, l)
+        assert len(items) >= 4, (task, l)
         assert len({item.messages for item in items}) == len(items), (task, l)
         if TASKS[task].choices:
             assert {item.targets[0] for item in items} == set(items[0].choices or ()), (task, l)
     assert bench.languages[: len(TRAINED)] == TRAINED and bench.description.translation == ("nlg",)
 
 
-@pytest.mark.parametrize(("seed", "share"), [(0, 0.1), pytest.param(1, 0.3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.1), pytest.param(1, 0.1, marks=pytest.mark.slow)])
 def test_a_share_of_the_benchmark_is_a_benchmark(tmp_path: Path, seed: int, share: float, bench: Benchmark) -> None:
     write_benchmark(tmp_path, seed, share)
     small = read_benchmark(tmp_path)
     assert set(small.cells) == set(bench.cells) and len(small.items) < 0.4 * len(bench.items)
     assert min(map(len, small.cells.values())) >= 4
+    if seed == 0:
+        assert all(items == bench.cells[cell][: len(items)] for cell, items in small.cells.items())
 
 
 def test_the_first_target_of_every_item_scores_100(bench: Benchmark) -> None:

@@ -275,7 +275,7 @@ def test_a_file_written_once_more_is_the_same(tmp_path: Path, table: dict[str, A
     file = tmp_path / "en.toml"
     file.write_text(toml(table), encoding="utf-8")
     assert problems(file) == []
-    assert read_words(file) == load(ENGLISH)
+    assert vars(read_words(file)) == vars(load(ENGLISH))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -310,5 +310,5 @@ def test_the_check_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_slots() -> None:
-    assert slots("{animal} {animal.many} {n}") == [("animal", "name"), ("animal", "many"), ("n", "name")]
+    assert slots("{animal} {animal.many} {n}") == (("animal", "name"), ("animal", "many"), ("n", "name"))
     assert [held(["x"] * n) for n in (1, 2, 3, 4, 5, 6, 9)] == [1, 1, 1, 1, 1, 2, 3]

@@ -68,7 +68,7 @@ SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 Word = Mapping[str, str]  # form -> text; the citation form is `name`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Words:
     """One language's file."""
 
@@ -128,14 +128,16 @@ def sentences(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
             yield from sentences(value, (*path, key))
 
 
-def slots(text: str) -> list[tuple[str, str]]:
+@cache
+def slots(text: str) -> tuple[tuple[str, str], ...]:
     """(slot, form) of a sentence; the form is `name` where none is given."""
-    return [(slot, form or "name") for slot, form in SLOT.findall(text)]
+    return tuple((slot, form or "name") for slot, form in SLOT.findall(text))
 
 
-def slots_within(words: Words, kind: str, form: str) -> set[str]:
+@cache
+def slots_within(words: Words, kind: str, form: str) -> frozenset[str]:
     """The slots that a form of a table's words holds itself, such as `{n}` in `{n} cats`."""
-    return {slot for word in words.words.get(kind, {}).values() for slot, _ in slots(word.get(form, ""))}
+    return frozenset(slot for word in words.words.get(kind, {}).values() for slot, _ in slots(word.get(form, "")))
 
 
 def slots_inside(words: Words, path: tuple[str, ...], text: str) -> set[str]:
@@ -180,7 +182,7 @@ def problems(file: Path) -> list[str]:
         if path not in seen or path not in theirs:
             found.append(f"{where}: {'missing' if path in theirs else 'not in the English file'}")
         elif {s for s, _ in slots(seen[path])} != {s for s, _ in slots(theirs[path])}:
-            found.append(f"{where}: slots {slots(seen[path])}, English has {slots(theirs[path])}")
+            found.append(f"{where}: slots {list(slots(seen[path]))}, English has {list(slots(theirs[path]))}")
     if len(ours.table["pairs"]) < 12:
         found.append(f"[pairs]: {len(ours.table['pairs'])} pairs, wanted 12")
     for path, text in seen.items():
