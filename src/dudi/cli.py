@@ -297,15 +297,10 @@ def demo(
     jobs: Annotated[int, typer.Option(min=1, help="Commands at a time, each on one core.")] = 2,
 ) -> None:
     """See it work: the lab's base student, SFT, SFT continued, GKD, DuDi and the teacher, compared on one page."""
-    from dudi.lab.demo import demo as run_demo
+    from dudi.lab import demo as lab_demo
 
-    page = run_demo(output, tuple(range(seed, seed + seeds)), student, tuple(set_ or ()), weights, out, jobs)
-    text = page.with_suffix(".md").read_text(encoding="utf-8")
-    if seeds == 1:  # the answer, and models by language; the rest is on the page
-        sections = text.split("\n## ")
-        short, scores = (next(one for one in sections if one.startswith(name)) for name in ("In short", "Scores"))
-        text = short.split("\n\n")[1] + "\n\n## " + scores.split("\n### ")[0]
-    _page(text)
+    page = lab_demo.demo(output, tuple(range(seed, seed + seeds)), student, tuple(set_ or ()), weights, out, jobs)
+    _page(lab_demo.in_short(page))
     out.print(f"report: {page}", soft_wrap=True)
 
 
@@ -322,11 +317,18 @@ def report(
     subject: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whom the first sentence is about; by default the best.")
     ] = None,
+    tables: Annotated[Path | None, typer.Option(metavar="FOLDER", help="That of `dudi lab tables` instead.")] = None,
 ) -> None:
     """Write one self-contained page about runs and evaluations: scores, differences, training, answers side by side."""
+    from dudi.lab.tables.command import report_lines
     from dudi.report.write import write_report
 
-    page = write_report(runs or (), evals or (), baseline, output, benchmark, subject)
+    if tables is None:
+        page = write_report(runs or (), evals or (), baseline, output, benchmark, subject)
+    elif runs or evals or baseline or benchmark or subject:
+        raise DudiError("--tables: a page of its own; only --output goes with it")
+    else:
+        page = report_lines(tables, output)
     out.print(f"report: {page}", soft_wrap=True)
 
 

@@ -147,6 +147,15 @@ def demo(
     return list(steps.values())[-1].done
 
 
+def in_short(page: Path) -> str:
+    """What a terminal shows of the page: of one seed the answer, and models by language; of several all of it."""
+    sections = page.with_suffix(".md").read_text(encoding="utf-8").split("\n## ")
+    found = {section.partition("\n")[0]: section for section in sections}
+    if "In short" not in found:
+        return "\n## ".join(sections)
+    return found["In short"].split("\n\n")[1] + "\n\n## " + found["Scores"].split("\n### ")[0]
+
+
 class Runner:
     """Runs steps as soon as what they need is done, `jobs` at a time, and shows what runs and the time left."""
 

@@ -115,6 +115,24 @@ def test_a_clone_prints_from_lines_without_training(tmp_path: Path, monkeypatch:
     assert "| GKD | " in (tmp_path / "findings.md").read_text(encoding="utf-8")
 
 
+def test_a_page_of_the_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is missing, nothing is trained; a pair without lines is one that the lab does not have."""
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("it only prints"))
+    for name, line in kit_tables.grid_lines(3).items():
+        if name[0].startswith(FIRST) and name != (FIRST + "dudi", 2):
+            add(tmp_path / "lines", line)
+    report = ["report", "--tables", str(tmp_path / "lines")]
+    done = CliRunner().invoke(app, [*report, "--output", str(tmp_path / "page")])
+    assert done.exit_code == 0, done.output
+    assert f"report: {tmp_path / 'page' / 'findings.html'}" in done.output.replace("\n", "")
+    text = (tmp_path / "page" / "findings.md").read_text(encoding="utf-8")
+    assert "seeds 0 to 2" in text and "llama3.2-1b, qwen2.5-1.5b, qwen3-0.6b." in text
+    with pytest.raises(DudiError, match="only --output goes with it"):
+        CliRunner().invoke(app, [*report, "--baseline", "SFT"], catch_exceptions=False)
+    with pytest.raises(DudiError, match=r"no cells.jsonl of `dudi lab tables` with a trained cell"):
+        CliRunner().invoke(app, ["report", "--tables", str(tmp_path / "none")], catch_exceptions=False)
+
+
 def test_a_lab_that_is_none_is_one_line(tmp_path: Path) -> None:
     for given in ({"lab": tmp_path}, {"weights": tmp_path}):
         with pytest.raises(DudiError, match=r"cannot be read .* expected a lab of `dudi lab build` or `export`"):

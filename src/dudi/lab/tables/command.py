@@ -15,10 +15,11 @@ from dudi.lab.build import THIRD, WEIGHTS, export
 from dudi.lab.tables.cells import Job, Lab, make_job, shared_start
 from dudi.lab.tables.findings import Findings, read_findings
 from dudi.lab.tables.grid import Cell, Grid, Pair, pairs, read_grid
+from dudi.lab.tables.lines import FILE as LINES
 from dudi.lab.tables.lines import Line, Name, check_settings, read
 from dudi.lab.tables.runner import Runner, Start, start_process, tasks_of
 from dudi.lab.tables.verdicts import verdicts
-from dudi.lab.tables.write import write_page
+from dudi.lab.tables.write import HTML, write_page
 from dudi.recipe.read import load_recipe
 from dudi.report.stats.verdicts import OPEN
 from dudi.run.lock import locked
@@ -67,6 +68,17 @@ def tables(asked: Asked, console: Console, start: Start = start_process) -> Path
             train(asked, grid, missing, here, lines, console, start)
     shown = {seed for _, seed in lines if seed is not None and (seed >= DEVELOPMENT) == (asked.first >= DEVELOPMENT)}
     return write_page(asked.output, grid, findings, lines, here, sorted(shown) or seeds)
+
+
+def report_lines(folder: Path, output: Path | None = None) -> Path:
+    """The page of the lines in a folder, into it or into `output`; nothing is trained. Returns its HTML."""
+    lines = read(folder)
+    seeds = sorted({seed for _, seed in lines if seed is not None and seed < DEVELOPMENT})
+    if not seeds:
+        raise DudiError(f"{folder}: no {LINES} of `dudi lab tables` with a trained cell; name its --output")
+    grid = read_grid()
+    here = {grid.cells[cell].pair for cell, _ in lines if cell in grid.cells}
+    return write_page(output or folder, grid, read_findings(), lines, here, seeds).with_name(HTML)
 
 
 def train(
