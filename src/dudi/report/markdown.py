@@ -48,7 +48,7 @@ def _block(block: Block, level: int) -> list[str]:
 
 
 def _table(table: Table) -> list[str]:
-    rows = [_line(table.head), _line(["---", *["---:"] * (len(table.head) - 1)])]
+    rows = [_line(table.head), _line(["---" if words else "---:" for words in table.words])]
     return ["", f"{escaped(table.caption)}:", "", *rows, *(_line([_cell(cell) for cell in row]) for row in table.rows)]
 
 

@@ -17,6 +17,7 @@ from dudi.files import read_lines
 from dudi.lab.tables.cells import Job, hashed
 from dudi.lab.tables.findings import AVERAGE, OVERLAP
 from dudi.lab.tables.work import COST, seconds_of
+from dudi.languages import ENGLISH, LANGUAGES
 from dudi.records import Table
 from dudi.signals import Response
 from dudi.strict import read_each, read_one
@@ -57,6 +58,11 @@ class Line:
     """Of training, by stage, and of the evaluation."""
     settings: dict[str, Any]
     environment: dict[str, str]
+
+    @property
+    def codes(self) -> list[str]:
+        """The languages in the paper's order, and English, which no average has, after them."""
+        return sorted(self.languages, key=lambda l: (l == ENGLISH, [*LANGUAGES].index(l)))
 
     @property
     def name(self) -> Name:

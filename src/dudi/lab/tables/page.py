@@ -12,6 +12,7 @@ from dudi.lab.tables.findings import Findings
 from dudi.lab.tables.grid import Cell, Grid, TableOf
 from dudi.lab.tables.lines import Line, Name
 from dudi.lab.tables.verdicts import NOT_RUN, Verdict
+from dudi.lab.tasks import COMPETENCIES
 from dudi.report.blocks import Block, Bullets, Section, Table, Text, number, signed
 from dudi.report.results import MARKS
 from dudi.report.stats import eps_min, kendall_tau
@@ -115,9 +116,9 @@ def _columns(shown: Shown, table: TableOf, rows: Sequence[str]) -> dict[str, Col
     first = shown.of(rows[0])[0]
     found: dict[str, Column] = {}
     if table.by == "languages":
-        found = {l: language(l) for l in first.languages}
+        found = {l: language(l) for l in first.codes}
     if table.by == "competencies":
-        found = {c: competency(c) for c in first.competencies}
+        found = {c: competency(c) for c in sorted(first.competencies, key=COMPETENCIES.index)}
     return {**found, "average": average, WITHOUT: without_translation}
 
 

@@ -47,7 +47,7 @@ def make_page(
     """Verdicts, tables, figures, costs."""
     shown = Shown(grid, findings, lines, verdicts(lines, grid, findings, here), seeds)
     about = [
-        f"Written by `dudi lab tables` from {len(lines)} lines; seeds {seeds[0]} to {seeds[-1]}.",
+        f"Written by dudi lab tables from {len(lines)} lines; seeds {seeds[0]} to {seeds[-1]}.",
         f"Lines of {', '.join(sorted({line.environment['date'] for line in lines.values()})) or 'no day yet'}.",
         "Scores are normalised: 0 is chance, 100 the best there is. ± is the standard deviation over training seeds.",
     ]
@@ -64,7 +64,8 @@ def _curves(shown: Shown, key: str, table: TableOf) -> Section:
     title = f"{key[:-1].title()} {key[-1]}: {table.title}"
     if not rows:
         return Section(key, title, (Text("No line of it yet."),))
-    languages = sorted({l for row in rows for line in shown.of(row) for one in line.overlap for l in one.languages})
+    logged = {l for row in rows for line in shown.of(row) for one in line.overlap for l in one.languages}
+    languages = [l for l in shown.of(rows[0])[0].codes if l in logged]
     body = [(shown.label(row), *(_percent(shown, row, l) for l in (None, *languages))) for row in rows]
     blocks: tuple[Block, ...] = (
         Text("Share of the 16 likeliest tokens that student and teacher have in common; mean over seeds."),
@@ -95,7 +96,7 @@ def _heat(shown: Shown) -> list[Section]:
     rows = [cell for cell in shown.cells if cell.startswith(f"{shown.grid.pair}/") and shown.of(cell)]
     if not rows:
         return []
-    codes = tuple(shown.of(rows[0])[0].languages)
+    codes = tuple(shown.of(rows[0])[0].codes)
     means = [[shown.values(row, language(code)) for code in codes] for row in rows]
     values = tuple(tuple(statistics.fmean(v) if v else math.nan for v in row) for row in means)
     title = "Scores by language"
