@@ -3,7 +3,7 @@ beside them. Every method; forced responses first, then sampled ones, whose toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "dudi": {"name": "dudi"},
     "dudi-jsd-mix": {"name": "dudi", "divergence": "jsd", "verbalizer": "mix"},
 }
-FEW = [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("sdft-reverse", "seqkd-jsd", "dudi-jsd-mix") else name
-    for name in METHODS
-]
 SAMPLED = ("spin-online", "sdft", "gkd-on", "gkd-sum", "dudi")
+
+
+def first(of: Iterable[str], *fast: str) -> list[Any]:
+    """Methods, all but the named ones slow: those named have every kind of signal, weight and reading between them."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in of]
+
+
+FEW = first(METHODS, "sft", "spin", "gkd-sum", "dudi")
 LIMITS = Limits(prompt=800, verbalizer=300, total=1000, rollout=8, teacher_prompt=3000)
 
 
@@ -136,7 +140,9 @@ def same_metrics(a: DistillationTrainer, b: DistillationTrainer, tolerance: floa
 
 
 # ── micro-batches ────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", first(METHODS, "sft-all-turns", "dft", "spin", "sdft", "seqkd-jsd", "gkd-sum", "dudi")
+)
 def test_micro_batching_changes_nothing(method: str, tmp_path: Path) -> None:
     found = {}
     for size in (8, 4, 2):
@@ -150,7 +156,7 @@ def test_micro_batching_changes_nothing(method: str, tmp_path: Path) -> None:
         same_metrics(found[8][0], found[size][0], 1e-9)
 
 
-@pytest.mark.parametrize("method", ["spin", "seqkd-jsd", "gkd-off", "dudi"])
+@pytest.mark.parametrize("method", first(("spin", "seqkd-jsd", "gkd-off", "dudi"), "spin", "dudi"))
 def test_a_cache_changes_nothing(method: str, tmp_path: Path) -> None:
     """Neither does the size of the groups in which it is filled."""
     plain = made(tmp_path / "off", method, micro_batch=8)
@@ -184,7 +190,7 @@ def test_micro_batching_changes_nothing_with_sampled_responses(method: str, tmp_
         close(found[8][1], found[size][1], 1e-9)
 
 
-@pytest.mark.parametrize("method", ["gkd-sum", "dudi"])
+@pytest.mark.parametrize("method", first(("gkd-sum", "dudi"), "dudi"))
 def test_two_epochs_end_alike_whatever_the_micro_batch(method: str, tmp_path: Path) -> None:
     """Sampled responses, so a difference in any step would come back in the next one's tokens."""
     ends = []
@@ -297,7 +303,7 @@ def test_more_padding_changes_nothing(method: str, tmp_path: Path) -> None:
     same_metrics(plain, wide, 1e-9)
 
 
-@pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.parametrize("method", first(SAMPLED, "sdft", "dudi"))
 def test_more_left_padding_changes_no_sampled_token(method: str, tmp_path: Path) -> None:
     """The longer row pads all prompts on the left, in the rollouts too."""
     found = []
