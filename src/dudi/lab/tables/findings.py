@@ -64,7 +64,7 @@ class Gap(BaseModel):
         """In a few words."""
         unit = "" if self.measure == AVERAGE else f" ({self.measure})"
         if self.terms:
-            return "the weighted sum of findings.toml"
+            return " ".join(f"{'+' if w > 0 else '-'} {abs(w):.2g} {_short(cell)} {m}" for cell, m, w in self.terms)
         if self.order:
             return f"slope over {', '.join(map(_short, self.order))}{unit}"
         return f"{_short(str(self.over))} - {_short(str(self.under))}{unit}"
