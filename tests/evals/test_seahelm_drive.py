@@ -96,6 +96,44 @@ def test_answers_that_were_changed_are_scored_anew(tmp_path: Path) -> None:
     assert sea.scored == ["1/th/sentiment"]
 
 
+DAMAGED = {
+    "scored/run_1.json": [],
+    "scored/run_0/th/sentiment.json": ["0/th/sentiment"],
+    "prompts/cells.jsonl": [],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("by", ["cut", "emptied", "other"])
+def test_a_damaged_record_costs_its_own_work_and_no_more(tmp_path: Path, name: str, by: str) -> None:
+    sea = OurSeaHelm(TASKS)
+    one = drive(sea, tmp_path)
+    first = one.run(Asker, False)
+    file = one.folder / name
+    text = file.read_text(encoding="utf-8")
+    file.write_text({"cut": text[: len(text) // 2], "emptied": "", "other": "[3]\n"}[by], encoding="utf-8")
+    sea.scored.clear()
+    again = one.run(lambda: pytest.fail("asked again"), False)
+    assert sea.scored == DAMAGED[name]
+    assert [run.tasks for run in again.runs.values()] == [run.tasks for run in first.runs.values()]
+    assert again.expected == first.expected
+
+
+def test_prompts_that_were_changed_are_not_asked(tmp_path: Path) -> None:
+    sea = OurSeaHelm(TASKS)
+    one = drive(sea, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        one.run(lambda: Asker(stop_after=0), False)
+    file = one.folder / "prompts/id/sentiment.jsonl"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("A?", "B?", 1), encoding="utf-8")
+    with pytest.raises(DudiError, match=r"sentiment\.jsonl: not the 4 prompts that were made; delete the file"):
+        one.run(Asker, False)
+    file.unlink()
+    one.run(Asker, False)
+    assert file.read_text(encoding="utf-8") == text
+
+
 def test_what_failed_is_tried_again_and_is_missing_until_then(tmp_path: Path) -> None:
     sea = OurSeaHelm(TASKS, broken=frozenset({"nli"}))
     scored = drive(sea, tmp_path).run(Asker, False)

@@ -225,7 +225,7 @@ class OurSeaHelm:
             file = Path(spec["prompts"], key[0], f"{key[1]}.jsonl")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
-            digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+            digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
             yield {"event": "prompts", **place, "rows": len(asked), "sha256": digest}
 
     def _score(self, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
