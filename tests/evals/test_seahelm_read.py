@@ -252,7 +252,7 @@ REFUSED = {
     "stopped": (no_totals, "no totals: the run was stopped before its end"),
     "a changed total": (change('"total": ', '"total": 1'), "but its tasks give"),
     "a changed score": (change('"normalized_f1": 66', '"normalized_f1": 99'), "its 3 rows give 66.666667"),
-    "an unknown metric": (change('"normalized_f1"', '"novel_f1"'), "none of the metrics that SEA-HELM averages"),
+    "an unknown metric": (change('"normalized_f1"', '"novel_f1"'), "none of the metrics that are read here"),
     "no number": (change('"normalized_f1": 66', '"normalized_f1": "66", "x": 66'), "expected a number, found '66'"),
     "a group from nowhere": (change('"nlu": {', '"nlu": {"novel": 3.0, '), "a group of tasks that are not in the file"),
 }
