@@ -37,7 +37,7 @@ class Sample:
 
 
 def samples(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Sample, ...]:
-    """`samples` of lm-eval's results: of one task, or of all of a group. Raises `DudiError` for log p that is not finite."""
+    """`samples` of lm-eval's results: of one task, or of all of a group. Raises `DudiError` for NaN."""
     read = tuple(
         _sample(task, one) for task, rows in found.items() for one in sorted(rows, key=lambda row: int(row["doc_id"]))
     )
