@@ -27,6 +27,10 @@ def test_imports_are_compared_as_other_evaluations_are(tmp_path: Path, layout: s
     one, two = (str(tmp_path / f"{name}.eval" / "paper7") for name in ("one", "two"))
     compared = CliRunner().invoke(app, ["compare", f"one={one}", f"two={two}"])
     assert compared.exit_code == 0 and "two minus one" in compared.output, compared.output
+    page = tmp_path / "report"
+    shown = CliRunner().invoke(app, ["report", "--eval", f"one={one}", "--eval", f"two={two}", "--output", str(page)])
+    assert shown.exit_code == 0, shown.exception
+    assert "| Burmese (my) |" in (page / "report.md").read_text(encoding="utf-8")
     again = CliRunner().invoke(app, ["compare", f"one={one}", f"two={tmp_path / 'two.eval' / 'per_run'}"])
     assert isinstance(again.exception, DudiError) and "benchmark.name" in str(again.exception)
 
