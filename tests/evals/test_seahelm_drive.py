@@ -169,6 +169,12 @@ def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(DudiError, match=said):
             other.run(Asker, False)
+    about = drive(sea, tmp_path).folder / "about.json"
+    whole = about.read_text(encoding="utf-8")
+    for spoilt, said in (("[]", "expected a table"), (whole[:20], "not valid JSON"), ('{"model": 3}', "model.weights")):
+        about.write_text(spoilt, encoding="utf-8")
+        with pytest.raises(DudiError, match=said):
+            drive(sea, tmp_path).run(Asker, False)
     again = Asker()
     drive(sea, tmp_path, temperature=0.9).run(lambda: again, True)
     assert len(again.asked) == 6

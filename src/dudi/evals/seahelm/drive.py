@@ -259,7 +259,8 @@ def _compare(record: Mapping[str, Any], file: Path) -> None:
     there = read_one(dict[str, Any], file)
     for table, mine in record.items():
         theirs = there.get(table)
-        pairs = [(f"{table}.{key}", mine[key], theirs.get(key)) for key in mine] if isinstance(mine, dict) else []
+        fields = theirs if isinstance(theirs, dict) else {}
+        pairs = [(f"{table}.{key}", mine[key], fields.get(key)) for key in mine] if isinstance(mine, dict) else []
         for key, ours, other in pairs or [(table, mine, theirs)]:
             if ours != other:
                 raise DudiError(
