@@ -125,6 +125,8 @@ def test_what_does_not_belong_to_an_import_is_refused(tmp_path: Path) -> None:
     other = write(tmp_path, small(), model="other")
     for line, said in (
         ((file, "--checkout", tmp_path), "--checkout is no option of --import"),
+        ((file, "--attention", "eager"), "--attention is no option of --import"),
+        ((file, "--batch", "8"), "--batch is no option of --import"),
         ((file, "--import", file), "the same results file twice"),
         ((file, "--import", other), "results of 2 models"),
     ):

@@ -106,6 +106,8 @@ def _import(model: str | None, own: SeaHelm, shared: Shared, say: Callable[[str]
     """Read results files, one for each run of one model."""
     refuse("--import", checkout=own.checkout, python=own.python, tasks=own.tasks, runs=own.runs, server=own.server)
     refuse("--import", prepare=own.prepare, limit=shared.limit, template=shared.template, chat=shared.chat)
+    refuse("--import", attention=shared.attention, engine=shared.engine != Shared.engine)
+    refuse("--import", batch=shared.batch != Shared.batch)
     if model is not None:
         raise DudiError("--import reads what SEA-HELM wrote: leave MODEL out")
     files = [Path(name).expanduser() for name in own.import_]
