@@ -139,6 +139,12 @@ def test_samples_of_a_group_are_one_cell() -> None:
     assert table.overall.mean == pytest.approx(200 / 3) and table.competencies == ("global_mmlu (acc)",)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("-inf")])
+def test_a_log_p_that_is_no_number_is_refused(broken: float) -> None:
+    with pytest.raises(DudiError, match=r"t_b, document 3: .* its weights are broken"):
+        samples({**FOUND, "t_b": [sample(3, (-1.0, broken), 0, 1.0)]})
+
+
 def test_other_documents_are_another_benchmark_and_another_template_is_not() -> None:
     def digest(**changes: Any) -> str:
         cell = Cell("xcopa", "id", "xcopa_id")

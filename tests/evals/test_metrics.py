@@ -6,11 +6,13 @@ import pytest
 import sacrebleu
 
 from dudi.evals.cells import normalised
+from dudi.evals.metrics import METRICS
 from dudi.evals.metrics.choice import balanced_accuracy, predicted
 from dudi.evals.metrics.chrf import corpus_chrf, sentence_chrf
 from dudi.evals.metrics.constraints import parts, satisfies
 from dudi.evals.metrics.exact import exact
 from dudi.evals.metrics.text import normalise
+from dudi.records import Item, Turn
 from dudi.records.form import Constraints
 
 NORMALISED = [
@@ -61,18 +63,24 @@ def test_balanced_accuracy_by_hand() -> None:
     gold = ["a", "a", "a", "a", "b", "b", "c"]
     found = ["a", "a", "a", "b", "b", "", "a"]
     # recall: a 3/4, b 1/2, c 0/1
-    score, baseline = balanced_accuracy(gold, found)
-    assert score == pytest.approx(100 * (3 / 4 + 1 / 2 + 0) / 3)
-    assert baseline == pytest.approx(100 / 3)
+    assert balanced_accuracy(gold, found) == pytest.approx(100 * (3 / 4 + 1 / 2 + 0) / 3)
 
 
 def test_balanced_accuracy_of_always_the_same_is_the_baseline() -> None:
-    score, baseline = balanced_accuracy(["a"] * 9 + ["b"], ["a"] * 10)
-    assert score == baseline == 50  # plain accuracy would be 90
+    assert balanced_accuracy(["a"] * 9 + ["b"], ["a"] * 10) == 50  # plain accuracy would be 90
 
 
 def test_a_label_that_is_only_predicted_is_no_class() -> None:
-    assert balanced_accuracy(["a", "b"], ["c", "b"]) == (50, 50)
+    assert balanced_accuracy(["a", "b"], ["c", "b"]) == 50
+
+
+def test_chance_is_one_of_the_right_choices_that_occur() -> None:
+    asked = (Turn(role="user", content="?"),)
+    given = [
+        Item(id="1", task="t", language="id", messages=asked, choices=("a", "b", "c"), targets=(t,)) for t in "aab"
+    ]
+    assert METRICS["choice"].baseline(given) == METRICS["choice_loglik"].baseline(given) == 50
+    assert METRICS["exact"].baseline(given) == 0
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.evals import save_model
-from kit.seahelm import OurSeaHelm
+from kit.seahelm import OurSeaHelm, run
 from typer.testing import CliRunner
 
 from dudi.cli import app
@@ -96,6 +93,44 @@ def test_answers_that_were_changed_are_scored_anew(tmp_path: Path) -> None:
     assert sea.scored == ["1/th/sentiment"]
 
 
+DAMAGED = {
+    "scored/run_1.json": [],
+    "scored/run_0/th/sentiment.json": ["0/th/sentiment"],
+    "prompts/cells.jsonl": [],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("by", ["cut", "emptied", "other"])
+def test_a_damaged_record_costs_its_own_work_and_no_more(tmp_path: Path, name: str, by: str) -> None:
+    sea = OurSeaHelm(TASKS)
+    one = drive(sea, tmp_path)
+    first = one.run(Asker, False)
+    file = one.folder / name
+    text = file.read_text(encoding="utf-8")
+    file.write_text({"cut": text[: len(text) // 2], "emptied": "", "other": "[3]\n"}[by], encoding="utf-8")
+    sea.scored.clear()
+    again = one.run(lambda: pytest.fail("asked again"), False)
+    assert sea.scored == DAMAGED[name]
+    assert [run.tasks for run in again.runs.values()] == [run.tasks for run in first.runs.values()]
+    assert again.expected == first.expected
+
+
+def test_prompts_that_were_changed_are_not_asked(tmp_path: Path) -> None:
+    sea = OurSeaHelm(TASKS)
+    one = drive(sea, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        one.run(lambda: Asker(stop_after=0), False)
+    file = one.folder / "prompts/id/sentiment.jsonl"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("A?", "B?", 1), encoding="utf-8")
+    with pytest.raises(DudiError, match=r"sentiment\.jsonl: not the 4 prompts that were made; delete the file"):
+        one.run(Asker, False)
+    file.unlink()
+    one.run(Asker, False)
+    assert file.read_text(encoding="utf-8") == text
+
+
 def test_what_failed_is_tried_again_and_is_missing_until_then(tmp_path: Path) -> None:
     sea = OurSeaHelm(TASKS, broken=frozenset({"nli"}))
     scored = drive(sea, tmp_path).run(Asker, False)
@@ -134,6 +169,12 @@ def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(DudiError, match=said):
             other.run(Asker, False)
+    about = drive(sea, tmp_path).folder / "about.json"
+    whole = about.read_text(encoding="utf-8")
+    for spoilt, said in (("[]", "expected a table"), (whole[:20], "not valid JSON"), ('{"model": 3}', "model.weights")):
+        about.write_text(spoilt, encoding="utf-8")
+        with pytest.raises(DudiError, match=said):
+            drive(sea, tmp_path).run(Asker, False)
     again = Asker()
     drive(sea, tmp_path, temperature=0.9).run(lambda: again, True)
     assert len(again.asked) == 6
@@ -149,14 +190,6 @@ def test_a_task_with_a_prompt_that_is_too_long_is_refused_as_a_whole(tmp_path: P
 
 
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def run(*line: str | Path) -> str:
-    done = CliRunner().invoke(app, ["eval", *map(str, line)])
-    if isinstance(done.exception, DudiError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 @pytest.fixture
 def sea(monkeypatch: pytest.MonkeyPatch) -> OurSeaHelm:
     found = OurSeaHelm(TASKS)
@@ -199,64 +232,6 @@ def test_a_student_without_a_task_is_compared_with_one_that_has_it(sea: OurSeaHe
     found = [f"{n}={folder / 'per_run'}" for n, folder in enumerate(sorted((tmp_path / "out").iterdir()))]
     compared = CliRunner().invoke(app, ["compare", *found])
     assert compared.exit_code == 0 and "nli, id" in compared.output, compared.exception
-
-
-@contextmanager
-def serving(names: Sequence[str], asked: list[Any], status: int = 200) -> Iterator[str]:
-    """A chat server that answers A to all."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None: ...
-
-        def reply(self, value: Any, code: int = 200) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            self.reply({"data": [{"id": name} for name in names]})
-
-        def do_POST(self) -> None:
-            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            choice = {"message": {"content": "A"}, "finish_reason": "stop"}
-            self.reply({"choices": [choice], "usage": {"completion_tokens": 2}}, status)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_server_answers_in_our_samplers_place(sea: OurSeaHelm, tmp_path: Path) -> None:
-    model, asked = save_model(tmp_path / "model"), []
-    line = (model, "--with", "seahelm", "--output", tmp_path / "out", "--temperature", "0.7", "--runs", "2")
-    with serving(["model"], asked) as url:
-        run(*line, "--server", url)
-        count = len(asked)
-        run(*line, "--server", url)
-    assert count == len(asked) == 2 * sum(TASKS.values())
-    path, body = asked[0]
-    assert path == "/v1/chat/completions"
-    assert (body["model"], body["max_tokens"], body["temperature"]) == ("model", 3, 0.7)
-    assert {one["seed"] for _, one in asked} == {0, 1} and body["messages"][0]["content"].startswith("A? ")
-
-
-def test_servers_that_do_not_answer_are_told_in_one_line(sea: OurSeaHelm, tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model")
-    line = (model, "--with", "seahelm", "--output", tmp_path / "out", "--server")
-    with serving(["one", "two"], []) as url, pytest.raises(DudiError, match=r"serves \['one', 'two'\]"):
-        run(*line, url)
-    with serving(["one"], [], 500) as url, pytest.raises(DudiError, match="status 500"):
-        run(*line, url)
-    with pytest.raises(DudiError, match=r"--server http://127\.0\.0\.1:9/models: .*start it"):
-        run(*line, "http://127.0.0.1:9")
-    with pytest.raises(DudiError, match="--template is no option of --server"):
-        run(*line, url, "--template", tmp_path / "t.jinja")
 
 
 # ── checkouts ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kit.seahelm import BEFORE, LAYOUTS, V12, Made, Place, choice, paper_tasks, units_of, write
-from typer.testing import CliRunner
+from kit.seahelm import BEFORE, LAYOUTS, V12, Made, choice, paper_tasks, small, units_of, write
 
-from dudi.cli import app
 from dudi.errors import DudiError
 from dudi.evals.aggregate import aggregate
 from dudi.evals.seahelm.aggregate import (
@@ -30,16 +28,6 @@ from dudi.records import Table
 both = pytest.mark.parametrize("layout", LAYOUTS)
 SENTIMENT = ("id", "nlu", "sentiment")
 IF_EVAL = ("id", "instruction-following", "if-eval")
-
-
-def small() -> dict[Place, Made]:
-    return {
-        SENTIMENT: choice("11101101"),
-        ("id", "nlu", "qa"): Made((True, False, True), (), None, "normalized_f1"),
-        ("id", "safety", "toxicity"): choice("11111100"),
-        IF_EVAL: Made((True, False, False), (), None, "overall_lang_normalized_acc"),
-        ("th", "nlu", "sentiment"): choice("11110111"),
-    }
 
 
 def per_run(file: Path) -> Table:
@@ -242,7 +230,21 @@ def no_totals(file: Path) -> None:
     file.write_text(json.dumps(table), encoding="utf-8")
 
 
+def not_a_number(file: Path) -> None:
+    rows = next(file.parent.parent.glob("inferences/id/qa/student_qa_id.jsonl"))
+    text = rows.read_text(encoding="utf-8")
+    rows.write_text(text.replace('"normalized_f1": 1', '"normalized_f1": NaN', 1), encoding="utf-8")
+
+
 REFUSED = {
+    "a row that is no number": (
+        not_a_number,
+        "line 1: individual_scores.normalized_f1: expected a number, found 'nan'",
+    ),
+    "a score that is no number": (
+        change('"normalized_f1": 66', '"x": 1, "normalized_f1": NaN, "y": 66'),
+        "found 'nan'",
+    ),
     "older": (newer, "stale: student_seahelm_results_2026-06-02T00:00:00.000000.json is newer"),
     "rows of another scoring": (other_rows, "its 8 rows give 100.000000: they are stale"),
     "answers of another length": (fewer_answers, "not as many answers as student_sentiment_id.jsonl has rows (8)"),
@@ -250,7 +252,7 @@ REFUSED = {
     "stopped": (no_totals, "no totals: the run was stopped before its end"),
     "a changed total": (change('"total": ', '"total": 1'), "but its tasks give"),
     "a changed score": (change('"normalized_f1": 66', '"normalized_f1": 99'), "its 3 rows give 66.666667"),
-    "an unknown metric": (change('"normalized_f1"', '"novel_f1"'), "none of the metrics that SEA-HELM averages"),
+    "an unknown metric": (change('"normalized_f1"', '"novel_f1"'), "none of the metrics that are read here"),
     "no number": (change('"normalized_f1": 66', '"normalized_f1": "66", "x": 66'), "expected a number, found '66'"),
     "a group from nowhere": (change('"nlu": {', '"nlu": {"novel": 3.0, '), "a group of tasks that are not in the file"),
 }
@@ -280,50 +282,3 @@ def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
 def test_no_file_at_all(tmp_path: Path) -> None:
     with pytest.raises(DudiError, match="expected a results file"):
         read_results(tmp_path / "none.json")
-
-
-# ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def run(*line: str | Path) -> str:
-    done = CliRunner().invoke(app, ["eval", *map(str, line)])
-    if isinstance(done.exception, DudiError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-@both
-def test_imports_are_compared_as_other_evaluations_are(tmp_path: Path, layout: str) -> None:
-    for name, seed in (("one", 0), ("two", 1)):
-        files = [write(tmp_path / name, paper_tasks(10 * seed + r), layout, run=r) for r in (0, 1)]
-        shown = run("--import", files[0], "--import", files[1], "--output", tmp_path / f"{name}.eval")
-        assert "## per_run" in shown and "## paper7" in shown and "## leaderboard" in shown
-    one, two = (str(tmp_path / f"{name}.eval" / "paper7") for name in ("one", "two"))
-    compared = CliRunner().invoke(app, ["compare", f"one={one}", f"two={two}"])
-    assert compared.exit_code == 0 and "two minus one" in compared.output, compared.output
-    again = CliRunner().invoke(app, ["compare", f"one={one}", f"two={tmp_path / 'two.eval' / 'per_run'}"])
-    assert isinstance(again.exception, DudiError) and "benchmark.name" in str(again.exception)
-
-
-def test_results_alone_give_tables(tmp_path: Path) -> None:
-    file = tmp_path / "theirs.json"
-    write(tmp_path / "made", paper_tasks()).rename(file)
-    assert "| average |" in run("--import", file, "--output", tmp_path / "out")
-    assert json.loads((tmp_path / "out/paper7/table.json").read_text(encoding="utf-8"))["overall"]["mean"] > 0
-
-
-def test_what_does_not_belong_to_an_import_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path, small())
-    other = write(tmp_path, small(), model="other")
-    for line, said in (
-        ((file, "--checkout", tmp_path), "--checkout is no option of --import"),
-        ((file, "--import", file), "the same results file twice"),
-        ((file, "--import", other), "results of 2 models"),
-    ):
-        with pytest.raises(DudiError, match=said):
-            run("--import", *line)
-    with pytest.raises(DudiError, match="leave MODEL out"):
-        run("model", "--import", file)
-    with pytest.raises(DudiError, match="--runs is no option of --with dudi"):
-        run("model", "--runs", "3")
-    with pytest.raises(DudiError, match="MODEL is missing"):
-        run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,13 @@ def build_micro(
     monkeypatch.setattr(lab_build, "TINY", plan)
     lab_build.build(folder, True, seed, changes.pop("say", lambda line: None), **changes)
     return folder
+
+
+def lab_student(folder: Path) -> str:
+    """The smallest student that the lab ships, as `dudi lab export` lays it out."""
+    for name in ("student-small", "tokenizer"):
+        shutil.copytree(lab_build.WEIGHTS / name, folder, dirs_exist_ok=True)
+    return str(folder)
 
 
 def toml(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from dudi.cli import app
+from dudi.errors import DudiError
 from dudi.evals.seahelm.aggregate import PAPER7
 
 V12, BEFORE = "v1.2", "before"
@@ -52,6 +56,17 @@ class Made:
 def choice(right: str, labels: str = "ABABABAB", group: str | None = None, **changes: Any) -> Made:
     """A choice: `10110100` says which rows were right."""
     return Made(tuple(sign == "1" for sign in right), tuple(labels), group, **changes)
+
+
+def small() -> dict[Place, Made]:
+    """A few tasks, a single one in Thai."""
+    return {
+        ("id", "nlu", "sentiment"): choice("11101101"),
+        ("id", "nlu", "qa"): Made((True, False, True), (), None, "normalized_f1"),
+        ("id", "safety", "toxicity"): choice("11111100"),
+        ("id", "instruction-following", "if-eval"): Made((True, False, False), (), None, "overall_lang_normalized_acc"),
+        ("th", "nlu", "sentiment"): choice("11110111"),
+    }
 
 
 def paper_tasks(seed: int = 0) -> dict[Place, Made]:
@@ -225,7 +240,7 @@ class OurSeaHelm:
             file = Path(spec["prompts"], key[0], f"{key[1]}.jsonl")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
-            digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+            digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
             yield {"event": "prompts", **place, "rows": len(asked), "sha256": digest}
 
     def _score(self, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -250,3 +265,13 @@ class OurSeaHelm:
         count = len(self.calls)
         file = write(Path(spec["output"]), made, V12, spec["model"], run, f"2026-06-01T10:00:00.{count:06}")
         yield {"event": "done", "results": str(file), "totals": None}
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def run(*line: str | Path) -> str:
+    """What `dudi eval` prints. Raises the `DudiError` that it is refused with."""
+    done = CliRunner().invoke(app, ["eval", *map(str, line)])
+    if isinstance(done.exception, DudiError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output

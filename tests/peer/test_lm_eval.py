@@ -16,6 +16,7 @@ import lm_eval
 import pytest
 import torch
 from kit.evals import item, write
+from kit.lab import lab_student
 from lm_eval.tasks import TaskManager
 from typer.testing import CliRunner
 
@@ -75,6 +76,12 @@ def xcopa(l: str) -> list[dict[str, Any]]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     made = kit.model(7, rows=kit.VOCAB, dtype=torch.float32, tied=False)
     return kit.save(tmp_path_factory.mktemp("model"), made, kit.tokenizer())
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The lab's."""
+    return lab_student(tmp_path_factory.mktemp("lab") / "student-small")
 
 
 def by_hand(model: str, names: list[str], place: Path | None) -> Any:
@@ -168,7 +175,9 @@ def same(
     assert len(set(scores.values())) > 1
 
 
-def test_a_benchmark_folder_scores_as_by_hand(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["model", "student"])
+def test_a_benchmark_folder_scores_as_by_hand(asked: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(asked)
     out, given = tmp_path / "out", folder(tmp_path / "b")
     table, _ = evaluate_benchmark(model, given, out, Asking(batch=4), say=lambda text: None)
     found = by_hand(model, hand_written(tmp_path / "hand"), tmp_path / "hand")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit.lab import lab_student
 
 from dudi.evals.answers import Answer
 from dudi.evals.bench import Benchmark
@@ -184,19 +186,24 @@ def test_two_students_with_one_folder_name_share_no_answers(checkout: Checkout, 
 
 
 def test_a_student_of_the_lab_is_asked_through_our_sampler(checkout: Checkout, tmp_path: Path) -> None:
-    dudi = [sys.executable, "-m", "dudi"]
-    subprocess.run([*dudi, "lab", "export", tmp_path / "lab"], check=True, capture_output=True)
-    line = [*dudi, "eval", tmp_path / "lab/student-small", "--with", "seahelm", "--checkout", checkout.folder]
-    line += ["--python", checkout.python, "--tasks", "paraphrase", "--limit", "4", "--output", tmp_path / "out"]
-    line += ["--runs", "2", "--temperature", "0.7"]
-    first, again = (
-        subprocess.run(list(map(str, line)), capture_output=True, text=True, env={**os.environ}) for _ in range(2)
-    )
+    """Killed after its first answers, and started again twice."""
+    dudi, out = [sys.executable, "-m", "dudi"], tmp_path / "out"
+    line = [*dudi, "eval", lab_student(tmp_path / "student-small"), "--with", "seahelm", "--checkout", checkout.folder]
+    line += ["--python", checkout.python, "--tasks", "paraphrase", "--limit", "4", "--output", out]
+    line = list(map(str, [*line, "--runs", "2", "--temperature", "0.7"]))
+    killed = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and not list(out.glob("*/answers/*/*/*.json")):
+        time.sleep(0.1)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    answered = {file: file.stat().st_mtime_ns for file in out.glob("*/answers/*/*/*.json")}
+    first, again = (subprocess.run(line, capture_output=True, text=True) for _ in range(2))
     assert first.returncode == 0, first.stderr
-    assert "## per_run" in first.stdout and first.stdout.count("4 answers") == 4
+    assert "## per_run" in first.stdout and first.stdout.count("4 answers") == 4 - len(answered) < 4
+    assert {file: file.stat().st_mtime_ns for file in answered} == answered
     assert "answers" not in again.stdout.split("## per_run")[0] and again.stdout.count("scored already") == 2
     assert first.stdout.split("## per_run")[1] == again.stdout.split("## per_run")[1]
-    (student,) = (folder for folder in (tmp_path / "out").iterdir() if folder.is_dir())
+    (student,) = (folder for folder in out.iterdir() if folder.is_dir())
     results = next(student.glob("run_0/results/*.json"))
     read = subprocess.run(
         [*dudi, "eval", "--import", str(results), "--output", str(tmp_path / "read")], capture_output=True, text=True

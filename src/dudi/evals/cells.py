@@ -21,7 +21,9 @@ def task_scores(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: 
 def _task_score(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: str, seed: int) -> TaskScore:
     task = benchmark.tasks[responses[0].task]
     error = _why_not(responses, benchmark)
-    raw, baseline = (None, 0.0) if error else _raw(responses, benchmark)
+    items, metric = [benchmark.by_id[one.id] for one in responses], METRICS[task.metric]
+    values = [] if error else [value_of(one) for one in responses]
+    raw = None if error else metric.score(items, [one.response for one in responses], values)
     written = [one for one in responses if one.written]
     told = [one.in_language for one in written if one.in_language is not None]
     return TaskScore(
@@ -33,7 +35,7 @@ def _task_score(responses: Sequence[GradedAnswer], benchmark: Benchmark, model: 
         seed=seed,
         metric=task.metric,
         raw=raw,
-        score=None if raw is None else normalised(raw, baseline),
+        score=None if raw is None else normalised(raw, metric.baseline(items)),
         n=len(responses),
         stopped=_share([one.finished for one in written if one.finished is not None]),
         tokens=_share([one.tokens for one in written if one.tokens is not None]),
@@ -50,13 +52,6 @@ def _why_not(responses: Sequence[GradedAnswer], benchmark: Benchmark) -> str | N
         return f"{len(failed)} of {len(responses)} items could not be asked: {failed[0]}"
     metric = METRICS[benchmark.tasks[responses[0].task].metric]
     return metric.check_all([benchmark.by_id[one.id] for one in responses])
-
-
-def _raw(responses: Sequence[GradedAnswer], benchmark: Benchmark) -> tuple[float, float]:
-    """(raw score, baseline), by the task's metric."""
-    metric = METRICS[benchmark.tasks[responses[0].task].metric]
-    items = [benchmark.by_id[one.id] for one in responses]
-    return metric.score(items, [one.response for one in responses], [value_of(one) for one in responses])
 
 
 def normalised(score: float, baseline: float, best: float = 100.0) -> float:

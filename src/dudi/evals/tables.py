@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dudi.evals.aggregate import Averaged
+from dudi.evals.spread import DRAWS
 from dudi.records import Average, Measures, Table
 
 
@@ -13,7 +14,10 @@ def markdown(table: Table, benchmark: Averaged) -> str:
     d = benchmark.description
     out = [f"# {table.benchmark} (version {d.version}): {table.model}", "", *averages(table, d.translation)]
     if table.overall.low is not None:
-        out += ["", "In brackets: a 95 % interval over items, those that share a key drawn together (1,000 draws)."]
+        out += [
+            "",
+            f"In brackets: a 95 % interval over items, those that share a key drawn together ({DRAWS:,} draws).",
+        ]
     if len(table.seeds) > 1:
         seeds = ", ".join(map(str, table.seeds))
         out += [

@@ -100,6 +100,10 @@ def read_eval(name: str, folder: Path) -> Evaluation:
             raise DudiError(f"{lines}: empty; evaluate again")
         if [r.id for r in responses[seed]] != [r.id for r in responses[table.seeds[0]]]:
             raise DudiError(f"{lines}: its items are not those of the first seed's file; evaluate again")
+    ids = [r.id for r in responses[table.seeds[0]]]
+    if len(set(ids)) < len(ids):
+        twice = next(one for number, one in enumerate(ids) if one in ids[:number])
+        raise DudiError(f"{folder}: item {twice!r} is answered twice under one seed; evaluate again")
     tasks = {score.task: score for score in read_each(TaskScore, folder / "scores.jsonl")}
     for line in responses[table.seeds[0]]:
         if line.task not in tasks or line.language not in table.languages:
@@ -131,7 +135,12 @@ def check_same(first: Evaluation, other: Evaluation) -> None:
             f"evaluations of different benchmarks do not go into one table: {first.name!r} is of {what[0]},"
             f" {other.name!r} of {what[1]}"
         )
-    if [r.id for r in first.items] != [r.id for r in other.items]:
+    ours, theirs = ([r.id for r in each.items] for each in (first, other))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise DudiError(
+            f"evaluations {first.name!r} and {other.name!r} have the same items in another order; evaluate one again"
+        )
+    if ours != theirs:
         raise DudiError(
             f"evaluations {first.name!r} and {other.name!r} asked different items ({len(first.items)} and"
             f" {len(other.items)}); evaluate both with the same --limit"

@@ -54,11 +54,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Connection:
-    """A server's address, and calls to it from any number of threads."""
+    """A server's address, and calls to it from any number of threads. setting: what gave the address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, setting: str = "rollouts.server") -> None:
         self.url = url
-        self.where = f"rollouts.server {url}"
+        self.where = f"{setting} {url}"
         self._key = os.environ.get(KEY, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise DudiError(f"{KEY}: expected the server's key, found something else than letters, digits and signs")

@@ -126,6 +126,19 @@ def test_other_items_of_the_same_benchmark(made: Path, dudi: Dudi, tmp_path: Pat
     refused(dudi, [str(made / "sft-0"), str(tmp_path / "other")], "asked different items")
 
 
+def test_items_twice_or_in_another_order(made: Path, dudi: Dudi, tmp_path: Path) -> None:
+    """Values are paired item by item: none may be counted twice, or paired with another's."""
+    changes: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
+        "twice": (lambda lines: [*lines, lines[2]], "is answered twice under one seed; evaluate again"),
+        "turned": (lambda lines: lines[::-1], "'B' have the same items in another order"),
+    }
+    for name, (change, expected) in changes.items():
+        shutil.copytree(made / "dudi-0", tmp_path / name)
+        file = tmp_path / name / "responses-0.jsonl"
+        file.write_text("\n".join(change(file.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
+        refused(dudi, [f"A={made / 'sft-0'}", f"B={tmp_path / name}"], expected)
+
+
 def test_one_model_is_no_two_training_seeds(made: Path, dudi: Dudi, tmp_path: Path) -> None:
     shutil.copytree(made / "sft-0", tmp_path / "again")
     given = [f"sft={made / 'sft-0'}", f"sft={tmp_path / 'again'}", f"dudi={made / 'dudi-0'}"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dudi.errors import DudiError
 from dudi.evals.bench import Benchmark
 from dudi.evals.harness.tasks import METRIC, Cell
 from dudi.records import Description, GradedAnswer, Item, TaskScore, Turn
@@ -35,10 +37,16 @@ class Sample:
 
 
 def samples(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Sample, ...]:
-    """`samples` of lm-eval's results: of one task, or of all tasks of a group."""
-    return tuple(
+    """`samples` of lm-eval's results: of one task, or of all of a group. Raises `DudiError` for NaN."""
+    read = tuple(
         _sample(task, one) for task, rows in found.items() for one in sorted(rows, key=lambda row: int(row["doc_id"]))
     )
+    for one in read:
+        if not all(map(math.isfinite, one.log_p)):
+            raise DudiError(
+                f"{one.task}, document {one.number}: the model's log p are {list(one.log_p)}: its weights are broken"
+            )
+    return read
 
 
 def _sample(task: str, found: Mapping[str, Any]) -> Sample:

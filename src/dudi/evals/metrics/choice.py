@@ -50,7 +50,7 @@ class Choice(Metric):
         """One of the groups."""
         return 100 / len(set(self.strata(items)))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
+    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> float:
         """Balanced accuracy."""
         return balanced_accuracy(_gold(items), [one.prediction or "" for one in values])
 
@@ -65,9 +65,9 @@ def predicted(response: str, choices: Sequence[str]) -> str:
     return found if found in {normalise(choice) for choice in choices} else ""
 
 
-def balanced_accuracy(gold: Sequence[str], predictions: Sequence[str]) -> tuple[float, float]:
-    """(score, baseline), both 0..100: mean over the gold labels present of the share found; 100 / number of labels."""
+def balanced_accuracy(gold: Sequence[str], predictions: Sequence[str]) -> float:
+    """0..100: the mean over the gold labels present of the share found."""
     labels = sorted(set(gold))
     pairs = list(zip(gold, predictions, strict=True))
     recall = [sum(p == label for g, p in pairs if g == label) / sum(g == label for g in gold) for label in labels]
-    return 100 * sum(recall) / len(labels), 100 / len(labels)
+    return 100 * sum(recall) / len(labels)

@@ -30,7 +30,7 @@ class ChoiceLoglik(Choice):
         """The right choice, or its place where choices differ from item to item."""
         return super().strata(items) if _same_choices(items) else [_place(item, item.targets[0]) for item in items]
 
-    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
+    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> float:
         """Balanced accuracy over the right choices, or over their places where choices differ from item to item."""
         if _same_choices(items):
             return super().score(items, texts, values)

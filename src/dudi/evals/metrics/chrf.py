@@ -23,9 +23,9 @@ class Chrf(Metric):
         """Sentence chrF++."""
         return Value(sentence_chrf(text, item.targets))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
+    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> float:
         """Corpus chrF++, which is not the mean over sentences."""
-        return corpus_chrf(texts, [item.targets for item in items]), 0.0
+        return corpus_chrf(texts, [item.targets for item in items])
 
 
 def sentence_chrf(response: str, targets: Sequence[str]) -> float:

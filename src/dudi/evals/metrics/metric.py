@@ -61,13 +61,12 @@ class Metric(ABC):
         """What chance would get, 0..100."""
         return 0.0
 
-    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> tuple[float, float]:
-        """(raw score, baseline) of a task in one language, both 0..100: the mean value, and 0.
+    def score(self, items: Sequence[Item], texts: Sequence[str], values: Sequence[Value]) -> float:
+        """The raw score of a task in one language, 0..100, which `baseline` then normalises: the mean value.
 
-        items, texts and values are in the same order; `check_all` had nothing against the items. The raw score is
-        normalised by the baseline, which is what chance would get.
+        items, texts and values are in the same order; `check_all` had nothing against the items.
         """
-        return 100 * sum(one.value for one in values) / len(values), 0.0
+        return 100 * sum(one.value for one in values) / len(values)
 
 
 class WordMetric(Metric):

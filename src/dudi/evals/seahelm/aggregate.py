@@ -337,7 +337,7 @@ def _bootstrapped(versions: Sequence[TaskResult | None], generator: np.random.Ge
 
 
 def _values(task: TaskResult) -> list[float]:
-    """As the notebook reads them: no score is 0, except where if-eval leaves a question out."""
+    """As the notebook reads them: each turn by itself; no score is 0, except where if-eval leaves a question out."""
     if task.task == "if-eval":
         return [row.value for row in task.rows if row.value is not None]
-    return [row.value or 0.0 for row in task.rows]
+    return [value for row in task.rows for value in row.turns or (row.value or 0.0,)]

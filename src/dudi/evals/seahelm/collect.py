@@ -151,7 +151,7 @@ def _task(file: Path, language: str, competency: str, task: str, entry: Mapping[
     counts = _counts(entry, at) if competency == DIAGNOSTICS and task.startswith(GROUPS["pragmatics"]) else None
     metric = "normalized_accuracy" if counts else next((name for name in METRICS if name in entry), None)
     if metric is None:
-        raise DudiError(f"{at}: none of the metrics that SEA-HELM averages: {', '.join(METRICS)}")
+        raise DudiError(f"{at}: none of the metrics that are read here: {', '.join(METRICS)}")
     value = None if counts else _number(entry[metric], f"{at}.{metric}")
     folder, rows = _rows(file, language, task)
     missing, note = None, None

@@ -17,9 +17,10 @@ from dudi.evals.seahelm.answers import Asker, Ours
 from dudi.evals.seahelm.checkout import Checkout, open_checkout
 from dudi.evals.seahelm.collect import read_results
 from dudi.evals.seahelm.drive import SET, Drive
+from dudi.evals.seahelm.imported import check_runs, clear, model_of
 from dudi.evals.seahelm.prepare import prepare
 from dudi.evals.seahelm.server import connect
-from dudi.evals.seahelm.write import Scored, model_of, write_scores
+from dudi.evals.seahelm.write import Scored, write_scores
 from dudi.evals.tables import averages
 from dudi.models.load import arithmetic
 from dudi.records import DECODERS, AskedModel, Decoding, Table
@@ -105,18 +106,20 @@ def _import(model: str | None, own: SeaHelm, shared: Shared, say: Callable[[str]
     """Read results files, one for each run of one model."""
     refuse("--import", checkout=own.checkout, python=own.python, tasks=own.tasks, runs=own.runs, server=own.server)
     refuse("--import", prepare=own.prepare, limit=shared.limit, template=shared.template, chat=shared.chat)
+    refuse("--import", attention=shared.attention, engine=shared.engine != Shared.engine)
+    refuse("--import", batch=shared.batch != Shared.batch)
     if model is not None:
         raise DudiError("--import reads what SEA-HELM wrote: leave MODEL out")
     files = [Path(name).expanduser() for name in own.import_]
     if len({file.resolve() for file in files}) < len(files):
         raise DudiError("--import: the same results file twice; give one for each run")
     runs = {number: read_results(file) for number, file in enumerate(files)}
+    check_runs(list(runs.values()))
     asked, commit = model_of(files)
     decoding = Decoding(shared.temperature, tuple(runs), shared.batch, None, "unknown", None, None, {}, "SEA-HELM")
     scored = Scored(asked, commit, decoding, {"dudi": metadata.version("dudi")}, runs, (), {})
     folder = Path(shared.output) if shared.output is not None else files[0].parent.parent / "dudi"
-    if folder.exists() and any(folder.iterdir()) and not shared.overwrite and not (folder / "per_run").is_dir():
-        raise DudiError(f"output folder {str(folder)!r} holds something else; choose another with --output")
+    clear(folder, asked, shared.overwrite)
     _tell(scored, say)
     papers = any(task.task in OF_SET for results in runs.values() for task in results.tasks)
     return _page(write_scores(folder, scored, papers), folder, say)

@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dudi.errors import DudiError
 from dudi.evals.seahelm.aggregate import Expected
@@ -27,11 +27,30 @@ from dudi.evals.seahelm.prompts import Cell, Plan, read_plan, spec, with_prompts
 from dudi.evals.seahelm.write import Scored
 from dudi.files import sha256, write_text
 from dudi.records import AskedModel, Decoding
-from dudi.strict import read_text, shown
+from dudi.strict import read_one, shown
 
 SET = "seahelm"
 """What is asked where no --tasks are given: the set that the paper's scores are of."""
 ABOUT = "about.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What SEA-HELM said of a task, and the digest of the answers that it scored."""
+
+    answers_sha256: str
+    result: dict[str, Any]
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that was scored: its tasks as `language/task`, the digests of their answers, and the results file."""
+
+    cells: list[str]
+    answers: list[str]
+    results: str
 
 
 @dataclass(frozen=True)
@@ -99,12 +118,11 @@ class Drive:
         answered = {cell.key: read_answered(self.folder / "answers", run, cell) for cell in plan.cells}
         wanted = [cell for cell in plan.cells if (found := answered[cell.key]) and found.answers is not None]
         kept = self._kept(run, wanted)
-        done = self._done_file(run)
-        ending = {"cells": sorted("/".join(cell.key) for cell in wanted), "answers": self._digests(run, wanted)}
-        last = json.loads(read_text(done)) if done.is_file() else {}
+        ending = sorted("/".join(cell.key) for cell in wanted), self._digests(run, wanted)
+        last = _found(Done, self._done_file(run))
         scorable = [cell for cell in wanted if cell.unmet is None]
-        if {key: last.get(key) for key in ending} == ending and len(kept) == len(scorable) and last.get("results"):
-            file = Path(self.folder, last["results"])
+        if last is not None and (last.cells, last.answers) == ending and len(kept) == len(scorable):
+            file = Path(self.folder, last.results)
             if file.is_file():
                 self.say(f"run {run}: scored already")
                 return self._read(run, file)
@@ -112,8 +130,7 @@ class Drive:
             raise DudiError(f"run {run}: nothing to score: {_nothing(plan, answered)}")
         self.say(f"run {run}: SEA-HELM scores {len(scorable)} tasks, {len(kept)} of them are scored already")
         results = self._call(run, kept)
-        relative = str(results.relative_to(self.folder))
-        write_text(done, json.dumps({**ending, "results": relative}, indent=1) + "\n")
+        _write(self._done_file(run), Done(*ending, str(results.relative_to(self.folder))))
         return self._read(run, results)
 
     def _call(self, run: int, kept: Mapping[tuple[str, str], Any]) -> Path:
@@ -138,16 +155,15 @@ class Drive:
         language, task, result = event["language"], event["task"], event["result"]
         self.say(f"run {run}, {language}, {task}: " + ("failed" if "error" in result else "scored"))
         answers = sha256(self.folder / "answers" / f"run_{run}" / language / f"{task}.json")
-        entry = {"answers_sha256": answers, "result": result, "failed": "error" in result}
-        write_text(self._kept_file(run, language, task), json.dumps(entry, ensure_ascii=False) + "\n")
+        _write(self._kept_file(run, language, task), Kept(answers, result, "error" in result))
 
     def _read(self, run: int, file: Path) -> Results:
         """The results; a 0 that proves to be real, though SEA-HELM marks it as an error, is kept with the others."""
         found = read_results(file)
         for task in found.tasks:
-            kept = self._kept_file(run, *task.key)
-            if task.missing is None and kept.is_file() and (entry := json.loads(read_text(kept)))["failed"]:
-                write_text(kept, json.dumps({**entry, "failed": False}, ensure_ascii=False) + "\n")
+            kept = _found(Kept, self._kept_file(run, *task.key))
+            if task.missing is None and kept is not None and kept.failed:
+                _write(self._kept_file(run, *task.key), replace(kept, failed=False))
         return found
 
     def _kept_file(self, run: int, language: str, task: str) -> Path:
@@ -160,12 +176,11 @@ class Drive:
         """What was scored of these very answers; what failed is tried again."""
         found = {}
         for cell in cells:
-            file = self._kept_file(run, *cell.key)
-            if file.is_file() and cell.unmet is None:
-                entry = json.loads(read_text(file))
-                same = entry["answers_sha256"] == sha256(file_of(self.folder / "answers", run, cell))
-                if same and not entry["failed"]:
-                    found[cell.key] = entry["result"]
+            kept = None if cell.unmet is not None else _found(Kept, self._kept_file(run, *cell.key))
+            if kept is None or kept.failed:
+                continue
+            if kept.answers_sha256 == sha256(file_of(self.folder / "answers", run, cell)):
+                found[cell.key] = kept.result
         return found
 
     def _digests(self, run: int, cells: Sequence[Cell]) -> list[str]:
@@ -196,6 +211,18 @@ class Drive:
             ],
             answers={key: one.answers for key, one in found.items() if one is not None and one.answers is not None},
         )
+
+
+def _found(kind: type[T], file: Path) -> T | None:
+    """A record that was written here; None where there is none, or one that is damaged: its work is done again."""
+    try:
+        return read_one(kind, file) if file.is_file() else None
+    except DudiError:
+        return None
+
+
+def _write(file: Path, record: Kept | Done) -> None:
+    write_text(file, json.dumps(asdict(record), ensure_ascii=False) + "\n")
 
 
 class _Done:
@@ -229,10 +256,11 @@ def _nothing(plan: Plan, answered: Mapping[tuple[str, str], Answered | None]) ->
 
 
 def _compare(record: Mapping[str, Any], file: Path) -> None:
-    there = json.loads(read_text(file))
+    there = read_one(dict[str, Any], file)
     for table, mine in record.items():
         theirs = there.get(table)
-        pairs = [(f"{table}.{key}", mine[key], theirs.get(key)) for key in mine] if isinstance(mine, dict) else []
+        fields = theirs if isinstance(theirs, dict) else {}
+        pairs = [(f"{table}.{key}", mine[key], fields.get(key)) for key in mine] if isinstance(mine, dict) else []
         for key, ours, other in pairs or [(table, mine, theirs)]:
             if ours != other:
                 raise DudiError(

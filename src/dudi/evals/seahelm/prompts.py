@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dudi.evals.bench import Benchmark
 from dudi.evals.seahelm.checkout import Checkout
 from dudi.files import write_text
 from dudi.records import Description, Item, Task, Turn
-from dudi.strict import parsed, read_each
+from dudi.strict import numbered, parsed, read_each
 
 LANGUAGES = ("id", "vi", "th", "ta", "tl", "ms", "my")
 """In which single tasks are asked: those of the paper. Sets name their languages themselves."""
@@ -136,7 +137,11 @@ def _make(
 
 
 def _read(file: Path) -> list[Cell]:
-    return read_each(Cell, file) if file.is_file() else []
+    """What prompts there are; none by a damaged file, and then they are made again."""
+    try:
+        return read_each(Cell, file) if file.is_file() else []
+    except DudiError:
+        return []
 
 
 def _file(folder: Path, cell: Cell) -> Path:
@@ -145,9 +150,11 @@ def _file(folder: Path, cell: Cell) -> Path:
 
 def items(folder: Path, cell: Cell) -> list[Item]:
     """A cell's prompts as items; ids are language/task/row."""
-    rows = read_each(list[Turn], _file(folder, cell))
-    if len(rows) != cell.rows:
-        raise DudiError(f"{_file(folder, cell)}: {len(rows)} prompts, but {cell.rows} were made; delete the file")
+    file = _file(folder, cell)
+    rows = read_each(list[Turn], file)
+    made = json.dumps([json.loads(line) for _, line in numbered(file)], ensure_ascii=False, sort_keys=True)
+    if hashlib.sha256(made.encode()).hexdigest() != cell.prompts_sha256:  # as `bridge.digest`
+        raise DudiError(f"{file}: not the {cell.rows} prompts that were made; delete the file")
     name = "/".join(cell.key)
     return [
         Item(id=f"{name}/{number}", task=cell.task, language=cell.language, messages=tuple(turns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ NEAR = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """One question. value: 0..1; None where it was not scored. finished, tokens: where the file says so."""
+    """One question. value: 0..1; None where it was not scored. finished: where the file says so."""
 
     response: str | None
     value: float | None
     label: str | None
     prompt: str
-    """A digest of the messages."""
+    """A digest of the messages but the model's own: in a conversation of several turns, its answers are among them."""
     finished: bool | None = None
+    turns: tuple[float, ...] = ()
+    """The values whose mean `value` is, where each turn of a conversation was scored by itself."""
 
 
 def read_rows(file: Path) -> tuple[Row, ...]:
@@ -58,21 +61,38 @@ def _row(entry: dict[str, Any], where: str) -> Row:
     responses = entry.get("responses")
     response = responses[0] if isinstance(responses, list) and responses else responses
     scores = entry.get("individual_scores")
+    turns: tuple[float, ...] = ()
     value = None
-    if isinstance(scores, dict) and len(scores) >= 1:
+    if isinstance(scores, dict) and scores:
         name, score = next(iter(scores.items()))
-        if score is not None and not isinstance(score, int | float):
-            raise DudiError(f"{where}: individual_scores.{name}: expected a number, found {str(score)[:40]!r}")
-        value = None if score is None else float(score) / (100 if name in PERCENT else 1)
+        at, best = f"{where}: individual_scores.{name}", 100 if name in PERCENT else 1
+        if isinstance(score, list) and score:
+            turns = tuple(_number(one, at) / best for one in score)
+            value = math.fsum(turns) / len(turns)
+        elif score is not None:
+            value = _number(score, at) / best
     label, reasons = entry.get("label"), entry.get("finish_reasons")
-    asked = json.dumps(entry.get("conversations"), ensure_ascii=False, sort_keys=True)
+    asked = json.dumps(_asked(entry.get("conversations")), ensure_ascii=False, sort_keys=True)
     return Row(
         response=response if isinstance(response, str) else None,
         value=value,
         label=str(label) if isinstance(label, str | int) else None,
         prompt=hashlib.sha256(asked.encode()).hexdigest(),
         finished=reasons[0] == "stop" if isinstance(reasons, list) and reasons else None,
+        turns=turns,
     )
+
+
+def _asked(messages: Any) -> Any:
+    if not isinstance(messages, list):
+        return messages
+    return [one for one in messages if not (isinstance(one, dict) and one.get("role") == "assistant")]
+
+
+def _number(score: Any, where: str) -> float:
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        raise DudiError(f"{where}: expected a number, found {str(score)[:40]!r}")
+    return float(score)
 
 
 def check_rows(rows: Sequence[Row], metric: str, score: float, where: str) -> None:

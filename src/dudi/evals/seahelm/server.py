@@ -1,15 +1,14 @@
-"""A student behind an OpenAI-compatible server: asked over HTTP, with its lengths checked here first."""
+"""A server that speaks OpenAI's chat protocol, in place of our own sampler."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from dudi.errors import DudiError
 from dudi.evals.answers import Answer
@@ -18,19 +17,52 @@ from dudi.evals.respond import WHAT, load_chat, models_of, refusals, used_chat_k
 from dudi.models.load import load_config
 from dudi.models.positions import positions
 from dudi.records import Item
+from dudi.rollouts.connection import Connection
+from dudi.rollouts.server import PLAIN
 from dudi.text.chat import Chat
 
+SETTING = "--server"
 AT_ONCE = 32
 """Requests that wait for the server together."""
-SECONDS = 600
-"""How long one answer may take."""
+
+
+class _Reply(BaseModel):
+    """What a server says, as far as it is read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class _Card(_Reply):
+    id: str
+
+
+class _Models(_Reply):
+    data: tuple[_Card, ...]
+
+
+class _Message(_Reply):
+    content: str | None = None
+
+
+class _Choice(_Reply):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(_Reply):
+    completion_tokens: int = 0
+
+
+class _Chat(_Reply):
+    choices: tuple[_Choice, ...] = Field(min_length=1)
+    usage: _Usage | None = None
 
 
 @dataclass(frozen=True)
 class Server:
     """A served model. chat and longest are those of the folder that is served: some servers cut in silence."""
 
-    url: str
+    connection: Connection
     model: str
     chat: Chat
     longest: int | None
@@ -55,7 +87,8 @@ class Server:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
                 return list(pool.map(one, items))
-            except DudiError:
+            except BaseException:
+                self.connection.give_up()
                 pool.shutdown(cancel_futures=True)
                 raise
 
@@ -66,45 +99,25 @@ class Server:
             "max_tokens": limit,
             "temperature": self.temperature,
             "seed": seed,
+            **PLAIN,
         }
         if self.chat_kwargs:
             body["chat_template_kwargs"] = dict(self.chat_kwargs)
-        found = _call(f"{self.url}/chat/completions", body)
-        try:
-            choice = found["choices"][0]
-            tokens = found.get("usage", {}).get("completion_tokens", 0)
-            return Answer(choice["message"]["content"] or "", int(tokens), choice["finish_reason"] == "stop")
-        except (KeyError, IndexError, TypeError):
-            raise DudiError(f"--server {self.url}: not the answer of a chat server: {str(found)[:200]}") from None
+        reply = self.connection.call(_Chat, "chat/completions", body)
+        (choice, *_), usage = reply.choices, reply.usage or _Usage()
+        return Answer(choice.message.content or "", usage.completion_tokens, choice.finish_reason == "stop")
 
 
 def connect(url: str, path: str, temperature: float, chat_kwargs: Mapping[str, Any]) -> Server:
     """The server at a URL such as http://localhost:8000/v1, and the one model that it serves."""
-    url = url.rstrip("/")
-    listed = _call(f"{url}/models")
-    try:
-        names = [one["id"] for one in listed["data"]]
-    except (KeyError, TypeError):
-        raise DudiError(f"--server {url}: /models does not list models: {str(listed)[:200]}") from None
+    connection = Connection(url.rstrip("/"), SETTING)
+    names = [card.id for card in connection.call(_Models, "models", short=True).data]
     mine = [name for name in names if name in (path, Path(path).name)] or names
     if len(mine) != 1:
-        raise DudiError(f"--server {url} serves {names}: which of them is {path!r}? serve it alone, or by that name")
+        raise DudiError(
+            f"{connection.where} serves {names}: which of them is {path!r}? serve it alone, or by that name"
+        )
     models = models_of(path, None)
     longest = positions(load_config(path, WHAT, models))
     used = used_chat_kwargs(Path(path).expanduser(), chat_kwargs)
-    return Server(url, mine[0], load_chat(path, models, None, used), longest, temperature, used)
-
-
-def _call(url: str, body: Mapping[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-    try:
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-            return json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        said = " ".join(error.read(300).decode(errors="replace").split())
-        raise DudiError(f"--server {url}: status {error.code}: {said}") from None
-    except (OSError, ValueError) as error:
-        raise DudiError(
-            f"--server {url}: {getattr(error, 'reason', error)}; start it and call the same again"
-        ) from None
+    return Server(connection, mine[0], load_chat(path, models, None, used), longest, temperature, used)

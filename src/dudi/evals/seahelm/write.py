@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dudi.errors import DudiError
 from dudi.evals.aggregate import aggregate
 from dudi.evals.answers import Answer
 from dudi.evals.seahelm.aggregate import (
@@ -23,14 +21,16 @@ from dudi.evals.seahelm.aggregate import (
     scores,
     units,
 )
-from dudi.evals.seahelm.collect import METRICS, NAME, Results
+from dudi.evals.seahelm.collect import METRICS, Results
 from dudi.evals.tables import markdown
-from dudi.files import sha256_of, write_text
+from dudi.files import write_text
 from dudi.records import About, AskedBenchmark, AskedModel, Decoding, GradedAnswer, Table
-from dudi.strict import read_text
 
 Lengths = Mapping[tuple[int, str, str], Sequence[Answer]]
 """(run, language, task) -> our own answers, which know their lengths; empty for an import."""
+
+
+WRITTEN = ("per_run", "paper7", "leaderboard.json")
 
 
 @dataclass(frozen=True)
@@ -52,38 +52,18 @@ def write_scores(folder: Path, scored: Scored, papers: bool) -> dict[str, Table]
     found = [units(results, scored.expected) for results in scored.runs.values()]
     wanted = [per_run(found), *([paper7()] if papers else [])]
     tables = {one.name: _write(folder / one.name, scored, one, found) for one in wanted}
-    order = scored.expected or _expected(next(iter(scored.runs.values())))
+    order = scored.expected or _expected(list(scored.runs.values()))
     board = leaderboard(scored.model.path, list(scored.runs.values()), order)
     write_text(folder / "leaderboard.json", _json(board.as_dict()))
     tables["leaderboard"] = board
     return tables
 
 
-def model_of(files: Sequence[Path]) -> tuple[AskedModel, str | None]:
-    """Whose results these are, and SEA-HELM's commit, as far as the files say. Raises `DudiError` for two models."""
-    names = {match["model"] if (match := NAME.match(file.name)) else file.stem for file in files}
-    if len(names) > 1:
-        raise DudiError(f"--import: results of {len(names)} models ({', '.join(sorted(names))}); give runs of one")
-    commits = {_commit(file) for file in files}
-    if len(commits) > 1:
-        raise DudiError(f"--import: runs of different versions of SEA-HELM: {', '.join(map(str, commits))}")
-    digest = sha256_of(Path("/"), [file.resolve() for file in files])
-    return AskedModel(names.pop(), f"unknown; results {digest}", "unknown", None), commits.pop()
-
-
-def _commit(file: Path) -> str | None:
-    """As the configuration of the same run says it."""
-    match = NAME.match(file.name)
-    if match is None:
-        return None
-    config = file.parent.parent / "configs" / f"{match['model']}_run_config_{match['time']}.yaml"
-    found = re.search(r"seahelm_git_hash: (\S+)", read_text(config)) if config.is_file() else None
-    return found[1].rpartition("-g")[2] if found else None
-
-
-def _expected(results: Results) -> list[Expected]:
-    """For an import: what its first run has."""
-    return [Expected(one.language, one.competency, one.task, one.group, None) for one in results.tasks]
+def _expected(runs: Sequence[Results]) -> list[Expected]:
+    """For an import: what any of its runs has."""
+    found = {one.key: one for run in reversed(runs) for one in run.tasks}
+    order = dict.fromkeys(one.key for run in runs for one in run.tasks)
+    return [Expected(one.language, one.competency, one.task, one.group, None) for one in map(found.__getitem__, order)]
 
 
 def _write(folder: Path, scored: Scored, wanted: Averaging, found: Sequence[Sequence[Unit]]) -> Table:
