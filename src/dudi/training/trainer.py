@@ -76,13 +76,15 @@ class DistillationTrainer(SavingTrainer):
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
         vocab, teacher = job.builder.chat.vocab, self.ema.model if self.ema else job.teacher
+        within = self.ema.within if self.ema else contextlib.nullcontext
         with self._autocast() if is_adapted(job.student) else contextlib.nullcontext():  # its base is stored for it
             self.reader = Reader(job.student, vocab, "student")
-            self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
+            self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher", within)
             if not job.training.dropout:
                 dropout_off(job.student, "student")
         with self._autocast():  # R is stored for it
-            self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+            reference = job.reference
+            self.reference = None if reference is None else Reader(reference, vocab, "reference", job.reference_as)
         self.cache = Cache(job, self._frozen, self._identity, self.say)
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
         self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
@@ -151,6 +153,7 @@ class DistillationTrainer(SavingTrainer):
             total += result.loss.detach()
             fault = fault or faults.fault_of(result, window, places)
             self.meter.add_objective(result, [window.rows[p].example.l for p in places])
+        self._average_adapter()
         faults.stop_at_fault(fault, step + 1, job.folder)  # only now: a process that left its loop would be waited for
         self.meter.add("loss", float(total))
         self.meter.add("steps", 1 / self.args.world_size)
