@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from dudi.methods import METHODS, build_method
 from dudi.models.adapter import merged, with_adapter, without_adapter
+from dudi.models.quantised import dense
 from dudi.recipe.schema import Adapter
 from dudi.training.trainer import DistillationTrainer
 from kit.models import VOCAB, model
@@ -94,7 +95,7 @@ def whole(made: PreTrainedModel) -> PreTrainedModel:
 def by_hand(made: PreTrainedModel, full: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """d loss / d adapter from d loss / d W', by the chain rule. W' = W + s B A; or DoRA's m V / |V|, V = W + s B A, of
     which |V|, the length of each row, counts as a constant."""
-    state = {name: p.detach() for name, p in made.named_parameters()}
+    state = {name: dense(p) for name, p in made.named_parameters()}
     found = {}
     for name in [name for name in state if name.endswith(".lora_A.default.weight")]:
         path = name.removesuffix(".lora_A.default.weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from dudi.example import Example
 from dudi.methods import build_method
+from dudi.models.swapped import As
 from dudi.recipe.schema import Limits, Recipe, Training
 from dudi.rollouts import Request, Rollout, Sampling
 from dudi.rollouts.local import LocalEngine
@@ -63,6 +65,7 @@ def trainer(
     tok: PreTrainedTokenizerFast | None = None,
     seed: int = 0,
     autocast: bool = False,
+    reference_as: As = nullcontext,
     **training: Any,
 ) -> DistillationTrainer:
     """A trainer of any method on tiny models, float64 by default; `forced` responses or sampled ones.
@@ -106,6 +109,7 @@ def trainer(
         seed=seed,
         autocast=autocast,
         folder=folder,
+        reference_as=reference_as,
     )
     folder.mkdir(parents=True, exist_ok=True)
     return DistillationTrainer(job)

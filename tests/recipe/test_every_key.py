@@ -26,6 +26,8 @@ import dudi.models.load
 import dudi.recipe.schema
 import dudi.rollouts
 import dudi.run.pipeline
+import dudi.run.prepare
+import dudi.run.settings
 from dudi.errors import DudiError
 from dudi.files import read_lines
 from dudi.loss.head import Head
@@ -136,14 +138,32 @@ def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
     found: list[Any] = []
     real = dudi.run.pipeline.load_model
 
-    def load(path: str, what: str, models: Any, dtype: Any, revision: Any, frozen: bool, processes: int) -> Any:
-        found.append((what, processes))
-        return real(path, what, models, dtype, revision, frozen)
+    def load(path: str, what: str, *rest: Any) -> Any:
+        found.append((what, rest[4]))
+        return real(path, what, *rest[:4])
 
     two = SimpleNamespace(is_main_process=True, num_processes=2, process_index=0, wait_for_everyone=lambda: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dudi.run.pipeline, "load_model", load)
         patch.setattr(dudi.run.pipeline, "PartialState", lambda cpu: two)
+        w.start(table)
+    return found
+
+
+def quantised_loads(w: World, table: dict[str, Any]) -> list[Any]:
+    """What is asked of the library for each model, where bitsandbytes would do it."""
+    found: list[Any] = []
+    real = dudi.run.pipeline.load_model
+
+    def load(path: str, what: str, *rest: Any) -> Any:
+        found.append((what, rest[-1] and rest[-1].to_diff_dict()))
+        return real(path, what, *rest[:-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dudi.run.pipeline, "load_model", load)
+        patch.setattr(dudi.run.prepare, "check_quantization", lambda recipe: None)
+        patch.setattr(dudi.run.settings, "check_quantization", lambda recipe: None)
+        patch.setattr(dudi.run.prepare, "check_backend", lambda key, bits: None)
         w.start(table)
     return found
 
@@ -306,6 +326,8 @@ ENTRIES: dict[str, Entry] = {
     "models.attention": Entry("eager", student_form),
     "models.save_dtype": Entry("bfloat16", saved_dtype),
     "models.teacher_sharding": Entry("shard", processes_of_loads),
+    "models.teacher_quantization": Entry("8bit", quantised_loads),
+    "adapter.quantization": Entry("4bit", quantised_loads, ADAPTER),
     "adapter.r": Entry(2, merged_start, ADAPTER),
     "adapter.lora_alpha": Entry(3.0, merged_start, ADAPTER),
     "adapter.target_modules": Entry(("q_proj",), merged_start, ADAPTER),

@@ -184,11 +184,13 @@ def _frozen_weight(layer: Any) -> Tensor:
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The adapter's weights, under the names of peft's files."""
+    """The adapter's weights themselves, under the names of peft's files."""
     from peft import get_peft_model_state_dict
 
-    found = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
-    return {f"{_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in found.items()}
+    own: dict[str, Any] = {name: p.detach() for name, p in model.named_parameters() if ".lora_" in name}
+    # by itself peft would gather all of a sharded model, and only the process that writes is here
+    found = get_peft_model_state_dict(model, state_dict=own, adapter_name=NAME, save_embedding_layers=False)
+    return {f"{_PREFIX}{name}": tensor for name, tensor in found.items()}
 
 
 def save_adapter(model: PreTrainedModel, folder: Path) -> None:
@@ -197,15 +199,14 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
     config.target_modules, config.inference_mode = sorted(config.target_modules), True
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    save_file(_state(model), folder / WEIGHTS, metadata={"format": "pt"})
+    state = {name: tensor.contiguous() for name, tensor in _state(model).items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Restore what `save_adapter` wrote. Raises `ValueError` for weights of another adapter."""
-    from peft import set_peft_model_state_dict
-
     found, wanted = load_file(folder / WEIGHTS), _state(model)
     if {name: one.shape for name, one in found.items()} != {name: one.shape for name, one in wanted.items()}:
         raise ValueError("tensors of another adapter")
-    state = {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
-    set_peft_model_state_dict(model, state, adapter_name=NAME)
+    for name, tensor in wanted.items():
+        tensor.copy_(found[name])

@@ -6,6 +6,7 @@ in, and products are taken in it, or in bfloat16 under autocast.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ TABLES = 4 * (16 + 256) + 4
 
 def quantization(bits: Quantization, autocast: bool) -> BitsAndBytesConfig:
     """What transformers is given: LLM.int8(), or NF4 with scales that are quantised too, as in QLoRA."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for each product
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

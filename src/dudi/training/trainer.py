@@ -86,6 +86,7 @@ class DistillationTrainer(SavingTrainer):
             reference = job.reference
             self.reference = None if reference is None else Reader(reference, vocab, "reference", job.reference_as)
         self.cache = Cache(job, self._frozen, self._identity, self.say)
+        self.reference_head = None if self.reference is None else self.reference.head()
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
         self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
         if job.training.gradient_checkpointing:
@@ -213,10 +214,10 @@ class DistillationTrainer(SavingTrainer):
 
     def _compare(self, blocks: Mapping[View, Block], compared: Sequence[View]) -> dict[View, Tensor]:
         """The reference's log R(.|x) of the views that it scores, by row."""
-        if self.reference is None or not compared:
+        if self.reference is None or self.reference_head is None or not compared:
             return {}
         hidden = self.reference.hidden({v: blocks[v].student for v in compared if v in blocks}, len(compared))
-        return response_log_probs(hidden, self.reference.head(), blocks, self.job.training.head_chunk)
+        return response_log_probs(hidden, self.reference_head, blocks, self.job.training.head_chunk)
 
     def _fill_cache(self) -> None:
         """Before the first step or evaluation, on all processes together."""
