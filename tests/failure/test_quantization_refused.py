@@ -65,7 +65,10 @@ def test_a_version_or_machine_that_bitsandbytes_cannot_serve_is_one_line(monkeyp
 @pytest.mark.parametrize(
     ("table", "line"),
     [
-        (asked(TEACHER, models={"teacher_quantization": "2bit"}), "expected one of 8bit, 4bit"),
+        (
+            asked(TEACHER, models={"teacher_quantization": "2bit"}),
+            "models.teacher_quantization: input should be '8bit' or '4bit', found '2bit'",
+        ),
         (asked(STUDENT, adapter={"quantization": "8bit"}), "adapter.quantization: "),
         (asked(TEACHER, models={"precision": "float64"}), f'{TEACHER}: not with models.precision = "float64"'),
         (asked(STUDENT, models={"precision": "float64"}), f'{STUDENT}: not with models.precision = "float64"'),

@@ -69,7 +69,7 @@ def shards(folder: Path) -> None:
     (folder / f"held-{rank()}.json").write_text(json.dumps(found))
     cut = recipe(folder, "stopped", "dudi")
     try:
-        kit.watched(cut, lambda made, title: StopAt(3) if title.endswith("dudi") else TrainerCallback())
+        kit.watched(cut, lambda made, title: StopAt(2) if title.endswith("dudi") else TrainerCallback())
         raise AssertionError("not stopped")
     except Stopped:
         dist.barrier()
