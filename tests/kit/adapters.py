@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import dudi.run.pipeline
+import dudi.run.prepare
+import dudi.run.settings
 from dudi.methods import METHODS, build_method
 from dudi.models.adapter import merged, with_adapter, without_adapter
 from dudi.models.quantised import dense
@@ -67,6 +70,25 @@ def merged_start(w: World, table: dict[str, Any]) -> tuple[int, float]:
             p.add_(0.1)
     weights = merged(student, torch.float64, "cpu").parameters()
     return sum(p.numel() for p in learned(student).values()), float(sum(p.abs().sum() for p in weights))
+
+
+def quantised_loads(w: World, table: dict[str, Any]) -> list[Any]:
+    """What is asked of the library for each model, where bitsandbytes would do it."""
+    pytest.importorskip("peft")
+    found: list[Any] = []
+    real = dudi.run.pipeline.load_model
+
+    def load(path: str, what: str, *rest: Any) -> Any:
+        found.append((what, rest[-1] and rest[-1].to_diff_dict()))
+        return real(path, what, *rest[:-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dudi.run.pipeline, "load_model", load)
+        patch.setattr(dudi.run.prepare, "check_quantization", lambda recipe: None)
+        patch.setattr(dudi.run.settings, "check_quantization", lambda recipe: None)
+        patch.setattr(dudi.run.prepare, "check_backend", lambda key, bits: None)
+        w.start(table)
+    return found
 
 
 def adapted_trainer(

@@ -13,7 +13,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from kit.adapters import merged_start
+from kit.adapters import merged_start, quantised_loads
 from kit.additions.echo import Echo
 from kit.recipes import leaves
 from kit.served import SERVED, asked
@@ -26,8 +26,6 @@ import dudi.models.load
 import dudi.recipe.schema
 import dudi.rollouts
 import dudi.run.pipeline
-import dudi.run.prepare
-import dudi.run.settings
 from dudi.errors import DudiError
 from dudi.files import read_lines
 from dudi.loss.head import Head
@@ -146,24 +144,6 @@ def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dudi.run.pipeline, "load_model", load)
         patch.setattr(dudi.run.pipeline, "PartialState", lambda cpu: two)
-        w.start(table)
-    return found
-
-
-def quantised_loads(w: World, table: dict[str, Any]) -> list[Any]:
-    """What is asked of the library for each model, where bitsandbytes would do it."""
-    found: list[Any] = []
-    real = dudi.run.pipeline.load_model
-
-    def load(path: str, what: str, *rest: Any) -> Any:
-        found.append((what, rest[-1] and rest[-1].to_diff_dict()))
-        return real(path, what, *rest[:-1])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dudi.run.pipeline, "load_model", load)
-        patch.setattr(dudi.run.prepare, "check_quantization", lambda recipe: None)
-        patch.setattr(dudi.run.settings, "check_quantization", lambda recipe: None)
-        patch.setattr(dudi.run.prepare, "check_backend", lambda key, bits: None)
         w.start(table)
     return found
 
