@@ -74,7 +74,7 @@ def dense(weight: Tensor) -> Tensor:
 
 def quantised_bytes(model: PreTrainedModel, bits: Quantization) -> int:
     """Bytes of a model's weights once it is loaded so; the others are counted in the dtype that they have here."""
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, [*(model._keep_in_fp32_modules or ())])
     total = bytes_here(model)
     for name, module in model.named_modules():
         if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept):
