@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ class Shape:
     def bytes(self, dtype: torch.dtype) -> int:
         """Of the weights."""
         if self.bits is not None:
-            return quantised_bytes(cast(PreTrainedModel, nn.Module.to(copy.deepcopy(self.model), dtype)), self.bits)
+            return quantised_bytes(nn.Module.to(copy.deepcopy(self.model), dtype), self.bits)
         return self.stored or self.parameters * dtype.itemsize
 
     def reference_bytes(self, dtype: torch.dtype, autocast: bool) -> int:
