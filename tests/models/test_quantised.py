@@ -18,6 +18,7 @@ from dudi.models.adapter import is_adapted, merged
 from dudi.models.load import load_model
 from dudi.models.quantised import is_quantised, quantised_bytes, quantization
 from dudi.models.reader import Reader
+from dudi.models.reference import like_student
 from dudi.models.swapped import adapter_of, read, with_weights, without
 from dudi.recipe.fields import Quantization
 from dudi.recipe.schema import Models
@@ -91,6 +92,18 @@ def test_an_adapter_beside_four_bits(kind: str, tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(whole)) and torch.equal(logits(made), wanted)
     with without(made):
         assert torch.equal(logits(made), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_autocast_it_starts_as_its_reference_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    base = like_student(lambda: loaded(tmp_path, "4bit", tied=False, autocast=True), autocast=True)
+    assert base.get_output_embeddings().weight.dtype is torch.bfloat16
+    made = adapted(base, moved=0.0, **KINDS[kind])
+    with torch.autocast(made.device.type, torch.bfloat16):
+        Reader(made, kit.VOCAB, "student")
+        wanted = logits(made)
+        with without(made):
+            assert torch.equal(logits(made), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -76,10 +76,9 @@ def reshard(model: nn.Module) -> None:
 
 @torch.no_grad()
 def whole_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A frozen copy that is whole on this process. What the model itself keeps frozen (an adapter's base) is shared."""
+    """A frozen copy that is whole on this process."""
     if not is_sharded(model):
-        shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
-        return copy.deepcopy(model, shared).requires_grad_(False).eval()
+        return copy.deepcopy(model).requires_grad_(False).eval()
     made = shell(model, model.dtype)
     copy_weights(made, model)
     return made
