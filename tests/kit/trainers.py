@@ -87,7 +87,7 @@ def trainer(
         teacher = model(2, hidden=64, rows=VOCAB + 20, dtype=student.dtype).requires_grad_(False).eval()
     if reference is None and built.needs_reference:
         reference = model(3, rows=VOCAB + 6, dtype=student.dtype).requires_grad_(False).eval()
-    defaults: dict[str, Any] = {
+    usual: dict[str, Any] = {
         "batch": 8,
         "micro_batch": 8,
         "lr": 1e-3,
@@ -105,7 +105,7 @@ def trainer(
         rows=rows.rows,
         eval_rows=eval_rows.rows,
         languages=LANGUAGES,
-        training=Training(**{**defaults, **training}),
+        training=Training(**{**usual, **training}),
         seed=seed,
         autocast=autocast,
         folder=folder,
