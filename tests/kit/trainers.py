@@ -51,6 +51,17 @@ class Forced:
         return [self.response(int(r.key[3]), str(r.key[4])) for r in requests]
 
 
+USUAL: dict[str, Any] = {
+    "batch": 8,
+    "micro_batch": 8,
+    "lr": 1e-3,
+    "epochs": 1.0,
+    "log_every": 1,
+    "overlap_every": 1,
+}
+"""Settings of a training, where a test names no others."""
+
+
 def trainer(
     folder: Path,
     method: Mapping[str, Any],
@@ -87,14 +98,6 @@ def trainer(
         teacher = model(2, hidden=64, rows=VOCAB + 20, dtype=student.dtype).requires_grad_(False).eval()
     if reference is None and built.needs_reference:
         reference = model(3, rows=VOCAB + 6, dtype=student.dtype).requires_grad_(False).eval()
-    usual: dict[str, Any] = {
-        "batch": 8,
-        "micro_batch": 8,
-        "lr": 1e-3,
-        "epochs": 1.0,
-        "log_every": 1,
-        "overlap_every": 1,
-    }
     job = Job(
         method=built,
         student=student,
@@ -105,7 +108,7 @@ def trainer(
         rows=rows.rows,
         eval_rows=eval_rows.rows,
         languages=LANGUAGES,
-        training=Training(**{**usual, **training}),
+        training=Training(**{**USUAL, **training}),
         seed=seed,
         autocast=autocast,
         folder=folder,
