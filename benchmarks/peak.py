@@ -2,9 +2,11 @@
 
     python benchmarks/peak.py                          # DuDi: student, teacher, reference; float32
     python benchmarks/peak.py --method sft --precision bfloat16 --hidden 512 --layers 8
+    python benchmarks/peak.py --adapter                # of rank 16; R is the student
 
 Models of random weights, in a process of its own, with the rows that ship with the package. `needed` is what no step
-can do without: the student's weights, gradients and two moments, and the frozen models that the method reads. What is
+can do without: the student's weights, gradients and two moments (with an adapter, its frozen weights alone), and the
+frozen models that the method reads. What is
 above that and the libraries: activations of a micro-batch, the gradient of the head, and (bfloat16) the copy to decode.
 """
 
@@ -34,7 +36,7 @@ def build(folder: Path, hidden: int, layers: int, vocab: int) -> int:
     return sizes["student"]
 
 
-def recipe(folder: Path, method: str, precision: str, micro_batch: int = 1) -> Path:
+def recipe(folder: Path, method: str, precision: str, micro_batch: int = 1, adapter: bool = False) -> Path:
     """A recipe of two steps a stage."""
     file = folder / "r.toml"
     file.write_text(
@@ -64,6 +66,7 @@ log_every = 1
 overlap_every = 0
 [cold_start.method]
 name = "none"
+{"[adapter]" if adapter else ""}
 """,
         encoding="utf-8",
     )
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocab", type=int, default=48_000)
     parser.add_argument("--micro-batch", type=int, default=1)
+    parser.add_argument("--adapter", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -91,7 +95,7 @@ def main() -> None:
             "-m",
             "dudi",
             "run",
-            str(recipe(folder, given.method, given.precision, given.micro_batch)),
+            str(recipe(folder, given.method, given.precision, given.micro_batch, given.adapter)),
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -102,7 +106,9 @@ def main() -> None:
         for phase, peak in stage["memory"].items():
             memory[phase] = max(peak, memory.get(phase, 0))
     frozen = 0.5 if given.precision == "bfloat16" else 1.0
-    needed = 16 * student + frozen * ((teacher + 4 * student) if given.method == "dudi" else 0)
+    judges = given.method == "dudi"
+    of_student = frozen * 4 * student if given.adapter else 16 * student + (frozen * 4 * student if judges else 0)
+    needed = of_student + (frozen * teacher if judges else 0)
     libraries = memory["reading"]
     print(f"student {student / 1e6:.1f} M parameters; needed {needed / 1e6:.0f} MB, libraries {libraries / 1e6:.0f} MB")
     for phase, peak in memory.items():

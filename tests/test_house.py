@@ -38,6 +38,9 @@ LEVEL_0 = (
     "cli",
 )
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "huggingface_hub")
+EXTRAS = {"peft", "bitsandbytes"}
+USED = (("models/adapter.py", "peft"), ("models/merge.py", "peft"), ("models/quantised.py", "bitsandbytes"))
+"""What is not installed with the package, and where it is imported."""
 MATHEMATICS = ("losses", "chunked", "scores", "objective")
 
 
@@ -162,14 +165,14 @@ def test_no_other_implementation_is_imported() -> None:
     found = {(relative(file), name) for file, tree in trees() for name in imported(tree)}
     assert ("training/trainer.py", "torch") in found
     assert {one for one in found if one[1] in ("trl", "verl", "unsloth", "tests", "pytest")} == set()
-    assert {file for file, name in found if name == "peft"} == {"models/adapter.py"}
+    assert {(file, name) for file, name in found if name in EXTRAS} == set(USED)
 
 
 def test_what_is_an_extra_is_imported_where_it_is_used() -> None:
-    """At the top of no module: without `peft`, everything but [adapter] works."""
-    (adapter,) = (tree for file, tree in trees() if relative(file) == "models/adapter.py")
-    assert "peft" in imported(adapter)
-    assert "peft" not in imported(ast.Module([one for one in adapter.body if not isinstance(one, ast.FunctionDef)], []))
+    """At the top of no module: without them, everything but [adapter] and quantised weights works."""
+    for file, tree in trees():
+        top = {*imported(ast.Module([one for one in tree.body if not isinstance(one, ast.FunctionDef)], []))}
+        assert not top & EXTRAS, relative(file)
 
 
 def forbidden(tree: ast.Module) -> Iterator[tuple[int, str]]:

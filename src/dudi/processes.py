@@ -39,6 +39,16 @@ def most(value: int) -> int:
     return int(_reduced([value], dist.ReduceOp.MAX)[0]) if _several() else value
 
 
+def average(tensors: Sequence[torch.Tensor]) -> None:
+    """Each tensor becomes its mean over the processes, in place, in one call; all are of one dtype."""
+    if _several():
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
 def anywhere(flag: bool) -> bool:
     """Whether a flag is set on any process."""
     return bool(most(int(flag)))

@@ -11,7 +11,6 @@ from kit import recipes, runs
 
 from dudi.errors import DudiError
 from dudi.recipe.read import parse_recipe
-from dudi.run.launch import Launch, check_launch
 from dudi.run.paths import check_adapter
 from dudi.run.pipeline import run
 from dudi.run.plan.plan import plan
@@ -44,11 +43,3 @@ def test_bad_keys_are_one_line(table: dict[str, Any], line: str) -> None:
     with pytest.raises(DudiError) as error:
         parse_recipe({**recipes.good(), "adapter": table}, "test")
     assert line in recipes.the_line(error)
-
-
-def test_it_is_refused_under_fsdp2() -> None:
-    recipe = parse_recipe({**recipes.good(), "adapter": {}}, "test")
-    with pytest.raises(DudiError, match="adapter: not under fsdp2"):
-        check_launch(recipe, 2, Launch.FSDP2)
-    check_launch(recipe, 2, Launch.DDP)
-    check_launch(parse_recipe(recipes.good(), "test"), 2, Launch.FSDP2)

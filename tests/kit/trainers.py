@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from dudi.example import Example
 from dudi.methods import build_method
+from dudi.models.swapped import As
 from dudi.recipe.schema import Limits, Recipe, Training
 from dudi.rollouts import Request, Rollout, Sampling
 from dudi.rollouts.local import LocalEngine
@@ -49,6 +51,17 @@ class Forced:
         return [self.response(int(r.key[3]), str(r.key[4])) for r in requests]
 
 
+USUAL: dict[str, Any] = {
+    "batch": 8,
+    "micro_batch": 8,
+    "lr": 1e-3,
+    "epochs": 1.0,
+    "log_every": 1,
+    "overlap_every": 1,
+}
+"""Settings of a training, where a test names no others."""
+
+
 def trainer(
     folder: Path,
     method: Mapping[str, Any],
@@ -63,6 +76,7 @@ def trainer(
     tok: PreTrainedTokenizerFast | None = None,
     seed: int = 0,
     autocast: bool = False,
+    reference_as: As = nullcontext,
     **training: Any,
 ) -> DistillationTrainer:
     """A trainer of any method on tiny models, float64 by default; `forced` responses or sampled ones.
@@ -84,14 +98,6 @@ def trainer(
         teacher = model(2, hidden=64, rows=VOCAB + 20, dtype=student.dtype).requires_grad_(False).eval()
     if reference is None and built.needs_reference:
         reference = model(3, rows=VOCAB + 6, dtype=student.dtype).requires_grad_(False).eval()
-    defaults: dict[str, Any] = {
-        "batch": 8,
-        "micro_batch": 8,
-        "lr": 1e-3,
-        "epochs": 1.0,
-        "log_every": 1,
-        "overlap_every": 1,
-    }
     job = Job(
         method=built,
         student=student,
@@ -102,10 +108,11 @@ def trainer(
         rows=rows.rows,
         eval_rows=eval_rows.rows,
         languages=LANGUAGES,
-        training=Training(**{**defaults, **training}),
+        training=Training(**{**USUAL, **training}),
         seed=seed,
         autocast=autocast,
         folder=folder,
+        reference_as=reference_as,
     )
     folder.mkdir(parents=True, exist_ok=True)
     return DistillationTrainer(job)

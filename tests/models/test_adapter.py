@@ -20,6 +20,7 @@ from dudi.models.adapter import is_adapted, merge_again, merged, save_adapter, w
 from dudi.models.fused import is_fusable
 from dudi.models.reader import DecodingCopy, EmaTeacher
 from dudi.models.reference import like_student
+from dudi.models.swapped import adapter_of, read, with_weights, without
 from dudi.rollouts import Request, Sampling
 from dudi.rollouts.local import LocalEngine
 
@@ -115,11 +116,30 @@ def test_the_reference_has_no_weight_of_its_own() -> None:
     assert all(p.requires_grad for p in learned(made).values()) and learned(made)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_is_asked_as_another_model(kind: str) -> None:
+    """Without its adapter, or with other weights in it; an error in between changes nothing."""
+    made = adapted(kit.model(1, rows=kit.VOCAB + 6), **KINDS[kind])
+    before, plain, mine = adapter_of(made), logits(without_adapter(made)), logits(made)
+    with without(made):
+        assert torch.equal(logits(made), plain)
+        assert dict(read(made)).keys() == dict(read(kit.model(1, rows=kit.VOCAB + 6))).keys()
+    with torch.no_grad():
+        for p in learned(made).values():
+            p.mul_(1.5)
+    moved = logits(made)
+    for within, wanted in ((lambda: without(made), plain), (lambda: with_weights(made, before), mine)):
+        with pytest.raises(ZeroDivisionError), within():
+            assert torch.equal(logits(made), wanted) and not torch.equal(wanted, moved)
+            1 / 0  # noqa: B018
+        assert torch.equal(logits(made), moved)
+
+
 def test_the_average_is_of_the_adapter_alone() -> None:
     made = adapted(kit.model(1))
     average = EmaTeacher(made, rate=0.25)
-    assert storages(average.model) - storages(made) and len(average.state()) == len(learned(made))
-    assert len(storages(average.model) | storages(made)) == len(storages(made)) + len(learned(made))
+    assert average.model is made and average.state().keys() == learned(made).keys()
+    start = logits(made)
     before, frozen = average.state(), {n: p.clone() for n, p in made.named_parameters() if not p.requires_grad}
     before = {name: p.clone() for name, p in before.items()}
     with torch.no_grad():
@@ -130,6 +150,10 @@ def test_the_average_is_of_the_adapter_alone() -> None:
         assert torch.allclose(p, before[name] + 0.25, atol=1e-12), name
     assert all(torch.equal(dict(made.named_parameters())[name], p) for name, p in frozen.items())
     average.load(before)
+    moved = logits(made)
+    with average.within():
+        assert torch.equal(logits(made), start) and not torch.equal(start, moved)
+    assert torch.equal(logits(made), moved), "the student has its own weights again"
     assert all(torch.equal(p, before[name]) for name, p in average.state().items())
 
 

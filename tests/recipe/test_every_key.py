@@ -13,7 +13,7 @@ from typing import Any
 import kit
 import pytest
 import torch
-from kit.adapters import merged_start
+from kit.adapters import merged_start, quantised_loads
 from kit.additions.echo import Echo
 from kit.recipes import leaves
 from kit.served import SERVED, asked
@@ -136,9 +136,9 @@ def processes_of_loads(w: World, table: dict[str, Any]) -> list[Any]:
     found: list[Any] = []
     real = dudi.run.pipeline.load_model
 
-    def load(path: str, what: str, models: Any, dtype: Any, revision: Any, frozen: bool, processes: int) -> Any:
-        found.append((what, processes))
-        return real(path, what, models, dtype, revision, frozen)
+    def load(path: str, what: str, *rest: Any) -> Any:
+        found.append((what, rest[4]))
+        return real(path, what, *rest[:4])
 
     two = SimpleNamespace(is_main_process=True, num_processes=2, process_index=0, wait_for_everyone=lambda: None)
     with pytest.MonkeyPatch.context() as patch:
@@ -306,6 +306,8 @@ ENTRIES: dict[str, Entry] = {
     "models.attention": Entry("eager", student_form),
     "models.save_dtype": Entry("bfloat16", saved_dtype),
     "models.teacher_sharding": Entry("shard", processes_of_loads),
+    "models.teacher_quantization": Entry("8bit", quantised_loads),
+    "adapter.quantization": Entry("4bit", quantised_loads, ADAPTER),
     "adapter.r": Entry(2, merged_start, ADAPTER),
     "adapter.lora_alpha": Entry(3.0, merged_start, ADAPTER),
     "adapter.target_modules": Entry(("q_proj",), merged_start, ADAPTER),

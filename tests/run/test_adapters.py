@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import kit
 import pytest
 import torch
-from kit import runs
+from kit import processes, runs
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
@@ -126,3 +127,60 @@ def test_a_run_that_was_stopped_ends_like_the_straight_one(tmp_path: Path) -> No
         ends[name] = [load_file(stage / "model" / "model.safetensors"), load_file(stage / "adapter" / WEIGHTS)]
     for one, other in zip(ends["straight"], ends["stopped"], strict=True):
         assert runs.identical(one, other)
+
+
+@pytest.mark.slow
+def test_the_memory_of_the_reference_is_gone() -> None:
+    """Measured: resident bytes of a process before R is made and after it was called."""
+    taken = {}
+    for how in ("own", "adapter"):
+        status, text = processes.start("reference", how)
+        assert status == 0, text
+        found = json.loads(text.splitlines()[-1])
+        assert found["weights"] > 1.4e8
+        taken[how] = found["taken"] / found["weights"]
+    assert 0.95 < taken["own"] < 1.2 and taken["adapter"] < 0.03, taken
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own use of it
+@pytest.mark.parametrize("start_from", ["cold start of this run", "checkpoint", "base"])
+def test_the_reference_is_what_the_method_began_with(start_from: str, tmp_path: Path) -> None:
+    """After a cold start by an adapter, after one of all weights (a checkpoint), and after none: R says what that
+    model's own files say, before the first step and after the last; and the result's files what the student says."""
+    found: dict[str, Any] = {}
+
+    class Saying(TrainerCallback):
+        def __init__(self, trainer: DistillationTrainer) -> None:
+            self.trainer = trainer
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            found["first"] = logits(self.trainer.job.reference), logits(self.trainer.student)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            found["last"] = logits(self.trainer.job.reference), logits(self.trainer.student)
+
+    def watch(trainer: DistillationTrainer, title: str) -> TrainerCallback:
+        return Saying(trainer) if title.endswith(": spin") else TrainerCallback()
+
+    cold: dict[str, Any] = {"method": {"name": "none"}}
+    if start_from == "checkpoint":
+        full = runs.recipe(tmp_path, {"name": "sft"}, output="full", training=SHORT, number=4)
+        cold = {"checkpoint": str(runs.stages(run(full, say=lambda _: None))[-1] / "model")}
+    tables = {} if start_from.startswith("cold") else {"cold_start": cold}
+    method = {"name": "spin", "variant": "online"}
+    recipe = runs.recipe(tmp_path, method, adapter={"r": 4, "use_dora": True}, training=SHORT, number=4, **tables)
+    made = kit.watched(recipe, watch)
+    begun = {"checkpoint": cold.get("checkpoint"), "base": str(tmp_path / "student")}
+    path = begun.get(start_from) or str(made / "1-cold-start" / "model")
+    wanted = logits(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
+    assert torch.equal(found["first"][0], wanted) and torch.equal(found["last"][0], wanted)
+    assert torch.allclose(found["first"][1], wanted, atol=1e-5 * float(wanted.abs().max()))
+    moved = float((found["last"][1] - wanted).abs().max()) / float(wanted.abs().max())
+    result = logits(AutoModelForCausalLM.from_pretrained(runs.stages(made)[-1] / "model"))
+    assert float((result - found["last"][1]).abs().max()) < 1e-5 * float(result.abs().max()) and moved > 1e-3
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model.eval()(input_ids=IDS).logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dudi.recipe.stages import plan as stages_of
 from dudi.run.folder import check_folder, whole_or_absent
 from dudi.run.plan import measure, stopwatch
 from dudi.run.plan.devices import CPU, DEVICES, Device, of_this_machine
+from dudi.run.plan.margin import OFF, RUNS, ends, of_mean
 from dudi.run.plan.memory import PHASES
 from dudi.run.plan.plan import Plan, plan
 from dudi.run.plan.scaled import generation, training
@@ -126,9 +128,11 @@ def test_step_phases_grow_with_tokens_and_the_rest_with_how_often_it_happens(tmp
     }
     assert found.seconds == pytest.approx(wanted)
     assert found.total == pytest.approx(seconds(sum(wanted.values())))
-    always = sum(wanted.values()) - 3 * rate * side.tokens
-    assert found.low == pytest.approx(seconds(always + 3 * 1.0 * side.tokens))
-    assert found.high == pytest.approx(seconds(always + 3 * 3.0 * side.tokens))
+    deviation = 3 * side.tokens  # of 1, 2 and 3 seconds a token, three times
+    apart = 4.302653 * deviation * (1 / 3 - 1 / 21) ** 0.5  # Student's t, two degrees of freedom
+    assert found.apart == pytest.approx(seconds(apart))
+    assert found.high / found.total == pytest.approx(found.total / found.low)
+    assert np.log(found.high / found.total) == pytest.approx(np.hypot(OFF, found.apart / found.total))
     assert (found.timed, found.steps) == (3, 21)
 
 
@@ -142,7 +146,33 @@ def test_sides_of_a_coin_are_scaled_by_their_own_steps(tmp_path: Path) -> None:
         laps.steps += [{"student": seconds((number + 1) * step.tokens)} for step in side.measured]
     made = training(stage, found, prepared, small, laps, {"": sum((l["student"] for l in laps.steps), seconds(0))})
     assert made.seconds == pytest.approx({"student": found[0].tokens + 2 * found[1].tokens})
-    assert made.low == pytest.approx(made.high)
+    assert made.apart == pytest.approx(np.zeros(2), abs=1e-9), "each side's steps are alike"
+
+
+def test_a_range_holds_the_runs_that_were_measured_however_alike_their_steps_were() -> None:
+    """A range of the drawn steps alone held one of these six."""
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:small|large), \w+ \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| ([\d.]+) \|", page, re.M)
+    found = [tuple(map(float, row)) for row in rows]
+    assert tuple((expected, took) for expected, _, _, took in found) == RUNS and len(RUNS) == 6
+    assert 0.2 < OFF < 0.25
+    for expected, low, high, took in found:
+        alike, apart = (ends(seconds(expected), half) for half in (np.zeros(2), seconds((high - low) / 2)))
+        assert alike[0][0] < took < alike[1][0]
+        assert apart[0][0] < alike[0][0] and alike[1][0] < apart[1][0], "what steps tell comes on top"
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
+    """Three of forty, drawn again and again; all of them tell it exactly, one alone tells next to nothing."""
+    drawn = np.random.default_rng(0)
+    everything = drawn.lognormal(0.0, 0.4, (40, 2))
+    covered = []
+    for _ in range(400):
+        few = everything[drawn.permutation(40)[:3]]
+        covered.append(abs(few.mean(axis=0) - everything.mean(axis=0)) <= of_mean(few, 40))
+    assert ((np.mean(covered, axis=0) > 0.9) & (np.mean(covered, axis=0) < 0.99)).all()
+    assert not of_mean(everything, 40).any()
+    assert (of_mean(everything[:1], 40) == everything[0]).all()
 
 
 def test_a_generation_is_scaled_by_its_full_batches(tmp_path: Path) -> None:
@@ -151,7 +181,7 @@ def test_a_generation_is_scaled_by_its_full_batches(tmp_path: Path) -> None:
     calls = [Call(n, 8 * n, 8 * n, seconds(s)) for n, s in zip((4, 4, 4, 1), took, strict=True)]
     found = generation("s", prepared, calls, {"loading": seconds(2.0), "": seconds(2.0 + 20.0 + 1.0)})
     assert found.seconds == pytest.approx({"loading": 2.0, "generation": 11 * 5 / 4, "other": 1.0})
-    assert found.low == pytest.approx(seconds(3 + 11 * 4 / 4)) and found.high == pytest.approx(seconds(3 + 11 * 6 / 4))
+    assert found.apart == pytest.approx(seconds(12.7062 * 11 * 2**0.5 / 4 * (1 / 2 - 1 / 3) ** 0.5))
     assert (found.timed, found.steps) == (2, 3)
     (alone,) = (generation("s", prepared, calls[:1], {"": seconds(9.0)}),)
     assert alone.seconds["generation"] == pytest.approx(11 * 9 / 4)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import kit
 import pytest
 import torch
+from kit import runs
 from kit.architectures import build
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -16,6 +18,7 @@ from dudi.models.parts import backbone, head_of
 from dudi.models.products import Product
 from dudi.models.reference import round_linears
 from dudi.models.sharding import bytes_here
+from dudi.run.plan.plan import plan
 from dudi.run.plan.shapes import Shape
 from dudi.run.plan.traced import Trace, of_many, traced
 
@@ -152,3 +155,25 @@ def test_a_model_that_asks_for_numbers_is_said_to_be_unknown() -> None:
     found = traced(Config(), 64, F32, False, True)
     assert found.fault and found.bytes(100) == 0.0
     assert Trace(once=3.0, token=2.0).bytes(5) == 13.0
+
+
+@pytest.mark.parametrize(("bits", "each"), [("8bit", 1.0), ("4bit", 0.5)])
+def test_a_teacher_in_fewer_bits_is_planned_with_its_scales(
+    bits: str, each: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not bitsandbytes is here: a scale of 4 bytes for each row, or of one byte for each 64 weights, 256 of
+    which have one of 4 bytes, and tables of 16, 256 and 1 numbers."""
+    monkeypatch.setattr("dudi.run.prepare.check_quantization", lambda recipe: None)
+    monkeypatch.setattr("dudi.run.prepare.check_backend", lambda key, bits: None)
+    recipe = runs.recipe(tmp_path, {"name": "dudi"}, models={"teacher_quantization": bits})
+    items = {item.name: item.bytes for item in plan(recipe, "h100").stages[-1].memory.items}
+    wanted = 0.0
+    for name, p in AutoModelForCausalLM.from_pretrained(tmp_path / "teacher").named_parameters():
+        if name.endswith("_proj.weight"):
+            blocks = -(-p.numel() // 64)
+            scales = 4 * len(p) if bits == "8bit" else blocks + 4 * -(-blocks // 256) + 4 * 273
+            wanted += each * p.numel() + scales
+        else:
+            wanted += 4 * p.numel()
+    assert items[f"teacher, {bits}"] == wanted
+    assert ("teacher: a layer, out of its 4 bits" in items) is (bits == "4bit")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +10,33 @@ import kit
 import pytest
 import torch
 from kit import runs
-from kit.adapters import KINDS, adapted, adapted_trainer, frozen, learned
+from kit.adapters import (
+    EVERY_METHOD,
+    KINDS,
+    adapted,
+    adapted_trainer,
+    by_hand,
+    close,
+    frozen,
+    learned,
+    resumable,
+    whole,
+)
 from kit.stops import StopAt, Stopped
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dudi.errors import DudiError
-from dudi.methods import METHODS, build_method
+from dudi.methods import build_method
 from dudi.models.adapter import WEIGHTS, merged, without_adapter
 from dudi.run.pipeline import resume_stage
-from dudi.training.trainer import DistillationTrainer
 
 pytest.importorskip("peft")
 
-ALL: dict[str, dict[str, Any]] = {
-    **{name: {"name": name} for name in METHODS},
-    "spin-online": {"name": "spin", "variant": "online"},
-    "gkd-sum": {"name": "gkd", "variant": "sum"},
-    "sdft-fast": {"name": "sdft", "ema_rate": 0.3},
-}
 SLOW = pytest.mark.slow
 
 
-def close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = 1e-9) -> None:
-    assert found.keys() == wanted.keys() and found
-    largest = max(float(g.abs().max()) for g in wanted.values())
-    assert largest > 1e-5, "no gradient: nothing is compared"
-    for name, g in wanted.items():
-        assert float((found[name] - g).abs().max()) <= tolerance * max(largest, 1.0), name
-
-
 # ── the gradient ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def whole(made: PreTrainedModel) -> PreTrainedModel:
-    """The same function with all weights of its own, that learn."""
-    return copy.deepcopy(merged(made, torch.float64, "cpu")).requires_grad_(True)
-
-
-def by_hand(made: PreTrainedModel, full: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """d loss / d adapter from d loss / d W', by the chain rule. W' = W + s B A; or DoRA's m V / |V|, V = W + s B A, of
-    which |V|, the length of each row, counts as a constant."""
-    state = {name: p.detach() for name, p in made.named_parameters()}
-    found = {}
-    for name in [name for name in state if name.endswith(".lora_A.default.weight")]:
-        path = name.removesuffix(".lora_A.default.weight")
-        a, b, g = state[name], state[f"{path}.lora_B.default.weight"], full[f"{path}.weight"]
-        length = f"{path}.lora_magnitude_vector.default.weight"
-        if length in state:
-            v = state[f"{path}.base_layer.weight"] + scale * b @ a
-            found[length] = (g * v).sum(1) / v.norm(dim=1)
-            g = g * (state[length] / v.norm(dim=1))[:, None]
-        found[name], found[f"{path}.lora_B.default.weight"] = scale * b.T @ g, scale * g @ a.T
-    return found
-
-
 @pytest.mark.parametrize("method", ["sft", "spin", "sdft", pytest.param("dudi", marks=SLOW)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradient_are_those_written_by_hand(kind: str, method: str, tmp_path: Path) -> None:
@@ -104,6 +76,43 @@ def test_an_adapter_of_full_rank_is_the_full_training(method: str, tmp_path: Pat
         assert (float((p - start[name]).detach().abs().max()) > 1e-3) is p.requires_grad, name
 
 
+class ByHand(nn.Module):
+    """W -> W + s B A."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Parameter(a.detach().clone()), nn.Parameter(b.detach().clone()), scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.scale * self.b @ self.a
+
+
+@pytest.mark.parametrize("method", ["sft", pytest.param("dudi", marks=SLOW)])
+def test_an_adapter_of_full_rank_is_the_same_parametrisation_written_by_hand(method: str, tmp_path: Path) -> None:
+    """A and B of full rank, both drawn, both trained, over four steps of AdamW; torch's own parametrisations beside."""
+    student = adapted(kit.model(1, rows=kit.VOCAB + 6), r=32, lora_alpha=48.0)
+    mine = kit.model(1, rows=kit.VOCAB + 6).requires_grad_(False)
+    paths = [name.removesuffix(".lora_A.default.weight") for name in learned(student) if ".lora_A." in name]
+    for path in paths:
+        a, b = (student.get_submodule(f"{path}.lora_{x}.default").weight for x in "AB")
+        parametrize.register_parametrization(mine.get_submodule(path), "weight", ByHand(a, b, 48 / 32))
+    settings: dict[str, Any] = {"batch": 4, "micro_batch": 2, "epochs": 2.0}
+    reference = kit.model(1, rows=kit.VOCAB + 6).requires_grad_(False).eval() if method == "dudi" else None
+    one = kit.trainer(tmp_path / "hand", {"name": method}, student=mine, reference=reference, **settings)
+    other = adapted_trainer(tmp_path / "adapter", {"name": method}, student, **settings)
+    before = {name: p.detach().clone() for name, p in learned(student).items()}
+    for t in (one, other):
+        t.train()
+        assert t.state.global_step == 4
+    for path in paths:
+        hand = mine.get_submodule(path).parametrizations.weight[0]
+        for x, wanted in (("A", hand.a), ("B", hand.b)):
+            name = f"{path}.lora_{x}.default.weight"
+            found = student.get_parameter(name)
+            assert torch.allclose(found, wanted, rtol=0, atol=1e-8), name
+            assert float((found - before[name]).detach().abs().max()) > 1e-3, name
+
+
 @pytest.mark.slow
 def test_gradient_checkpointing_and_micro_batches_change_nothing(tmp_path: Path) -> None:
     wanted, full = kit.step(adapted_trainer(tmp_path / "8", {"name": "dudi"}))
@@ -114,11 +123,13 @@ def test_gradient_checkpointing_and_micro_batches_change_nothing(tmp_path: Path)
 
 
 # ── every method ─────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", EVERY_METHOD)
 def test_every_method_trains_the_adapter_and_nothing_else(method: str, tmp_path: Path) -> None:
     """Sampled responses, and an evaluation."""
     rows = kit.short_rows(6)
-    t = adapted_trainer(tmp_path, ALL[method], examples=rows[:4], evals=rows[4:], forced=False, batch=4, micro_batch=2)
+    t = adapted_trainer(
+        tmp_path, EVERY_METHOD[method], examples=rows[:4], evals=rows[4:], forced=False, batch=4, micro_batch=2
+    )
     before, started = frozen(t.student), {name: p.detach().clone() for name, p in learned(t.student).items()}
     t.train()
     assert t.state.global_step == 1
@@ -140,13 +151,6 @@ def test_at_its_start_the_margin_to_the_reference_is_nothing(tmp_path: Path) -> 
 
 
 # ── stops ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def resumable(folder: Path, method: str, **settings: Any) -> DistillationTrainer:
-    """Seven rows in batches of four, two epochs: steps 1 to 4; checkpoints at 2 and 4. Float32, sampled."""
-    student = adapted(kit.model(1, rows=kit.VOCAB + 6, dtype=torch.float32), **settings)
-    training = {"batch": 4, "micro_batch": 2, "epochs": 2.0, "save_every": 2, "log_every": 3, "overlap_every": 2}
-    return adapted_trainer(folder, ALL[method], student, examples=kit.short_rows(7), forced=False, **training)
-
-
 @pytest.mark.parametrize(
     ("method", "kind"),
     [

@@ -1,4 +1,5 @@
-"""A model folder in another dtype: the numbers that transformers would have after loading it in that dtype."""
+"""A model folder in another dtype: the numbers that transformers would have after loading it in that dtype. Or one that
+is made of an adapter and the model beneath."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from dudi.errors import DudiError
 from dudi.files import nearest
 from dudi.models.files import check_weights, reading_model, weight_files
 from dudi.models.load import load_config
+from dudi.models.merge import merge
 from dudi.models.refusals import check_kind
 from dudi.recipe.schema import Models
 
@@ -30,18 +33,33 @@ LEFT_OUT = ("complete.json", ".*", "checkpoint-*")
 """What is the run's (sums of files that are other ones here), and what is hidden."""
 
 
-def export(model: str, output: Path, dtype: str) -> Path:
+def export(model: str, output: Path, dtype: str, merged: bool = False, base: str | None = None) -> Path:
     """Copy a model folder, its weights in another dtype; returns the new folder, which is whole or absent.
 
-    Everything else is copied; shards and tied weights stay as they are. Raises `DudiError` for a quantised model, for
-    weights that are not safetensors, for numbers that are too large for float16, and for a folder that is in use.
+    Everything else is copied; shards and tied weights stay as they are. merged: `model` is an adapter, which is merged
+    into its `base` (none: that which it names). Raises `DudiError` for a quantised model, for weights that are not
+    safetensors, for numbers that are too large for float16, and for a folder that is in use.
     """
-    folder, what = Path(model).expanduser(), "model"
+    folder = Path(model).expanduser()
     if dtype not in DTYPES:
         raise DudiError(f"--dtype {dtype!r}: expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     if not folder.is_dir():
         raise DudiError(f"no model folder {model!r}: expected one with config.json and weights")
+    if base is not None and not merged:
+        raise DudiError("--base: only with --merge")
     _check_output(output, folder)
+    with _whole_or_absent(output) as aside:
+        if merged:
+            merge(folder, base, aside)
+            store_as(aside, getattr(torch, dtype))
+        else:
+            _copy(folder, model, getattr(torch, dtype), aside)
+    return output
+
+
+def _copy(folder: Path, model: str, dtype: torch.dtype, into: Path) -> None:
+    """A model folder, its weights in another dtype."""
+    what = "model"
     config = load_config(model, what, Models(student=model))
     if (given := getattr(config, "quantization_config", None)) is not None:
         method = (given if isinstance(given, dict) else given.to_dict()).get("quant_method")
@@ -50,12 +68,18 @@ def export(model: str, output: Path, dtype: str) -> Path:
         check_kind(config, model, what, trained=False)
         check_weights(folder, config, what)
     weights = [file.name for file in weight_files(folder, config, what)[0]]
+    shutil.copytree(folder, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT, *weights))
+    store_as(folder, dtype, into=into)
+
+
+@contextmanager
+def _whole_or_absent(output: Path) -> Iterator[Path]:
+    """A folder to fill, that becomes the output."""
     aside = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        shutil.copytree(folder, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT, *weights))
-        store_as(folder, getattr(torch, dtype), into=aside)
+        yield aside
         aside.chmod(0o755)  # as any new folder; a temporary one is its maker's alone
         os.replace(aside, output)
     except (OSError, SafetensorError) as error:
@@ -63,7 +87,6 @@ def export(model: str, output: Path, dtype: str) -> Path:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
-    return output
 
 
 def _check_output(output: Path, folder: Path) -> None:

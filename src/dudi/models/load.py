@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -131,8 +132,10 @@ def load_model(
     revision: str | None = None,
     frozen: bool = True,
     processes: int = 1,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """A causal language model from a folder or the hub, on this process's device, or sharded over several `processes`.
+    """A causal language model from a folder or the hub, on this process's device, or sharded over several `processes`;
+    its linear layers in 8 or 4 bits, if told so.
 
     The dtype is set on purpose: `from_pretrained` would take the checkpoint's, and a bfloat16 student at a learning
     rate of 2e-5 rounds most of its updates away. Weights that do not fit the config are an error: the loader would
@@ -149,6 +152,7 @@ def load_model(
         ignore_mismatched_sizes=True,
         **({} if models.attention is None else {"attn_implementation": models.attention}),
         **({"distributed_config": over(processes)} if processes > 1 else {}),
+        **({} if quantization is None else {"quantization_config": quantization, "device_map": {"": device()}}),
     )
     where = f"{what}: {path!r}: the weights do not fit its config.json"
     missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
@@ -159,7 +163,7 @@ def load_model(
         for config in (model.config, model.config.get_text_config(decoder=True)):
             if getattr(config, "tie_word_embeddings", False):
                 config.tie_word_embeddings = False
-    if not is_sharded(model):
+    if not is_sharded(model) and quantization is None:
         model.to(device())
     if frozen:
         model.requires_grad_(False)

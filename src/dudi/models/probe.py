@@ -18,6 +18,7 @@ from dudi.errors import DudiError
 from dudi.loss.scores import Reading, hidden_states
 from dudi.models.decoding import decoder
 from dudi.models.parts import backbone, check_size, head_of
+from dudi.models.quantised import is_quantised
 from dudi.models.sharding import plain_type, through
 
 Result = TypeVar("Result")
@@ -152,7 +153,7 @@ def _rounded(model: PreTrainedModel) -> bool:
     """Whether products are taken in half precision (the sums between layers may be float32 all the same)."""
     weight = model.get_output_embeddings().weight
     whole = weight.dtype in (torch.float32, torch.float64)
-    return not whole or torch.is_autocast_enabled(weight.device.type)
+    return not whole or is_quantised(model) or torch.is_autocast_enabled(weight.device.type)
 
 
 def _kind(model: PreTrainedModel) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +25,7 @@ from dudi.models.adapter import is_adapted, merge_again, merged
 from dudi.models.parts import backbone, head_of
 from dudi.models.probe import check_decoding, check_head, check_reading
 from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole_copy
+from dudi.models.swapped import As, adapter_of, read, with_weights
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -39,15 +42,18 @@ def as_bytes(tensor: Tensor) -> memoryview:
 class Reader:
     """A causal language model as the losses see it, over the first `vocab` entries of its vocabulary.
 
-    what: its name in errors. Raises `DudiError` for a model that cannot be read so (see `dudi.models.probe`).
+    what: its name in errors; within: what makes an adapted student the model that is meant (`dudi.models.swapped`).
+    Raises `DudiError` for a model that cannot be read so (see `dudi.models.probe`).
     """
 
-    def __init__(self, model: PreTrainedModel, vocab: int, what: str) -> None:
-        check_head(model, vocab, what)
-        check_reading(model, vocab, what)
-        check_decoding(model, vocab, what)
+    def __init__(self, model: PreTrainedModel, vocab: int, what: str, within: As = nullcontext) -> None:
+        with within():
+            check_head(model, vocab, what)
+            check_reading(model, vocab, what)
+            check_decoding(model, vocab, what)
         self.model = model
         self.vocab = vocab
+        self.within = within
 
     @property
     def lockstep(self) -> bool:
@@ -66,9 +72,10 @@ class Reader:
         config = self.model.config.to_dict()
         about = {key: config[key] for key in sorted(config.keys() - _OF_A_COPY)}
         digest = hashlib.sha256(json.dumps([self.vocab, about], default=str).encode())
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(as_bytes(whole(tensor)))
+        with self.within():
+            for name, tensor in read(self.model):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(as_bytes(whole(tensor)))
         return digest.hexdigest()
 
     @torch.no_grad()
@@ -99,7 +106,8 @@ class Reader:
             head = head_of(self.model, self.vocab)  # of a sharded model, whole only after its backbone was called
             return then(hidden, head, zero if readings else zero + 0.0 * head.weight.sum())
 
-        return through(wrapper, self.model, forward)
+        with self.within():
+            return through(wrapper, self.model, forward)
 
     def _idle(self, calls: int) -> Tensor:
         """A zero that has called the model so often: what a process does while others have views that it has not."""
@@ -115,34 +123,31 @@ class EmaTeacher:
     """SDFT's teacher: a moving average of the student, in the student's own precision (float32).
 
     teacher <- (1 - rate) teacher + rate student, after each optimizer step. It is whole on each process, also where the
-    student is sharded. Of an adapter it is the average of the adapter's own weights, beside the same frozen ones.
+    student is sharded. Of an adapter it is the average of the adapter's own weights: the student itself, while these
+    are in it (`within`).
     """
 
     def __init__(self, student: PreTrainedModel, rate: float) -> None:
-        self.rate = rate
-        self.model = whole_copy(student)
-        self._shared = {id(p) for p in student.parameters()}
+        self.rate, self.adapted = rate, is_adapted(student)
+        self.model = student if self.adapted else whole_copy(student)
+        self._own: dict[str, Tensor] = adapter_of(student) if self.adapted else dict(self.model.named_parameters())
+        self.within: As = partial(with_weights, student, self._own) if self.adapted else nullcontext
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average."""
-        for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
-            if mine is not theirs:
-                mine.lerp_(whole(theirs.detach()).to(mine.dtype), self.rate)
+        for name, mine in self._own.items():
+            mine.lerp_(whole(student.get_parameter(name).detach()).to(mine.dtype), self.rate)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save; tied weights once."""
-        return {name: p.detach().contiguous() for name, p in self._own()}
+        return {name: p.detach().contiguous() for name, p in self._own.items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        for name, p in self._own():
+        for name, p in self._own.items():
             p.copy_(state[name])
-
-    def _own(self) -> list[tuple[str, nn.Parameter]]:
-        """Its weights, without those that it shares with the student."""
-        return [(name, p) for name, p in self.model.named_parameters() if id(p) not in self._shared]
 
 
 class DecodingCopy:

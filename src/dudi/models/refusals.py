@@ -46,8 +46,8 @@ def check_folder(folder: Path, path: str, what: str, tokenizer: bool) -> None:
         raise DudiError(f"{what}: no folder {path!r}; give a model folder or a hub name such as Qwen/Qwen2.5-0.5B")
     if (folder / "adapter_config.json").is_file():
         raise DudiError(
-            f"{what}: {path!r} is an adapter and no whole model: merge it into its base model (PEFT:"
-            " merge_and_unload, then save_pretrained of model and tokenizer) and give that folder"
+            f"{what}: {path!r} is an adapter and no whole model: merge it into its base model (dudi export"
+            f" {path} OUT --merge) and give that folder"
         )
     pointer = next((file for file in sorted(folder.iterdir()) if _points(file)), None)
     if pointer is not None:

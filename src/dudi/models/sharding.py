@@ -8,7 +8,7 @@ the same order, and weights are whole only inside such a call. All functions als
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -76,16 +76,23 @@ def reshard(model: nn.Module) -> None:
 
 @torch.no_grad()
 def whole_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A frozen copy that is whole on this process. What the model itself keeps frozen (an adapter's base) is shared."""
+    """A frozen copy that is whole on this process."""
     if not is_sharded(model):
-        shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
-        return copy.deepcopy(model, shared).requires_grad_(False).eval()
-    config = copy.deepcopy(model.config)
-    del config.distributed_config
-    kind = cast(Any, plain_type(model))
-    made = kind._from_config(config, dtype=model.dtype, attn_implementation=model.config._attn_implementation)
-    made = cast(PreTrainedModel, made).to(cast(Any, model.device)).requires_grad_(False).eval()
+        return copy.deepcopy(model).requires_grad_(False).eval()
+    made = shell(model, model.dtype)
     copy_weights(made, model)
+    return made
+
+
+def shell(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A frozen model like a sharded or quantised one, whole on this process and plain, its weights still to be set."""
+    config = copy.deepcopy(model.config)
+    for name in ("distributed_config", "quantization_config"):
+        if name in vars(config):
+            delattr(config, name)
+    kind = cast(Any, plain_type(model))
+    made = kind._from_config(config, dtype=dtype, attn_implementation=model.config._attn_implementation)
+    made = cast(PreTrainedModel, made).to(cast(Any, model.device)).requires_grad_(False).eval()
     for mine, theirs in zip(made.buffers(), model.buffers(), strict=True):
         mine.copy_(theirs)
     return made
@@ -106,17 +113,27 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         p.copy_(_like(p, state[name]))
 
 
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    """What is saved of a model, by name: tied weights once, and buffers only where they are in its state."""
+    names = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in names}
+    return dict[str, Tensor](model.named_parameters()) | buffers
+
+
 @torch.no_grad()
-def save_whole(model: PreTrainedModel, folder: str, first: bool) -> None:
-    """Write a sharded model as one process would: gathered by all, one tensor at a time, written by the `first`.
+def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The same, gathered by all processes, one tensor at a time."""
+    for name, tensor in stored(model).items():
+        yield name, whole(tensor.detach())
+
+
+def save_whole(model: PreTrainedModel, tensors: Iterable[tuple[str, Tensor]], folder: str, first: bool) -> None:
+    """Write a sharded model, of these tensors, as one process would: gathered by all, written by the `first`.
 
     By itself transformers writes a tied head a second time, under its other name.
     """
-    names = model.state_dict().keys()
-    kept = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in names}
     state: dict[str, Tensor] = {}
-    for name, tensor in kept.items():
-        full = whole(tensor.detach())
+    for name, full in tensors:
         if first:
             state[name] = full.cpu()
     if first:
@@ -139,7 +156,7 @@ def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Restore what `whole_optimizer_state` returned, or an ordinary state, for sharded parameters."""
+    """Restore what `whole_optimizer_state` returned, or an ordinary state, also for sharded parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found = {
         place: {
@@ -152,8 +169,9 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor, spread as a parameter is."""
-    assert isinstance(parameter, DTensor)
+    """A whole tensor, spread as a parameter is, if it is."""
+    if not isinstance(parameter, DTensor):
+        return tensor.to(parameter.device, parameter.dtype)
     here = tensor.to(device=parameter.to_local().device, dtype=parameter.dtype)
     # every process has read the same file: nothing needs to be sent
     return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -26,6 +26,7 @@ TargetModules = Annotated[
     Literal["all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)],
     expected('"all-linear", or a list of names such as ["q_proj", "v_proj"]'),
 ]
+Quantization = Literal["8bit", "4bit"]
 Equalize = Annotated[
     Literal["none", "tokens"] | dict[str, Annotated[float, Field(gt=0)]],
     expected('"none", "tokens", or a table of shares above 0 by language such as {id = 2, my = 1}'),

@@ -12,6 +12,7 @@ from dudi.recipe.data import Data
 from dudi.recipe.fields import (
     Equalize,
     Probability,
+    Quantization,
     Section,
     TargetModules,
     TemplateValue,
@@ -44,6 +45,9 @@ class Models(Section):
     teacher_sharding: Literal["replicate", "shard"] = "replicate"
     """On several processes: a whole frozen teacher on each device, or its weights spread over them, for one that does
     not fit."""
+    teacher_quantization: Quantization | None = None
+    """Keep the teacher's linear layers in 8 or 4 bits, by bitsandbytes, which is not installed with dudi
+    (docs/adapters.md)."""
 
 
 class Adapter(Section):
@@ -60,6 +64,9 @@ class Adapter(Section):
     """Rank-stabilised: `lora_alpha / sqrt(r)` times."""
     use_dora: bool = False
     """DoRA: a weight's direction by A and B, its length by a vector of its own."""
+    quantization: Literal["4bit"] | None = None
+    """Keep the linear layers beneath in 4 bits (QLoRA), by bitsandbytes. Each stage goes on with the adapter of the one
+    before."""
 
 
 class Chat(Section):
@@ -309,9 +316,24 @@ class Recipe(Section):
         for one in (method, cold):
             if one is not None and one.needs_larger_teacher and self.models.teacher is None:
                 raise ValueError(f"models.teacher: method {one.name!r} needs a teacher; give a folder or a hub name")
+        self._check_quantization()
         if self.rollouts.server is not None and not any(one and one.stored for one in (method, cold)):
             raise ValueError(
                 "rollouts.server: no stage of this recipe writes answers before a training, as SeqKD's and SPIN's do:"
                 " leave it out (what a step samples needs the student as it then is)"
             )
         return self
+
+    def _check_quantization(self) -> None:
+        models, of_teacher = self.models, self.models.teacher_quantization is not None
+        if of_teacher and models.teacher is None:
+            raise ValueError("models.teacher_quantization: there is no models.teacher")
+        if of_teacher and models.teacher_sharding == "shard":
+            raise ValueError(
+                'models.teacher_quantization: not with models.teacher_sharding = "shard": a quantised teacher is'
+                " whole on each device"
+            )
+        of_student = self.adapter is not None and self.adapter.quantization is not None
+        if (of_teacher or of_student) and models.precision == "float64":
+            key = "models.teacher_quantization" if of_teacher else "adapter.quantization"
+            raise ValueError(f'{key}: not with models.precision = "float64", which is for comparing exactly')

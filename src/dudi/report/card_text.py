@@ -144,12 +144,15 @@ def _settings(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "learning rate", f"{t.lr:g}, {t.schedule}, {t.warmup_steps} steps of warm-up"
     yield "optimizer", f"AdamW, weight decay {t.weight_decay:g}, gradients clipped at {t.max_grad_norm:g}"
     yield "arithmetic", r.models.precision
+    if r.models.teacher_quantization is not None:
+        yield "the teacher's weights", f"linear layers in {r.models.teacher_quantization.removesuffix('bit')} bits"
     if r.adapter is not None:
         kind = ("rs" if r.adapter.use_rslora else "") + ("DoRA" if r.adapter.use_dora else "LoRA")
         modules = r.adapter.target_modules
         on = modules if isinstance(modules, str) else ", ".join(modules)
         of = f"{kind} on {on}, r {r.adapter.r}, lora_alpha {r.adapter.lora_alpha:g}"
-        yield "trained", f"an adapter ({of}), merged into these weights; all others are as they were"
+        others = "as they were" if r.adapter.quantization is None else "what 4 bits (NF4) of them stand for"
+        yield "trained", f"an adapter ({of}), merged into these weights; all others are {others}"
     for name in ("prompt", "total", *(("rollout", "teacher_prompt") if _samples(facts) else ())):
         yield f"longest {name.replace('_', ' ')}, tokens", _limit(getattr(r.limits, name))
     if _samples(facts):

@@ -32,11 +32,19 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, such as RUN/2-dudi/model.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="MODEL is an adapter, such as RUN/2-dudi/adapter: merge it into its base.")
+    ] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="In place of the base that the adapter names.")
+    ] = None,
 ) -> None:
-    """Copy a model folder with its weights in another dtype."""
+    """Copy a model folder with its weights in another dtype; or make one of an adapter and its base."""
     from dudi.models.export import export as export_model
+    from dudi.run.machine import quiet_library
 
-    typer.echo(f"model folder: {export_model(model, output, dtype)}")
+    quiet_library()
+    typer.echo(f"model folder: {export_model(model, output, dtype, merge, base)}")
 
 
 def push(

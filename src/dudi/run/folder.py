@@ -23,6 +23,7 @@ from dudi.recipe.read import dump_recipe, load_recipe
 from dudi.recipe.schema import Recipe
 from dudi.run.identity import Identity, check_unchanged, identities
 from dudi.run.lock import LOCK
+from dudi.run.paths import quantised
 from dudi.run.prepare import Prepared
 from dudi.training.faults import Preempted
 
@@ -110,6 +111,7 @@ def environment(state: PartialState, models: Mapping[str, Identity], recipe: Rec
     """Versions, devices and models: what else could change a number."""
     packages = ["dudi", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy"]
     packages += ["peft"] if recipe.adapter is not None else []
+    packages += ["bitsandbytes"] if quantised(recipe) else []
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),

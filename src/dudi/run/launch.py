@@ -93,10 +93,9 @@ def check_launch(recipe: Recipe, processes: int, mode: Launch | None = None) -> 
     """Refuse, with `DudiError`, what several processes cannot do, before anything is written."""
     from dudi.recipe.stages import TEACHER, Generate, plan  # not with the command's help: it reads the schema
 
-    if recipe.adapter is not None and mode is Launch.FSDP2:
+    if recipe.adapter is not None and recipe.adapter.quantization is not None and mode is Launch.FSDP2:
         raise DudiError(
-            "adapter: not under fsdp2, which spreads what an adapter leaves frozen: use ddp, where only the adapter is"
-            " reduced, or leave [adapter] out"
+            "adapter.quantization: not under fsdp2, which spreads weights as they are: use ddp, or leave the key out"
         )
     here = recipe.rollouts.server is None
     written = [s.name for s in plan(recipe) if here and isinstance(s, Generate) and s.writer == TEACHER]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dudi.errors import DudiError
 from dudi.methods import Teacher
+from dudi.recipe.fields import Quantization
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import TEACHER, Generate, plan
 
@@ -29,6 +30,22 @@ def check_adapter(recipe: Recipe) -> None:
     """Raises `DudiError` where an adapter is asked for and peft is not installed; nothing is imported."""
     if recipe.adapter is not None and find_spec("peft") is None:
         raise DudiError("adapter: the package peft is not installed: pip install 'dudi[peft]', or leave [adapter] out")
+
+
+def quantised(recipe: Recipe) -> dict[str, Quantization]:
+    """By the key that asks for it, the bits that models are to be kept in."""
+    of_student = None if recipe.adapter is None else recipe.adapter.quantization
+    asked = {"models.teacher_quantization": recipe.models.teacher_quantization, "adapter.quantization": of_student}
+    return {key: bits for key, bits in asked.items() if bits is not None}
+
+
+def check_quantization(recipe: Recipe) -> None:
+    """Raises `DudiError` where weights are to be quantised and bitsandbytes is not installed; nothing is imported."""
+    for key in quantised(recipe):
+        if find_spec("bitsandbytes") is None:
+            raise DudiError(
+                f"{key}: the package bitsandbytes is not installed: pip install bitsandbytes, or leave it out"
+            )
 
 
 def on_the_hub(recipe: Recipe) -> list[str]:

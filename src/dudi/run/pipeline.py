@@ -29,14 +29,14 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from dudi import processes
 from dudi.data.load import Rows, read_rows
-from dudi.draws import draw
 from dudi.errors import DudiError
 from dudi.files import cut_back, read_lines, write_text
-from dudi.models.adapter import is_adapted, save_adapter, with_adapter, without_adapter
+from dudi.models.adapter import is_adapted, save_adapter
 from dudi.models.load import arithmetic, load_model, write_generation_config
+from dudi.models.quantised import quantization
 from dudi.models.reader import check_head
-from dudi.models.reference import like_student
 from dudi.models.result import complete
+from dudi.recipe.fields import Quantization
 from dudi.recipe.schema import Recipe
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Stage, Train, folder_name, plan
 from dudi.report.card import CARD
@@ -45,7 +45,7 @@ from dudi.run.caching import caches
 from dudi.run.cards import card_of
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
-from dudi.run.launch import Launch, check_launch, launched
+from dudi.run.launch import check_launch, launched
 from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic, quiet_library
 from dudi.run.notes import notes
@@ -54,6 +54,7 @@ from dudi.run.rehearsal import rehearse_first
 from dudi.run.resume import changed_on_resume
 from dudi.run.served import answer, check_server, is_served, ready
 from dudi.run.settings import check_evaluation, check_names
+from dudi.run.start import start, trained_of
 from dudi.run.summary import write_summary
 from dudi.training import cache, checkpoints, faults
 from dudi.training.job import Job, steps_of
@@ -192,8 +193,11 @@ class Pipeline:
     def _train(self, stage: Train, title: str) -> None:
         """A training, from its newest complete checkpoint if there is one; `model/` appears when it is done."""
         p, here = self.prepared, self._of(stage.name)
-        weights, frozen, autocast = arithmetic(p.recipe.models.precision)
-        student, reference = self._student(stage, weights, autocast)
+        _, frozen, autocast = arithmetic(p.recipe.models.precision)
+        started = start(stage, p.recipe, self.stages, self._load, self._of, self.state.num_processes)
+        student = started.student
+        if is_adapted(student):
+            self.say(trained_of(student))
         over = self.state.num_processes if p.recipe.models.teacher_sharding == "shard" else 1
         teacher = self._load(TEACHER, frozen, over=over) if stage.method.judged_by_larger else None
         for what, model in (("student", student), ("teacher", teacher)):
@@ -206,7 +210,8 @@ class Pipeline:
             method=stage.method,
             student=student,
             teacher=teacher,
-            reference=reference,
+            reference=started.reference,
+            reference_as=started.reference_as,
             builder=build(stored=self._responses(stage, "train"), salt=stage.name),
             eval_builder=build(stored=self._responses(stage, "eval"), salt=f"{stage.name} eval"),
             rows=p.train.rows,
@@ -233,25 +238,6 @@ class Pipeline:
 
     def _trainer(self, stage: Train, job: Job, title: str) -> DistillationTrainer:
         return DistillationTrainer(job, self.callbacks, self.monitors, title, self.stop, self.say, self.phases)
-
-    def _student(
-        self, stage: Train, weights: torch.dtype, autocast: bool
-    ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-        """The student and R, where the method compares it with one. With an adapter both are one model: R is what the
-        student is without it, which is what this stage began with."""
-        adapter, seed = self.prepared.recipe.adapter, self.prepared.recipe.seed
-        load_r = None if stage.reference is None else partial(self._load, stage.reference, weights)
-        if adapter is None:
-            over = self.state.num_processes if launched() is Launch.FSDP2 else 1
-            student = self._load(stage.start, weights, frozen=False, over=over)
-            return student, None if load_r is None else like_student(load_r, autocast)
-        assert stage.reference in (None, stage.start)
-        base = like_student(partial(self._load, stage.start, weights), autocast)
-        student = with_adapter(base, adapter, draw(seed, stage.name, "adapter") >> 1)
-        learns = sum(p.numel() for p in student.parameters() if p.requires_grad)
-        frozen = sum(p.numel() for p in student.parameters() if not p.requires_grad)
-        self.say(f"  adapter: {learns:,} weights are trained, the student's own {frozen:,} stay as they are")
-        return student, None if stage.reference is None else without_adapter(student)
 
     def _publish(self, trainer: DistillationTrainer, here: Path, last: bool) -> None:
         """The stage's result, whole or absent: `model/`, and before it the adapter that is merged in it, if any."""
@@ -345,22 +331,24 @@ class Pipeline:
         sampling = Sampling(chat.stop_ids, chat.pad, chat.vocab, rollouts.temperature, rollouts.cuda_graph)
         return engine(rollouts.engine, sampling)
 
-    def _load(self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1) -> PreTrainedModel:
+    def _load(
+        self, name: str, dtype: torch.dtype, frozen: bool = True, over: int = 1, bits: Quantization | None = None
+    ) -> PreTrainedModel:
         """The recipe's own student or teacher, the result of an earlier stage, or a checkpoint folder; sharded `over`
-        so many processes."""
-        with faults.memory("loading"), self.phases.outside("loading", f"loading {name}"):
-            return self._loaded(name, dtype, frozen, over)
-
-    def _loaded(self, name: str, dtype: torch.dtype, frozen: bool, over: int) -> PreTrainedModel:
+        so many processes, or kept in so many bits (the teacher, in those that the recipe says)."""
         models = self.prepared.recipe.models
+        path, what, revision = name, "cold_start.checkpoint", None
         if name == STUDENT:
-            return load_model(models.student, "models.student", models, dtype, models.student_revision, frozen, over)
-        if name == TEACHER:
+            path, what, revision = models.student, "models.student", models.student_revision
+        elif name == TEACHER:
             assert models.teacher is not None
-            return load_model(models.teacher, "models.teacher", models, dtype, models.teacher_revision, frozen, over)
-        if name in [stage.name for stage in self.stages]:
-            return load_model(str(self._of(name) / "model"), name, models, dtype, None, frozen, over)
-        return load_model(name, "cold_start.checkpoint", models, dtype, None, frozen, over)
+            path, what, revision = models.teacher, "models.teacher", models.teacher_revision
+            bits = models.teacher_quantization
+        elif name in [stage.name for stage in self.stages]:
+            path, what = str(self._of(name) / "model"), name
+        quantized = None if bits is None else quantization(bits, arithmetic(models.precision)[2])
+        with faults.memory("loading"), self.phases.outside("loading", f"loading {name}"):
+            return load_model(path, what, models, dtype, revision, frozen, over, quantized)
 
 
 def resume_stage(trainer: DistillationTrainer) -> None:

@@ -15,9 +15,10 @@ from dudi.data.settings import parts_of
 from dudi.errors import DudiError
 from dudi.models.load import check_model, embeddings, eos_ids, load_config, load_tokenizer, own_tokenizer
 from dudi.models.positions import check_positions
+from dudi.models.quantised import check_backend, check_plain
 from dudi.recipe.schema import Limits, Recipe
 from dudi.run.limits import Verbalizing, kept_and_left_out
-from dudi.run.paths import check_adapter, named
+from dudi.run.paths import check_adapter, check_quantization, named, quantised
 from dudi.run.settings import check_limits
 from dudi.run.shares import shares_of_languages
 from dudi.signals import LossOn, Mode, judged, views
@@ -82,6 +83,7 @@ def prepare(
     """
     phases = phases or Phases()
     check_adapter(recipe)
+    check_quantization(recipe)
     with phases.outside("reading", "reading the rows"):
         chat, configs = load_chat(recipe)
         data = data or load_rows(recipe.data, recipe.seed)
@@ -181,6 +183,8 @@ def load_chat(recipe: Recipe) -> tuple[Chat, dict[str, Any]]:
     """The student's tokenizer with the template that the recipe names, and the models' configs by their keys; all
     models are known to exist and to fit."""
     models, checked = recipe.models, named(recipe)
+    for key, bits in quantised(recipe).items():
+        check_backend(key, bits)
     both = {what: one for what, one in checked.items() if what.startswith("models.")}
     tokenizers = [load_tokenizer(path, what, models, revision) for what, (path, revision) in both.items()]
     configs = {what: load_config(path, what, models, revision) for what, (path, revision) in checked.items()}
@@ -196,6 +200,8 @@ def load_chat(recipe: Recipe) -> tuple[Chat, dict[str, Any]]:
         if what not in both and (own := own_tokenizer(path, what, models)) is not None:
             chat.limit(check_same_tokenizer(student, own, what))
         check_model(configs[what], path, what, models, revision, chat.vocab, trained=what != "models.teacher")
+    if models.teacher is not None and models.teacher_quantization is not None:
+        check_plain(configs["models.teacher"], models.teacher, "models.teacher_quantization")
     _check_positions(recipe, configs)
     return chat, configs
 

@@ -9,7 +9,7 @@ from dudi.errors import DudiError
 from dudi.recipe.schema import Limits, Recipe
 from dudi.recipe.stages import Train, plan
 from dudi.rollouts import check_engine
-from dudi.run.paths import check_adapter
+from dudi.run.paths import check_adapter, check_quantization
 from dudi.text.template import check_template
 from dudi.training.trackers import check_trackers
 
@@ -30,6 +30,7 @@ def check_names(recipe: Recipe) -> None:
     check_trackers((*recipe.cold_start.training.report_to, *recipe.training.report_to))
     check_template(recipe.chat.template)
     check_adapter(recipe)
+    check_quantization(recipe)
 
 
 def check_limits(limits: Limits, languages: Sequence[str]) -> None:

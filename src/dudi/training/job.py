@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from dudi.methods import Method
 from dudi.models.sharding import is_sharded
+from dudi.models.swapped import As
 from dudi.recipe.schema import Training
 from dudi.training.window import Row, WindowBuilder
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, on what. teacher and reference are frozen; `method.teacher` self is made from the student."""
+    """What is trained, on what. teacher and reference are frozen; `method.teacher` self is made from the student. The
+    reference may be the adapted student itself, while it is asked within `reference_as`."""
 
     method: Method
     student: PreTrainedModel
@@ -34,6 +37,7 @@ class Job:
     seed: int
     autocast: bool
     folder: Path
+    reference_as: As = nullcontext
 
     def settings(self) -> dict[str, Any]:
         """What it trains with, as plain values."""

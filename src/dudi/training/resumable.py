@@ -22,7 +22,7 @@ from transformers.trainer_callback import ExportableState
 
 from dudi import processes
 from dudi.files import flush
-from dudi.models.adapter import is_adapted, load_adapter, merged, save_adapter
+from dudi.models.adapter import is_adapted, load_adapter, merged, merged_tensors, save_adapter
 from dudi.models.reader import EmaTeacher
 from dudi.models.sharding import (
     is_sharded,
@@ -31,6 +31,7 @@ from dudi.models.sharding import (
     plain_type,
     save_whole,
     whole_optimizer_state,
+    whole_tensors,
 )
 from dudi.signals import views
 from dudi.training import checkpoints, faults
@@ -120,6 +121,15 @@ class SavingTrainer(Trainer):
     def student(self) -> PreTrainedModel:
         """The bare student, without its wrapper."""
         return cast(PreTrainedModel, self.model)
+
+    def _sync_replicated_trainable_parameters(self, model: nn.Module) -> None:
+        """Nothing: an adapter beside sharded weights is the same on all processes, and so are its gradients
+        (`_average_adapter`). The Trainer's own way asks for a mean, which gloo has not."""
+
+    def _average_adapter(self) -> None:
+        """The gradient of an adapter beside sharded weights, as DDP would make it: nothing else reduces it."""
+        if is_adapted(self.student) and is_sharded(self.student):
+            processes.average([p.grad for p in self.student.parameters() if p.grad is not None])
 
     def _get_output_dir(self, trial: Any = None) -> str:
         return str(self._staging or self.job.folder)
@@ -218,11 +228,11 @@ class SavingTrainer(Trainer):
         """Weights (safetensors; of an adapted model those of the adapter), config, generation config and tokenizer; no
         training_args.bin, which would hold the hub token in clear."""
         assert output_dir is not None
-        if is_sharded(self.student):
-            save_whole(self.student, output_dir, self.args.should_save)
-        elif is_adapted(self.student):
+        if is_adapted(self.student):
             if self.args.should_save:
                 save_adapter(self.student, Path(output_dir))
+        elif is_sharded(self.student):
+            save_whole(self.student, whole_tensors(self.student), output_dir, self.args.should_save)
         elif self.args.should_save:
             self.student.save_pretrained(output_dir, state_dict=state_dict)
         if self.args.should_save:
@@ -233,8 +243,12 @@ class SavingTrainer(Trainer):
         gathered."""
         if not is_adapted(self.student):
             self.save_model(str(folder), _internal_call=True)
+            return
+        if is_sharded(self.student):
+            save_whole(self.student, merged_tensors(self.student), str(folder), self.args.should_save)
         elif self.args.should_save:
             merged(self.student, self.student.dtype, "cpu").save_pretrained(folder)
+        if self.args.should_save:
             self.job.builder.chat.save(str(folder))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -76,14 +76,17 @@ class DistillationTrainer(SavingTrainer):
         self.decoder = DecodingCopy(job.student, samples, bf16=job.autocast)
         self.last_lr = 0.0
         vocab, teacher = job.builder.chat.vocab, self.ema.model if self.ema else job.teacher
+        within = self.ema.within if self.ema else contextlib.nullcontext
         with self._autocast() if is_adapted(job.student) else contextlib.nullcontext():  # its base is stored for it
             self.reader = Reader(job.student, vocab, "student")
-            self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher")
+            self.teacher = None if teacher is None else Reader(teacher, vocab, "teacher", within)
             if not job.training.dropout:
                 dropout_off(job.student, "student")
         with self._autocast():  # R is stored for it
-            self.reference = None if job.reference is None else Reader(job.reference, vocab, "reference")
+            reference = job.reference
+            self.reference = None if reference is None else Reader(reference, vocab, "reference", job.reference_as)
         self.cache = Cache(job, self._frozen, self._identity, self.say)
+        self.reference_head = None if self.reference is None else self.reference.head()
         self.teacher_head = None if self.teacher is None else self.teacher.head()  # gathered once where it is sharded
         self.lockstep = self.reader.lockstep or (self.teacher is not None and self.teacher.lockstep)
         if job.training.gradient_checkpointing:
@@ -151,6 +154,7 @@ class DistillationTrainer(SavingTrainer):
             total += result.loss.detach()
             fault = fault or faults.fault_of(result, window, places)
             self.meter.add_objective(result, [window.rows[p].example.l for p in places])
+        self._average_adapter()
         faults.stop_at_fault(fault, step + 1, job.folder)  # only now: a process that left its loop would be waited for
         self.meter.add("loss", float(total))
         self.meter.add("steps", 1 / self.args.world_size)
@@ -210,10 +214,10 @@ class DistillationTrainer(SavingTrainer):
 
     def _compare(self, blocks: Mapping[View, Block], compared: Sequence[View]) -> dict[View, Tensor]:
         """The reference's log R(.|x) of the views that it scores, by row."""
-        if self.reference is None or not compared:
+        if self.reference is None or self.reference_head is None or not compared:
             return {}
         hidden = self.reference.hidden({v: blocks[v].student for v in compared if v in blocks}, len(compared))
-        return response_log_probs(hidden, self.reference.head(), blocks, self.job.training.head_chunk)
+        return response_log_probs(hidden, self.reference_head, blocks, self.job.training.head_chunk)
 
     def _fill_cache(self) -> None:
         """Before the first step or evaluation, on all processes together."""

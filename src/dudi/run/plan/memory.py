@@ -140,6 +140,10 @@ class Training:
         size, name, adapted = student.trained * weights.itemsize, _name(weights), student.adapter is not None
         if adapted:  # R is the same weights
             yield Item("student's own weights, frozen", student.reference_bytes(weights, autocast))
+            yield from _multiplied(student, (REFERENCE, STUDENT, BACKWARD))
+            before = any(self.stage.start == stage.name for stage in self.machine.stages)
+            if student.adapter and student.adapter.quantization and self.stage.reference and before:
+                yield Item(f"R's adapter, {name}", size)
         yield Item(f"{'adapter' if adapted else 'student'}, {name}", size)
         yield Item(f"gradients, {name}", size, AFTER_FIRST)
         yield Item(f"AdamW's moments, {name}", 2 * size)
@@ -157,7 +161,8 @@ class Training:
         weights, frozen, autocast = arithmetic(self.prepared.recipe.models.precision)
         if method.judged_by_larger:
             teacher = self.machine.shape("teacher")
-            size, name = teacher.bytes(frozen), _name(frozen)
+            size, name = teacher.bytes(frozen), teacher.bits or _name(frozen)
+            yield from _multiplied(teacher, (TEACHER,))
             if self.prepared.recipe.models.teacher_sharding == "shard" and self.machine.gpus > 1:
                 yield Item(f"teacher, {name}, its share", size / self.machine.gpus)
                 yield Item("teacher's head, whole", teacher.head * frozen.itemsize)
@@ -215,7 +220,8 @@ def generation(prepared: Prepared, stage: Generate, machine: Machine) -> Memory:
     writer = machine.shape(stage.writer)
     lengths = sorted(len(row.x) for row in prepared.train.rows)[-recipe.training.batch :]
     longest = max(recipe.limits.of("rollout", row.example.l) for row in prepared.train.rows)
-    items = [*machine.process(), Item(f"{stage.writer}, {_name(frozen)}", writer.bytes(frozen))]
+    items = [*machine.process(), Item(f"{stage.writer}, {writer.bits or _name(frozen)}", writer.bytes(frozen))]
+    items += _multiplied(writer, (ROLLOUT,)) if writer.bits else ()
     size = (len(lengths), lengths[-1])
     items += decoding_items(writer, frozen, size, longest, prepared.chat.vocab, unknown)
     return Memory(stage.name, tuple(items), tuple(unknown))
@@ -233,6 +239,12 @@ def decoding_items(
     mask = rows * width**2 * (1 + dtype.itemsize)
     reading = trace.bytes(rows * width) + mask
     yield Item("rollouts: prompts, logits", max(reading, rows * vocab * LOGITS), (ROLLOUT,))
+
+
+def _multiplied(model: Shape, phases: tuple[str, ...]) -> Iterator[Item]:
+    """What a layer that is kept in 4 bits takes while it is multiplied with."""
+    if model.dequantised:
+        yield Item(f"{model.key.removeprefix('models.')}: a layer, out of its 4 bits", model.dequantised, phases)
 
 
 def _largest(items: list[Item]) -> list[Item]:

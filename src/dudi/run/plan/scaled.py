@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dudi.recipe.stages import Train
+from dudi.run.plan.margin import ends, of_mean
 from dudi.run.plan.memory import OPTIMIZER
 from dudi.run.plan.stopwatch import NOTHING, OTHER, Call, Laps, Spent, total
 from dudi.run.plan.windows import Side, tokens
@@ -27,17 +28,16 @@ OUTSIDE = ("loading", "caching", "evaluation", "saving", GENERATION)
 class Measured:
     """A stage as it was measured, scaled to the whole of it.
 
-    spent: by phase; low, high: of all phases, if every step (or batch of answers) went as the fastest, or as the
-    slowest, of those that were drawn. timed: how many they were, of `steps`. peak: bytes, in `phase`. rollouts: mean
-    tokens of what was sampled, and of its limits.
+    spent: by phase; apart: half of the interval of all phases together, as far as the steps (or batches of answers)
+    tell that were drawn. timed: how many they were, of `steps`. peak: bytes, in `phase`. rollouts: mean tokens of what
+    was sampled, and of its limits.
     """
 
     stage: str
     steps: int
     timed: int
     spent: dict[str, Spent]
-    low: Spent
-    high: Spent
+    apart: Spent
     peak: int = 0
     phase: str = ""
     rollouts: tuple[float, float] | None = None
@@ -51,6 +51,16 @@ class Measured:
     def total(self) -> Spent:
         """All phases."""
         return total(self.spent)
+
+    @property
+    def low(self) -> Spent:
+        """What it takes at least, in all likelihood (`dudi.run.plan.margin`)."""
+        return ends(self.total, self.apart)[0]
+
+    @property
+    def high(self) -> Spent:
+        """And at most."""
+        return ends(self.total, self.apart)[1]
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,19 @@ class Measurement:
         return total(self.before) + sum((one.total for one in self.stages), NOTHING)
 
     @property
+    def apart(self) -> Spent:
+        """Half of its interval, as far as drawn steps tell: stages are drawn apart from each other."""
+        return np.asarray(np.sqrt(sum((one.apart**2 for one in self.stages), NOTHING)))
+
+    @property
     def low(self) -> Spent:
-        """The same, if every step went as the fastest that was drawn."""
-        return total(self.before) + sum((one.low for one in self.stages), NOTHING)
+        """What it takes at least, in all likelihood. All stages may be off to the same side."""
+        return ends(self.total, self.apart)[0]
 
     @property
     def high(self) -> Spent:
-        """And as the slowest."""
-        return total(self.before) + sum((one.high for one in self.stages), NOTHING)
+        """And at most."""
+        return ends(self.total, self.apart)[1]
 
     def table(self) -> dict[str, Any]:
         """All of it, for machines: seconds, bytes."""
@@ -109,7 +124,7 @@ def training(
 ) -> Measured:
     """A training. small: what was trained on; laps: its steps, in the order of the sides; spent: outside of steps by
     phase, and in all under ""."""
-    by_phase, low, high, timed, place = defaultdict[str, Spent](lambda: NOTHING), NOTHING, NOTHING, 0, 0
+    by_phase, squares, timed, place = defaultdict[str, Spent](lambda: NOTHING), NOTHING, 0, 0
     for side in found:
         here = laps.steps[place : place + len(side.measured)]
         place += len(side.measured)
@@ -119,25 +134,18 @@ def training(
         for size, lap in scaled:
             for name, value in lap.items():
                 by_phase[name] = by_phase[name] + value * size / all_tokens
-        fastest, slowest = _extremes(total(lap) for _, lap in scaled)
-        low, high, timed = low + fastest, high + slowest, timed + len(drawn)
+        squares = squares + of_mean(np.stack([total(lap) for _, lap in scaled]), side.steps) ** 2
+        timed += len(drawn)
     steps = steps_of(stage.training, len(prepared.train.rows))
     outside = _outside(stage, steps, prepared, small, laps, spent)
     for name, value in outside.items():
         by_phase[name] = by_phase[name] + value
-    always = total(outside)
-    return Measured(stage.name, steps, timed, dict(by_phase), low + always, high + always)
+    return Measured(stage.name, steps, timed, dict(by_phase), np.asarray(np.sqrt(squares)))
 
 
 def _as_all(lap: Mapping[str, Spent], size: int, side: Side) -> dict[str, Spent]:
     """What all steps take if they go as this one, of so many tokens."""
     return {name: value * (side.steps if name in BY_STEP else side.tokens / size) for name, value in lap.items()}
-
-
-def _extremes(values: Iterable[Spent]) -> tuple[Spent, Spent]:
-    """The least and the most, by each clock."""
-    stacked = np.stack([*values])
-    return stacked.min(axis=0), stacked.max(axis=0)
 
 
 def _outside(
@@ -159,11 +167,10 @@ def generation(stage: str, prepared: Prepared, calls: Sequence[Call], spent: Map
     rows = len(prepared.train.rows) + len(prepared.eval.rows)
     full = max(call.requests for call in calls)
     drawn = [call for call in calls[1:] if call.requests == full] or [calls[0]]
-    low, high = _extremes(call.spent * rows / call.requests for call in drawn)
     each = sum((call.spent for call in drawn), NOTHING) / (full * len(drawn))
     loading = spent.get("loading", NOTHING)
     rest = spent[""] - loading - sum((call.spent for call in calls), NOTHING)
     found = {"loading": loading, GENERATION: each * rows, OTHER: rest}
-    always = loading + rest
     batches = -(-rows // prepared.recipe.training.batch)
-    return Measured(stage, batches, len(drawn), found, low + always, high + always)
+    apart = of_mean(np.stack([call.spent * rows / call.requests for call in drawn]), batches)
+    return Measured(stage, batches, len(drawn), found, apart)

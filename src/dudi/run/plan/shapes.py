@@ -18,8 +18,10 @@ from dudi.models.files import local_folder, reading_model
 from dudi.models.fused import FAMILY, LINEARS
 from dudi.models.load import load_config
 from dudi.models.parts import backbone
+from dudi.models.quantised import largest, quantised_bytes
 from dudi.models.reference import round_linears
 from dudi.models.sharding import bytes_here
+from dudi.recipe.fields import Quantization
 from dudi.recipe.schema import Adapter, Recipe
 from dudi.recipe.stages import TEACHER, Stage, Train
 from dudi.run.paths import named
@@ -39,12 +41,13 @@ Size = tuple[int, int]
 @dataclass
 class Shape:
     """A model without its numbers. model: on the meta device, in float32; stored: bytes of its files, where these are
-    quantised; adapter: what is trained of it, in place of its own weights."""
+    quantised; adapter: what is trained of it, in place of its own weights; bits: what it is kept in as it is loaded."""
 
     key: str
     model: PreTrainedModel
     stored: int | None = None
     adapter: Adapter | None = None
+    bits: Quantization | None = None
     _traces: dict[tuple[Any, ...], Trace] = field(default_factory=dict)
 
     @property
@@ -67,6 +70,8 @@ class Shape:
 
     def bytes(self, dtype: torch.dtype) -> int:
         """Of the weights."""
+        if self.bits is not None:
+            return quantised_bytes(nn.Module.to(copy.deepcopy(self.model), dtype), self.bits)
         return self.stored or self.parameters * dtype.itemsize
 
     def reference_bytes(self, dtype: torch.dtype, autocast: bool) -> int:
@@ -75,7 +80,14 @@ class Shape:
         nn.Module.to(model, dtype)
         if autocast:
             round_linears(model)
-        return bytes_here(model)
+        bits = None if self.adapter is None else self.adapter.quantization
+        return bytes_here(model) if bits is None else quantised_bytes(model, bits)
+
+    @property
+    def dequantised(self) -> int:
+        """Bytes of the largest layer that is kept in 4 bits, while it is multiplied with: in float32, and rounded."""
+        bits = self.bits if self.adapter is None else self.adapter.quantization
+        return 6 * largest(self.model) if bits == "4bit" else 0
 
     @property
     def head(self) -> int:
@@ -173,8 +185,10 @@ def shapes(recipe: Recipe) -> dict[str, Shape]:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust, **chosen)
         folder, quantised = local_folder(path, revision), getattr(config, "quantization_config", None) is not None
         files = [*folder.glob("*.safetensors")] if folder is not None and quantised else []
-        adapter = None if key == "models.teacher" else recipe.adapter
-        found[key] = Shape(key, model, sum(file.stat().st_size for file in files) or None, adapter)
+        adapter, bits = (
+            (recipe.adapter, None) if key != "models.teacher" else (None, recipe.models.teacher_quantization)
+        )
+        found[key] = Shape(key, model, sum(file.stat().st_size for file in files) or None, adapter, bits)
     return found
 
 

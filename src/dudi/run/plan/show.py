@@ -107,8 +107,9 @@ def _measured(plan: Plan, found: Measurement) -> Iterator[Part]:
     cpu = f", {_duration(float(found.total[1]))} of CPU time over all threads" if plan.device.is_cpu else ""
     yield f"measured here: {_duration(expected)} ({_duration(low)} to {_duration(high)}): {_paid(plan, expected)}{cpu}"
     yield (
-        f"of it before the first stage: {before}. The range is that of the steps drawn. Left out: the start of Python,"
-        " the rehearsal, what the first steps take longer"
+        f"of it before the first stage: {before}. The range is meant to hold 95 of 100 runs, by how the drawn steps"
+        " differ and how far off such plans were on a CPU. Left out: the start of Python, the rehearsal, what the first"
+        " steps take longer"
     )
     for one in stages:
         if one.rollouts is not None:
