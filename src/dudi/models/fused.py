@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import LlamaModel, PreTrainedModel, Qwen2Model, Qwen3Model
 
 from dudi.models.parts import backbone, positions_of
@@ -117,8 +117,11 @@ class _Layer:
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
-    """A norm of the family: in float32 its formula, with nothing around it; else, as rounding is part of it, itself."""
+    """A norm of the family: in float32 its formula as one operation, which a CPU has not, or as few; else, as rounding
+    is part of it, itself."""
     if x.dtype is torch.float32 and norm.weight.dtype is torch.float32:
+        if x.device.type != "cpu":
+            return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
         return _scaled(x, norm.weight, norm.variance_epsilon)
     return cast(Tensor, norm(x))
 
@@ -129,14 +132,14 @@ def _scaled(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 class _HeadNorms:
-    """Qwen3's norms of queries and of keys, as one where both are in float32."""
+    """Qwen3's norms of queries and of keys; on a CPU, as one where both are in float32."""
 
     def __init__(self, attention: Any, kv: int) -> None:
         self.queries, self.keys, self.kv = attention.q_norm, attention.k_norm, kv
         both = (self.queries, self.keys)
         counts = (kv * attention.num_key_value_groups, kv)
         self.weight = torch.cat([norm.weight.expand(count, -1) for norm, count in zip(both, counts, strict=True)])
-        self.alike = self.queries.variance_epsilon == self.keys.variance_epsilon
+        self.alike = self.queries.variance_epsilon == self.keys.variance_epsilon and self.weight.device.type == "cpu"
 
     def __call__(self, heads: Tensor) -> Tensor:
         """Queries, then keys [B, l, N + K, D]."""
@@ -168,7 +171,7 @@ class FusedDecoder:
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)  # with the signs of the two halves of a rotation
         self.cos, self.sin = cos[0, positions, None], sin[0, positions, None]  # [B, L, 1, D]
 
-    @torch.inference_mode()  # half the cost of a small operation is what autograd might ask of it
+    @torch.inference_mode()
     def __call__(self, ids: Tensor) -> Tensor:
         """Hidden state [B, H] of the last of these tokens [B, l]: the prompts first, then one token each."""
         return _normed(self.norm, self._prompt(ids) if self.fed == 0 else self._step(ids))
