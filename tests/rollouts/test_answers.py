@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dudi.rollouts import Request, Sampling
-from dudi.rollouts.answers import BLOCK, inverse_cdf
+from dudi.rollouts.answers import BLOCK, inverse_cdf, likeliest
 from dudi.rollouts.local import LocalEngine
 
 TOP = 1 - 2**-53
@@ -49,6 +49,16 @@ def test_rollouts_follow_the_softmax() -> None:
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1, : kit.VOCAB]
     assert chi_square(tokens, torch.softmax(logits / 0.5, -1)) < 4
     assert chi_square(tokens, torch.softmax(logits / 0.55, -1)) > 4
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 17])
+def test_the_likeliest_token_is_the_first_of_equals(size: int) -> None:
+    """In the first block and in the last, shorter one; also where all others are impossible."""
+    logits = torch.randint(-9, 9, (50, size), generator=torch.Generator().manual_seed(size)).float()
+    only = torch.full((size, size), -torch.inf).fill_diagonal_(-3.0)
+    for found in (logits, only):
+        first = [row.index(max(row)) for row in found.tolist()]
+        assert likeliest(found).tolist() == first
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, TOP])

@@ -115,6 +115,21 @@ def test_hidden_states_are_those_of_the_models_own_forward(kind: str, mask: Tens
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6 * float(b.abs().max()))  # the norms are float32
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@torch.no_grad()
+def test_norms_of_queries_and_keys_in_float32(apart: bool) -> None:
+    """Each head by the weight of its own kind; also where the two are not of one epsilon."""
+    model = lively(kit.model(2, kind="qwen3", dtype=torch.float32)).eval()
+    for layer in model.base_model.layers:
+        for norm, scale in ((layer.self_attn.q_norm, 2.0), (layer.self_attn.k_norm, 0.5)):
+            norm.weight.mul_(scale * torch.rand_like(norm.weight))
+        layer.self_attn.k_norm.variance_epsilon = 1.0 if apart else layer.self_attn.q_norm.variance_epsilon
+    feeds, ids = (FusedDecoder(model, MASK), OwnDecoder(model, MASK)), torch.arange(3, 27).view(3, 8)
+    for part in (ids[:, :6], ids[:, 6:7], ids[:, 7:]):
+        ours, theirs = (feed(part) for feed in feeds)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
 @torch.no_grad()
 def test_what_is_decoded_in_fewer_operations() -> None:
     """By looking at the model; everything else goes through its own forward."""

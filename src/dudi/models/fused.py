@@ -61,53 +61,51 @@ def _is_plain(layer: Any) -> bool:
 
 
 class _Layer:
-    """One decoder layer and its part of the cache, keys and values [B, K, L, D]."""
+    """One decoder layer and its part of the cache, keys and values [B, 2 K, L, D]. Tokens lie flat: x [B l, H]."""
 
     def __init__(self, layer: Any, rows: int, length: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.before, self.between, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
-        self.norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self.qkv = Product.of(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out, self.down = Product.of(attention.o_proj), Product.of(mlp.down_proj)
-        self.gate_up = Product.of(mlp.gate_proj, mlp.up_proj)
+        self.gate_up, self.wide = Product.of(mlp.gate_proj, mlp.up_proj), mlp.gate_proj.out_features
         self.scale, self.size = attention.scaling, attention.head_dim
         self.kv = attention.k_proj.out_features // self.size
         self.group = attention.num_key_value_groups
-        self.keys = attention.q_proj.weight.new_zeros(rows, self.kv, length, self.size)
-        self.values = torch.zeros_like(self.keys)
+        self.norms = _HeadNorms(attention, self.kv) if hasattr(attention, "q_norm") else None
+        self.keep(attention.q_proj.weight.new_zeros(rows, 2 * self.kv, length, self.size))
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, l, H] -> queries [B, l, N, D], keys and values [B, l, K, D]; the first two rotated."""
-        rows, new, _ = x.shape
-        heads = self.kv * (self.group + 2)
-        made = self.qkv(_normed(self.before, x).flatten(0, 1)).view(rows, new, heads, self.size)
-        turned, values = made[:, :, : -self.kv], made[:, :, -self.kv :]
-        if self.norms:
-            queries, keys = turned[:, :, : -self.kv], turned[:, :, -self.kv :]
-            turned = torch.cat((_normed(self.norms[0], queries), _normed(self.norms[1], keys)), 2)
+    def keep(self, memory: Tensor) -> None:
+        """Go on with this part of the cache."""
+        self.memory, self.keys, self.values = memory, memory[:, : self.kv], memory[:, self.kv :]
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [B, l, N, D], and keys and values [B, l, 2 K, D]; queries and keys are rotated, where they lie."""
+        made = self.qkv(_normed(self.before, x)).view(*cos.shape[:2], -1, self.size)
+        turned = made[:, :, : -self.kv]
+        straight = turned if self.norms is None else self.norms(turned)
         half = self.size // 2
-        swapped = torch.cat((turned[..., half:], turned[..., :half]), -1)
-        turned = torch.addcmul(turned * cos, swapped, sin)
-        return turned[:, :, : -self.kv], turned[:, :, -self.kv :], values
+        swapped = torch.cat((straight[..., half:], straight[..., :half]), -1)
+        torch.addcmul(straight * cos, swapped, sin, out=turned)
+        return made[:, :, : -2 * self.kv], made[:, :, -2 * self.kv :]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output [B, l, H]: its input, what attention found [B, l, N D], and the feed-forward part."""
-        shape = x.shape
-        x = self.out(attended.flatten(0, 1)).add_(x.flatten(0, 1))
-        gate, up = self.gate_up(_normed(self.between, x)).chunk(2, -1)
-        return self.down(self.act(gate).mul_(up)).add_(x).view(shape)
+        """The layer's output: its input, what attention found [B l, N D], and the feed-forward part."""
+        x = self.out(attended).add_(x)
+        both = self.gate_up(_normed(self.between, x))
+        return self.down(self.act(both[:, : self.wide]).mul_(both[:, self.wide :])).add_(x)
 
     def look_back(self, queries: Tensor, mask: Tensor | None, reach: int) -> Tensor:
-        """One query a sequence [B, 1, N, D] over the cache's first `reach` places -> [B, 1, N D]. The queries that
-        share keys are taken as so many queries of one head: keys and values are never repeated."""
+        """One query a sequence [B, N, D] over the cache's first `reach` places -> [B, N D]. The queries that share
+        keys are taken as so many queries of one head: keys and values are never repeated."""
         packed = queries.view(len(queries), self.kv, self.group, self.size)
         found = scaled_dot_product_attention(
             packed, self.keys[:, :, :reach], self.values[:, :, :reach], attn_mask=mask, scale=self.scale
         )
-        return found.reshape(len(queries), 1, -1)
+        return found.reshape(len(queries), -1)
 
     def read(self, queries: Tensor, mask: Tensor | None) -> Tensor:
-        """All queries of a prompt [B, P, N, D], each over what is before it -> [B, P, N D]."""
+        """All queries of a prompt [B, P, N, D], each over what is before it -> [B P, N D]."""
         reach, queries = queries.shape[1], queries.transpose(1, 2)
         keys, values, shared = self.keys[:, :, :reach], self.values[:, :, :reach], mask is None
         if not shared:  # with a mask, a GPU has no fast kernel for shared keys
@@ -115,14 +113,40 @@ class _Layer:
         found = scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=shared, scale=self.scale, enable_gqa=shared
         )
-        return found.transpose(1, 2).flatten(2)
+        return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
-    """A norm of the family: in float32 its formula as one operation; else, as rounding is part of it, itself."""
+    """A norm of the family: in float32 its formula as one operation, which a CPU has not, or as few; else, as rounding
+    is part of it, itself."""
     if x.dtype is torch.float32 and norm.weight.dtype is torch.float32:
-        return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+        if x.device.type != "cpu":
+            return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+        return _scaled(x, norm.weight, norm.variance_epsilon)
     return cast(Tensor, norm(x))
+
+
+def _scaled(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x [..., D], divided by its root mean square, times a weight [D] or [heads, D]."""
+    return (x * (x * x).mean(-1, keepdim=True).add_(epsilon).rsqrt_()).mul_(weight)
+
+
+class _HeadNorms:
+    """Qwen3's norms of queries and of keys; on a CPU, as one where both are in float32."""
+
+    def __init__(self, attention: Any, kv: int) -> None:
+        self.queries, self.keys, self.kv = attention.q_norm, attention.k_norm, kv
+        both = (self.queries, self.keys)
+        counts = (kv * attention.num_key_value_groups, kv)
+        self.weight = torch.cat([norm.weight.expand(count, -1) for norm, count in zip(both, counts, strict=True)])
+        self.alike = self.queries.variance_epsilon == self.keys.variance_epsilon and self.weight.device.type == "cpu"
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """Queries, then keys [B, l, N + K, D]."""
+        if self.alike and heads.dtype is self.weight.dtype is torch.float32:
+            return _scaled(heads, self.weight, self.queries.variance_epsilon)
+        queries, keys = heads[:, :, : -self.kv], heads[:, :, -self.kv :]
+        return torch.cat((_normed(self.queries, queries), _normed(self.keys, keys)), 2)
 
 
 class FusedDecoder:
@@ -147,15 +171,15 @@ class FusedDecoder:
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)  # with the signs of the two halves of a rotation
         self.cos, self.sin = cos[0, positions, None], sin[0, positions, None]  # [B, L, 1, D]
 
+    @torch.inference_mode()
     def __call__(self, ids: Tensor) -> Tensor:
         """Hidden state [B, H] of the last of these tokens [B, l]: the prompts first, then one token each."""
-        hidden = self._prompt(ids) if self.fed == 0 else self._step(ids)
-        return _normed(self.norm, hidden[:, -1])
+        return _normed(self.norm, self._prompt(ids) if self.fed == 0 else self._step(ids))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.keep(layer.memory[rows])
         self.mask, self.cos, self.sin = self.mask[rows], self.cos[rows], self.sin[rows]
 
     def _prompt(self, ids: Tensor) -> Tensor:
@@ -167,12 +191,13 @@ class FusedDecoder:
             itself = torch.eye(width, dtype=torch.bool, device=ids.device)
             mask = ((causal & self.mask[:, None, :width]) | itself)[:, None]
             last = mask[:, :, -1:]
-        x, cos, sin = self.embed(ids), self.cos[:, :width], self.sin[:, :width]
+        x, cos, sin = self.embed(ids.flatten()), self.cos[:, :width], self.sin[:, :width]
         for layer in self.layers:
-            queries, keys, values = layer.project(x, cos, sin)
-            layer.keys[:, :, :width], layer.values[:, :, :width] = keys.transpose(1, 2), values.transpose(1, 2)
+            queries, new = layer.project(x, cos, sin)
+            layer.memory[:, :, :width] = new.transpose(1, 2)
             if layer is self.layers[-1]:  # of which only the last token is read
-                x = layer.finish(x[:, -1:], layer.look_back(queries[:, -1:], last, width))
+                ends = x.view(*ids.shape, -1)[:, -1]
+                x = layer.finish(ends, layer.look_back(queries[:, -1], last, width))
             else:
                 x = layer.finish(x, layer.read(queries, mask))
         if self.fixed:
@@ -185,11 +210,10 @@ class FusedDecoder:
         if self.fixed:
             self.mask.index_fill_(1, self.place, True)
         mask = self.mask[:, None, None, :reach] if self.fixed or self.padded else None
-        x, cos, sin = self.embed(ids), self.cos.index_select(1, self.place), self.sin.index_select(1, self.place)
+        x, cos, sin = self.embed(ids[:, 0]), self.cos.index_select(1, self.place), self.sin.index_select(1, self.place)
         for layer in self.layers:
-            queries, keys, values = layer.project(x, cos, sin)
-            layer.keys.index_copy_(2, self.place, keys.transpose(1, 2))
-            layer.values.index_copy_(2, self.place, values.transpose(1, 2))
-            x = layer.finish(x, layer.look_back(queries, mask, reach))
+            queries, new = layer.project(x, cos, sin)
+            layer.memory.index_copy_(2, self.place, new.transpose(1, 2))
+            x = layer.finish(x, layer.look_back(queries[:, 0], mask, reach))
         self.place += 1
         return cast(Tensor, x)

@@ -31,7 +31,7 @@ class Product:
         """Linear layers of one input as one product, their outputs side by side."""
         biases = tuple(linear.bias for linear in linears if linear.bias is not None)
         assert len(biases) in (0, len(linears))
-        weight = torch.cat(tuple(linear.weight for linear in linears))
+        weight = linears[0].weight if len(linears) == 1 else torch.cat(tuple(linear.weight for linear in linears))
         return cls(weight, torch.cat(biases) if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:

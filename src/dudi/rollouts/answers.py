@@ -43,6 +43,7 @@ class Answers:
         self.counts = torch.zeros(2, dtype=torch.long, device=device)
         self.ended: dict[int, Rollout] = {}
 
+    @torch.inference_mode()
     def take(self, hidden: Tensor) -> None:
         """Draw each row's next token from its last hidden state [n, H]."""
         logits = self.head.finish(self.product(hidden.to(self.head.weight.dtype)))
@@ -50,7 +51,7 @@ class Answers:
         # NaN and infinity come through a maximum
         self.broken.copy_(self.active & ~torch.isfinite(logits.amax(-1)))
         if temperature == 0:
-            token = logits.argmax(-1)
+            token = likeliest(logits)
         else:
             if temperature != 1:
                 logits = logits / temperature
@@ -89,6 +90,23 @@ class Answers:
             self.rows.tolist(), self.tokens.tolist(), self.lengths.tolist(), self.finished.tolist(), strict=True
         )
         self.ended |= {place: Rollout(tuple(ids[:length]), done) for place, ids, length, done in state}
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The first of the largest entries [B] of logits [B, V].
+
+    On a CPU `argmax` goes from entry to entry, a maximum does not: the largest block is found first.
+    """
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    size = logits.shape[-1]
+    whole = size - size % BLOCK
+    peaks = logits[:, :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
+    if whole < size:
+        peaks = torch.cat((peaks, logits[:, whole:].amax(-1, keepdim=True)), -1)
+    first = peaks.argmax(-1, keepdim=True) * BLOCK
+    places = (first + torch.arange(BLOCK, device=logits.device)).clamp_(max=size - 1)
+    return (first + logits.gather(-1, places).argmax(-1, keepdim=True)).squeeze(-1)
 
 
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
