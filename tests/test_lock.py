@@ -18,7 +18,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OF_USERS = ("thai", "lm-eval", "peft", "tensorboard", "wandb", "trackio", "mlflow")
+OF_USERS = ("thai", "lm-eval", "peft", "bnb", "tensorboard", "wandb", "trackio", "mlflow")
 """Extras that `make` does not install."""
 EXTRAS = {k: v for k, v in PROJECT["project"]["optional-dependencies"].items() if k not in OF_USERS}
 FILES = ("torch-cpu", "torch-cuda", "run", *EXTRAS)
