@@ -33,7 +33,11 @@ REAL: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize("argv, said", REAL, ids=lambda case: str(case)[:40])
+SLOW = ("report", "lab")  # what they import takes seconds
+CASES = [pytest.param(*case, marks=pytest.mark.slow) if case[0][0] in SLOW else case for case in REAL]
+
+
+@pytest.mark.parametrize("argv, said", CASES, ids=lambda case: str(case)[:40])
 def test_one_line_and_status_2_by_the_real_command(tmp_path: Path, argv: list[str], said: str) -> None:
     folder, out = tmp_path / "folder", tmp_path / "out"
     folder.mkdir()

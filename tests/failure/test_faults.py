@@ -168,7 +168,7 @@ def test_many_rows_are_counted() -> None:
 
 @pytest.mark.parametrize(
     "method, signals",
-    [('name = "sft"', "off_policy"), ('name = "dudi"', "")],
+    [pytest.param('name = "sft"', "off_policy", marks=pytest.mark.slow), ('name = "dudi"', "")],
 )
 def test_nan_weights_stop_the_run_and_keep_the_last_checkpoint(
     dudi: Dudi, monkeypatch: pytest.MonkeyPatch, method: str, signals: str

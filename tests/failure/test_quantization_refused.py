@@ -49,7 +49,7 @@ def test_without_bitsandbytes_it_is_refused_with_the_command(
         with pytest.raises(DudiError) as error:
             use()
         line = recipes.the_line(error)
-        assert line.startswith(f"{key}: the package bitsandbytes is not installed: pip install bitsandbytes")
+        assert line.startswith(f"{key}: the package bitsandbytes is not installed: pip install 'dudi[bnb]'")
     assert not (tmp_path / "run").exists()
 
 

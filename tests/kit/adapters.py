@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import dudi.run.folder
 import dudi.run.pipeline
 import dudi.run.prepare
 import dudi.run.settings
@@ -87,6 +88,7 @@ def quantised_loads(w: World, table: dict[str, Any]) -> list[Any]:
         patch.setattr(dudi.run.prepare, "check_quantization", lambda recipe: None)
         patch.setattr(dudi.run.settings, "check_quantization", lambda recipe: None)
         patch.setattr(dudi.run.prepare, "check_backend", lambda key, bits: None)
+        patch.setattr(dudi.run.folder, "quantised", lambda recipe: {})  # whose version environment.json has
         w.start(table)
     return found
 

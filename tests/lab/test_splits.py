@@ -253,6 +253,7 @@ def test_data_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert a.keys() == c.keys() and all(a[name] != c[name] for name in a)
 
 
+@pytest.mark.slow
 def test_a_benchmark_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_benchmark(tmp_path / name, seed, share=0.04)

@@ -38,6 +38,7 @@ def small(dudi: Dudi) -> Any:
     return package.load_recipe(dudi.file, ["data.eval_rows_per_language=0", "training.eval_every=0"])
 
 
+@pytest.mark.slow
 def test_rows_and_callbacks_of_ones_own(dudi: Dudi) -> None:
     counting = Counting()
     folder = package.train(small(dudi), ROWS, callbacks=[counting], rehearsal=False)
@@ -47,6 +48,7 @@ def test_rows_and_callbacks_of_ones_own(dudi: Dudi) -> None:
     assert package.train(small(dudi), ROWS, resume=True) == folder
 
 
+@pytest.mark.slow
 def test_a_dataset_is_its_rows(dudi: Dudi) -> None:
     """The same rows as mappings and as a `Dataset`: the same sample, and the same numbers."""
     one = package.train(small(dudi), ROWS, output=dudi.folder / "rows", rehearsal=False)

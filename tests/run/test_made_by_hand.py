@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import kit
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -79,6 +80,7 @@ max_steps = 2
     )
 
 
+@pytest.mark.slow
 def test_a_run_and_an_evaluation_of_folders_made_by_hand(tmp_path: Path) -> None:
     by_hand(tmp_path)
     runner = CliRunner()

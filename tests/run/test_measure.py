@@ -244,6 +244,7 @@ def check(planned: Plan) -> None:
         assert one.stage == stage.memory.stage and one.peak > 0.8 * own and one.steps == stage.time.steps
 
 
+@pytest.mark.slow
 def test_it_takes_the_steps_that_the_run_takes_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

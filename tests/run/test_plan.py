@@ -119,7 +119,7 @@ class Weighed(TrainerCallback):
     [
         ("dudi", "bfloat16"),
         pytest.param("dudi", "float32", marks=pytest.mark.slow),
-        ("sdft", "float32"),
+        pytest.param("sdft", "float32", marks=pytest.mark.slow),
         pytest.param("sdft", "bfloat16", marks=pytest.mark.slow),
     ],
 )

@@ -48,6 +48,7 @@ def test_whatever_a_model_does_is_one_line(dudi: Dudi, monkeypatch: pytest.Monke
     assert not dudi.out.exists()
 
 
+@pytest.mark.slow
 def test_a_rehearsal_changes_no_number_and_leaves_nothing(dudi: Dudi) -> None:
     one, two = dudi.folder / "one", dudi.folder / "two"
     assert dudi("run", str(dudi.file), "--rehearsal", "--output", str(one)) == 0, dudi.err
@@ -69,7 +70,7 @@ def test_check_rehearses_and_keeps_nothing(dudi: Dudi) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        {"name": "seqkd"},
+        pytest.param({"name": "seqkd"}, marks=pytest.mark.slow),
         pytest.param({"name": "spin", "iterations": 3}, marks=pytest.mark.slow),
         pytest.param({"name": "sdft"}, marks=pytest.mark.slow),
     ],

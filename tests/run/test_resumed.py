@@ -170,6 +170,7 @@ def test_the_keys_that_may_change_exist() -> None:
     assert set(FREE) <= set(keys(Recipe))
 
 
+@pytest.mark.slow
 def test_keys_that_mean_nothing_may_change_and_are_said(tmp_path: Path) -> None:
     """The run goes on with them: its recipe has the new ones, and the weights are those of the straight run."""
     method = {"name": "sdft"}

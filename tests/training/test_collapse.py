@@ -177,6 +177,7 @@ def test_spans() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_training_warns_in_log_metrics_and_summary_and_the_same_after_a_stop(tmp_path: Path) -> None:
     """Responses of one token over and over, from the third step on: with the second there were enough to begin with."""
     examples = [e for e in kit.builtin() if e.l == "id"][:8]

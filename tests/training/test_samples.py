@@ -62,6 +62,7 @@ def test_one_of_each_view_language_and_interval(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
 
 
+@pytest.mark.slow
 def test_the_longer_run_begins_with_the_shorter_one(tmp_path: Path) -> None:
     """The choice does not know where a run ends, so one that is extended has the same lines."""
     for name, epochs in (("short", 1.0), ("long", 2.0)):

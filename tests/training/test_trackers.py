@@ -108,6 +108,7 @@ def test_rollouts_and_settings(tmp_path: Path, told: type[Recorder]) -> None:
     assert str(tmp_path) not in json.dumps(last.settings)
 
 
+@pytest.mark.slow
 def test_a_tracker_changes_no_number(tmp_path: Path, told: type[Recorder]) -> None:
     runs = [
         run(tracked(tmp_path, *names, output=name), say=lambda _: None)
@@ -135,6 +136,7 @@ class Killer(Monitor):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_in_the_same_run(tmp_path: Path, told: type[Recorder]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tracked(tmp_path, "recorder"), say=lambda _: None, monitors=[Killer()])

@@ -44,7 +44,7 @@ def check_quantization(recipe: Recipe) -> None:
     for key in quantised(recipe):
         if find_spec("bitsandbytes") is None:
             raise DudiError(
-                f"{key}: the package bitsandbytes is not installed: pip install bitsandbytes, or leave it out"
+                f"{key}: the package bitsandbytes is not installed: pip install 'dudi[bnb]', or leave it out"
             )
 
 

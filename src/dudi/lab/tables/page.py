@@ -118,7 +118,7 @@ def _columns(shown: Shown, table: TableOf, rows: Sequence[str]) -> dict[str, Col
     if table.by == "languages":
         found = {l: language(l) for l in first.codes}
     if table.by == "competencies":
-        found = {c: competency(c) for c in sorted(first.competencies, key=COMPETENCIES.index)}
+        found = {c: competency(c) for c in sorted(first.competencies, key=[*COMPETENCIES, *first.competencies].index)}
     return {**found, "average": average, WITHOUT: without_translation}
 
 
