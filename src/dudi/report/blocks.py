@@ -51,11 +51,10 @@ class Table:
     @property
     def words(self) -> tuple[bool, ...]:
         """For each column, whether it holds words, which begin on the left, and no numbers."""
-        first = range(len(self.head))
-        cells = [[row[column] for row in self.rows] for column in first]
         return tuple(
-            column == 0 or any(isinstance(cell, str) and cell[:1].isalpha() for cell in found)
-            for column, found in zip(first, cells, strict=True)
+            place == 0
+            or any(isinstance(cell, str) and cell[:1].isalpha() for cell in (row[place] for row in self.rows))
+            for place in range(len(self.head))
         )
 
 
