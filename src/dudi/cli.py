@@ -320,14 +320,15 @@ def report(
     tables: Annotated[Path | None, typer.Option(metavar="FOLDER", help="That of `dudi lab tables` instead.")] = None,
 ) -> None:
     """Write one self-contained page about runs and evaluations: scores, differences, training, answers side by side."""
-    from dudi.lab.tables.command import report_lines
-    from dudi.report.write import write_report
-
     if tables is None:
+        from dudi.report.write import write_report
+
         page = write_report(runs or (), evals or (), baseline, output, benchmark, subject)
     elif runs or evals or baseline or benchmark or subject:
         raise DudiError("--tables: a page of its own; only --output goes with it")
     else:
+        from dudi.lab.tables.command import report_lines
+
         page = report_lines(tables, output)
     out.print(f"report: {page}", soft_wrap=True)
 
