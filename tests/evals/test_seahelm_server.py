@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.evals import save_model
 from kit.seahelm import OurSeaHelm, run
+from kit.served import listening
 
 from dudi.errors import DudiError
 from dudi.evals.seahelm import command
@@ -43,7 +43,7 @@ class ChatServer:
 
 @contextmanager
 def serving(chat: ChatServer) -> Iterator[ChatServer]:
-    """It is there, at an address of this machine."""
+    """It is there."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
@@ -68,17 +68,8 @@ def serving(chat: ChatServer) -> Iterator[ChatServer]:
             chat.asked.append((self.path, body))
             self.reply({"id": "1", "choices": [chat.choice], "usage": {"completion_tokens": 2, "total_tokens": 9}})
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    chat.url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("NO_PROXY", "127.0.0.1")
-            patch.setattr("dudi.rollouts.connection.FIRST_WAIT", 0.01)
-            yield chat
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as chat.url:
+        yield chat
 
 
 def test_a_server_answers_in_our_samplers_place(sea: OurSeaHelm, tmp_path: Path) -> None:

@@ -141,19 +141,25 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def serving(served: Served) -> Iterator[Served]:
-    """It is there, at an address of this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server that answers so, at an address of this machine; tries are repeated soon."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NO_PROXY", "127.0.0.1")
             patch.setattr("dudi.rollouts.connection.FIRST_WAIT", 0.01)
-            yield served
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def serving(served: Served) -> Iterator[Served]:
+    """It is there."""
+    with listening(_handler(served)) as served.url:
+        yield served
 
 
 BY_SEQKD = {"method": {"name": "seqkd"}, "rollouts.server": "http://localhost/v1"}

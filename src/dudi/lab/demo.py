@@ -53,7 +53,7 @@ def plan(
     """All steps by name. Each of several seeds has a pipeline of its own, cold start included, in its own folder."""
     lab = out / "lab"
     given = () if weights is None else ("--weights", str(weights))
-    export = ("lab", "export", str(lab), *given, "--share", f"{THIRD:.4f}")
+    export = ("lab", "export", str(lab), *given, "--share", str(THIRD))
     steps = {"lab": Step(export, lab / "lab.json", weight=0.3)}
     for name, model in (("base", lab / student), ("teacher", lab / "teacher")):
         steps[f"eval-{name}"] = _evaluation(model, lab, out / "eval" / name, "lab")
