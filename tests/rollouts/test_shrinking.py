@@ -12,10 +12,11 @@ from kit.architectures import VOCAB, build
 from kit.oracle import lively, sample, use_exact_norms
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from dudi.errors import DudiError
 from dudi.models.decoding import OwnDecoder, decoder
-from dudi.models.fused import FusedDecoder, is_fusable
+from dudi.models.fused import FusedDecoder, _Norm, is_fusable
 from dudi.models.products import PANEL, WIDE, Product
 from dudi.recipe.read import parse_recipe
 from dudi.rollouts import Request, Sampling, uniforms
@@ -131,6 +132,15 @@ def test_norms_of_queries_and_keys_in_float32(apart: bool) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [1, 48, 96, 128, 333, 1536])
+def test_a_norm_has_the_bits_of_the_models_own(size: int) -> None:
+    g = torch.Generator().manual_seed(size)
+    norm = Qwen3RMSNorm(size, eps=1e-5)
+    norm.weight.data = torch.randn(size, generator=g)
+    x = torch.randn(33, size, generator=g) * torch.logspace(-6, 4, 33)[:, None]  # where epsilon is much and nothing
+    assert torch.equal(_Norm(norm)(x), norm(x))
+
+
 def test_what_is_decoded_in_fewer_operations() -> None:
     """By looking at the model; everything else goes through its own forward."""
     for kind in kit.CLASSES:

@@ -65,7 +65,8 @@ class _Layer:
 
     def __init__(self, layer: Any, rows: int, length: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.before, self.between, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
+        self.before, self.between = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        self.act = mlp.act_fn
         self.qkv = Product.of(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out, self.down = Product.of(attention.o_proj), Product.of(mlp.down_proj)
         self.gate_up, self.wide = Product.of(mlp.gate_proj, mlp.up_proj), mlp.gate_proj.out_features
@@ -81,7 +82,7 @@ class _Layer:
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, l, N, D], and keys and values [B, l, 2 K, D]; queries and keys are rotated, where they lie."""
-        made = self.qkv(_normed(self.before, x)).view(*cos.shape[:2], -1, self.size)
+        made = self.qkv(self.before(x)).view(*cos.shape[:2], -1, self.size)
         turned = made[:, :, : -self.kv]
         straight = turned if self.norms is None else self.norms(turned)
         half = self.size // 2
@@ -92,7 +93,7 @@ class _Layer:
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The layer's output: its input, what attention found [B l, N D], and the feed-forward part."""
         x = self.out(attended).add_(x)
-        both = self.gate_up(_normed(self.between, x))
+        both = self.gate_up(self.between(x))
         return self.down(self.act(both[:, : self.wide]).mul_(both[:, self.wide :])).add_(x)
 
     def look_back(self, queries: Tensor, mask: Tensor | None, reach: int) -> Tensor:
@@ -116,37 +117,43 @@ class _Layer:
         return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _normed(norm: Any, x: Tensor) -> Tensor:
-    """A norm of the family: in float32 its formula as one operation, which a CPU has not, or as few; else, as rounding
-    is part of it, itself."""
-    if x.dtype is torch.float32 and norm.weight.dtype is torch.float32:
+class _Norm:
+    """A norm of the family: x [..., D], divided by its root mean square, times a weight [D] or [heads, D].
+
+    In float32 its formula in as few operations as a CPU allows, with the module's own bits (the mean of squares and
+    epsilon are one operation), or as the one that other devices have; else, as rounding is part of it, itself.
+    """
+
+    def __init__(self, norm: Any, weight: Tensor | None = None) -> None:
+        self.norm, self.weight = norm, norm.weight if weight is None else weight
+        self.epsilon = self.weight.new_tensor([norm.variance_epsilon])
+        self.size = self.weight.new_tensor([self.weight.shape[-1]])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype is not torch.float32 or self.weight.dtype is not torch.float32:
+            return cast(Tensor, self.norm(x))
         if x.device.type != "cpu":
-            return rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-        return _scaled(x, norm.weight, norm.variance_epsilon)
-    return cast(Tensor, norm(x))
-
-
-def _scaled(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x [..., D], divided by its root mean square, times a weight [D] or [heads, D]."""
-    return (x * (x * x).mean(-1, keepdim=True).add_(epsilon).rsqrt_()).mul_(weight)
+            return rms_norm(x, x.shape[-1:], self.weight, self.norm.variance_epsilon)
+        scale = torch.addcdiv(self.epsilon, (x * x).sum(-1, keepdim=True), self.size).rsqrt_()
+        return (x * scale).mul_(self.weight)
 
 
 class _HeadNorms:
     """Qwen3's norms of queries and of keys; on a CPU, as one where both are in float32."""
 
     def __init__(self, attention: Any, kv: int) -> None:
-        self.queries, self.keys, self.kv = attention.q_norm, attention.k_norm, kv
-        both = (self.queries, self.keys)
+        queries, keys = attention.q_norm, attention.k_norm
+        self.queries, self.keys, self.kv = _Norm(queries), _Norm(keys), kv
         counts = (kv * attention.num_key_value_groups, kv)
-        self.weight = torch.cat([norm.weight.expand(count, -1) for norm, count in zip(both, counts, strict=True)])
-        self.alike = self.queries.variance_epsilon == self.keys.variance_epsilon and self.weight.device.type == "cpu"
+        weights = [norm.weight.expand(n, -1) for norm, n in zip((queries, keys), counts, strict=True)]
+        self.both = _Norm(queries, torch.cat(weights))
+        self.alike = queries.variance_epsilon == keys.variance_epsilon and queries.weight.device.type == "cpu"
 
     def __call__(self, heads: Tensor) -> Tensor:
         """Queries, then keys [B, l, N + K, D]."""
-        if self.alike and heads.dtype is self.weight.dtype is torch.float32:
-            return _scaled(heads, self.weight, self.queries.variance_epsilon)
-        queries, keys = heads[:, :, : -self.kv], heads[:, :, -self.kv :]
-        return torch.cat((_normed(self.queries, queries), _normed(self.keys, keys)), 2)
+        if self.alike and heads.dtype is self.both.weight.dtype is torch.float32:
+            return self.both(heads)
+        return torch.cat((self.queries(heads[:, :, : -self.kv]), self.keys(heads[:, :, -self.kv :])), 2)
 
 
 class FusedDecoder:
@@ -160,7 +167,7 @@ class FusedDecoder:
 
     def __init__(self, model: PreTrainedModel, mask: Tensor, fixed: bool = False) -> None:
         reads = cast(Any, backbone(model))
-        self.embed, self.norm = reads.embed_tokens, reads.norm
+        self.embed, self.norm = reads.embed_tokens, _Norm(reads.norm)
         self.layers = [_Layer(layer, *mask.shape) for layer in reads.layers[: reads.config.num_hidden_layers]]
         self.fixed, self.fed = fixed, 0
         self.mask = mask.bool()
@@ -174,7 +181,7 @@ class FusedDecoder:
     @torch.inference_mode()
     def __call__(self, ids: Tensor) -> Tensor:
         """Hidden state [B, H] of the last of these tokens [B, l]: the prompts first, then one token each."""
-        return _normed(self.norm, self._prompt(ids) if self.fed == 0 else self._step(ids))
+        return self.norm(self._prompt(ids) if self.fed == 0 else self._step(ids))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""

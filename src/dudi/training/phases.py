@@ -146,6 +146,9 @@ def announced(what: str, say: Callable[[str], None]) -> Iterator[None]:
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STATUS, _MARK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+LARGE = 1 << 30
+"""Bytes from which on a training gives back what its backward pass freed. A smaller one would spend a fifth of its time
+on mapping the same memory again, step after step; in a larger one, big blocks are mapped each time anyway."""
 
 
 def trim() -> None:

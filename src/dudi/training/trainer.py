@@ -41,7 +41,7 @@ from dudi.training.job import Job, times
 from dudi.training.metrics import Meter, record
 from dudi.training.monitors import Course, Lines, Monitor
 from dudi.training.order import Order
-from dudi.training.phases import Phases, trim
+from dudi.training.phases import LARGE, Phases, trim
 from dudi.training.resumable import SavingTrainer
 from dudi.training.samples import Samples, text_of
 from dudi.training.shares import Counts, Shares
@@ -258,7 +258,8 @@ class DistillationTrainer(SavingTrainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         with self._phase("optimizer"):
-            trim()
+            if self.phases.peaks.get("backward", 0) > LARGE:
+                trim()
             norm = whole(super()._clip_grad_norm(model))
         ids = [row.example.id for row in self.window_rows(self.state.global_step)[1]]
         faults.stop_at_gradient(float(norm), ids, self.state.global_step + 1, self.job.folder)
