@@ -23,6 +23,7 @@ from dudi.evals.aggregate import aggregate
 from dudi.evals.bench import read_benchmark
 from dudi.evals.evaluate import default_output, evaluate
 from dudi.evals.spread import with_intervals
+from dudi.lock import locked
 from dudi.records import GradedAnswer, TaskScore
 from dudi.text.template import keywords
 
@@ -191,6 +192,18 @@ def test_overwrite_takes_only_what_is_ours(model: str, bench: Path, tmp_path: Pa
     assert sorted(f.name for f in out.iterdir()) == sorted([*FILES, "notes.txt"])
 
 
+def test_a_folder_that_another_process_writes_to_is_refused(model: str, bench: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "out"
+    with locked(out), pytest.raises(DudiError, match=r"out' is in use by process \d+ .*another folder with --output"):
+        evaluate(model, bench, out, say=silent, overwrite=True)
+    assert not out.parent.exists()
+    evaluate(model, bench, out, say=silent)
+    before = contents(out)
+    with locked(out), pytest.raises(DudiError, match="in use"):
+        evaluate(model, bench, out, say=silent, overwrite=True)
+    assert contents(out) == before
+
+
 def test_a_folder_of_something_else_is_refused(model: str, bench: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -202,7 +215,7 @@ def test_a_folder_of_something_else_is_refused(model: str, bench: Path, tmp_path
             evaluate(model, bench, tmp_path / "mine", say=silent, overwrite=overwrite)
     with pytest.raises(DudiError, match="is a file"):
         evaluate(model, bench, tmp_path / "mine" / "table.md", say=silent)
-    with pytest.raises(DudiError, match=r"output: .*Not a directory"):
+    with pytest.raises(DudiError, match=r"cannot be locked: Not a directory"):
         evaluate(model, bench, tmp_path / "mine" / "table.md" / "out", say=silent)
 
 

@@ -22,6 +22,7 @@ from dudi.evals.harness import run
 from dudi.evals.harness.collect import answers, hub_benchmark, samples, score, too_long, unasked
 from dudi.evals.harness.run import Asking, evaluate_benchmark, evaluate_tasks
 from dudi.evals.harness.tasks import FAMILIES, Cell, chosen, hub_description, local_benchmark, write_tasks
+from dudi.lock import locked
 
 
 # ── which tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,6 +227,8 @@ def test_an_evaluation_that_is_there_is_not_replaced_unasked(harness: None, mode
     (tmp_path / "o" / "eval.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DudiError, match=r"holds an evaluation; .* --output, or replace it with --overwrite"):
         evaluate_tasks(model, ["xcopa"], tmp_path / "o", Asking())
+    with locked(tmp_path / "o"), pytest.raises(DudiError, match="in use by process"):
+        evaluate_tasks(model, ["xcopa"], tmp_path / "o", Asking(), overwrite=True)
 
 
 def test_no_module_loads_an_extra_with_itself() -> None:

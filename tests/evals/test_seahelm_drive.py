@@ -21,6 +21,7 @@ from dudi.evals.bench import Benchmark
 from dudi.evals.seahelm import command
 from dudi.evals.seahelm.checkout import open_checkout
 from dudi.evals.seahelm.drive import Drive
+from dudi.lock import locked
 from dudi.records import AskedModel, Decoding, Item
 
 TASKS = {("id", "sentiment"): 4, ("th", "sentiment"): 6, ("id", "nli"): 4}
@@ -205,6 +206,9 @@ def test_our_sampler_answers_and_compare_reads_it(sea: OurSeaHelm, tmp_path: Pat
         assert "run 0, th, sentiment: 6 answers" in shown and "| average |" in shown
     folders = sorted(out.iterdir())
     assert len(folders) == 2
+    with locked(folders[0]), pytest.raises(DudiError, match=f"{folders[0].name}' is in use by process"):
+        for model in models:  # the other one is nobody's
+            run(model, "--with", "seahelm", "--tasks", "paraphrase", "--output", out, "--overwrite")
     answers = json.loads((folders[0] / "answers/run_0/th/sentiment.json").read_text(encoding="utf-8"))["answers"]
     assert len(answers) == 6 and all(0 < one["tokens"] <= 3 for one in answers)
     rows = (folders[0] / "per_run/responses-0.jsonl").read_text(encoding="utf-8").splitlines()

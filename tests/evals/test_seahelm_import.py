@@ -13,6 +13,7 @@ from dudi.cli import app
 from dudi.errors import DudiError
 from dudi.evals.seahelm.aggregate import Expected, leaderboard
 from dudi.evals.seahelm.collect import read_results
+from dudi.lock import locked
 
 both = pytest.mark.parametrize("layout", LAYOUTS)
 SENTIMENT = ("id", "nlu", "sentiment")
@@ -79,6 +80,8 @@ def test_an_import_does_not_take_the_place_of_another(tmp_path: Path) -> None:
     assert (tmp_path / "out/per_run/table.json").read_bytes() == before
     run("--import", small_one, *line, "--overwrite")
     assert (tmp_path / "out/paper7").is_dir()  # it has sentiment and if-eval
+    with locked(tmp_path / "out"), pytest.raises(DudiError, match="in use by process"):
+        run("--import", one, *line, "--overwrite")
     (tmp_path / "out/notes.txt").write_text("mine", encoding="utf-8")
     for more in ((), ("--overwrite",)):
         with pytest.raises(DudiError, match="holds something else"):

@@ -20,13 +20,13 @@ from kit import processes, runs
 
 from dudi.errors import DudiError
 from dudi.files import read_lines
+from dudi.lock import LOCK, Owner, check_free, locked
 from dudi.recipe.read import dump_recipe
 from dudi.run import launch
-from dudi.run.lock import LOCK, Owner, check_free, locked
 from dudi.run.pipeline import run
 
 HOLD = (
-    "import sys, time\nfrom pathlib import Path\nfrom dudi.run.lock import locked\n"
+    "import sys, time\nfrom pathlib import Path\nfrom dudi.lock import locked\n"
     "with locked(Path(sys.argv[1])):\n    print(flush=True)\n    time.sleep(600)"
 )
 

@@ -27,6 +27,7 @@ from dudi.evals.respond import fingerprint, load_responder, models_of, used_chat
 from dudi.evals.spread import with_intervals
 from dudi.evals.tables import markdown
 from dudi.files import write_text
+from dudi.lock import beside_lock, locked
 from dudi.models.load import arithmetic
 from dudi.records import DECODERS, About, AskedBenchmark, AskedModel, Decoding, GradedAnswer, Table, TaskScore
 from dudi.rollouts import check_engine
@@ -77,7 +78,7 @@ def evaluate(
     )
     record = _record(AskedModel(model, **fingerprint(folder)), benchmark, bench, decoding).as_dict()
     items = bench.limited(limit)
-    with _writing(output):
+    with _writing(output), locked(output):
         _check_output(output, record, overwrite)
         answers = {seed: read_answers(_responses(output, seed), items) for seed in seeds}
         missing = [seed for seed in seeds if answers[seed] is None]
@@ -210,7 +211,7 @@ def _evaluated(output: Path) -> list[Path]:
     """The files of the evaluation that a folder holds. Raises `DudiError` where it holds something else."""
     if output.exists() and not output.is_dir():
         raise DudiError(f"output {str(output)!r} is a file; expected a folder")
-    if not output.is_dir() or not any(output.iterdir()):
+    if not beside_lock(output):
         return []
     if not (output / RECORD).is_file():
         raise DudiError(f"output folder {str(output)!r} holds something else than an evaluation; choose another")

@@ -19,10 +19,10 @@ from accelerate import PartialState
 from dudi.data.load import write_rows
 from dudi.errors import DudiError
 from dudi.files import nearest, write_bytes, write_text
+from dudi.lock import LOCK
 from dudi.recipe.read import dump_recipe, load_recipe
 from dudi.recipe.schema import Recipe
 from dudi.run.identity import Identity, check_unchanged, identities
-from dudi.run.lock import LOCK
 from dudi.run.paths import quantised
 from dudi.run.prepare import Prepared
 from dudi.training.faults import Preempted

@@ -31,6 +31,7 @@ from dudi import processes
 from dudi.data.load import Rows, read_rows
 from dudi.errors import DudiError
 from dudi.files import cut_back, read_lines, write_text
+from dudi.lock import check_free, locked
 from dudi.models.adapter import is_adapted, save_adapter
 from dudi.models.load import arithmetic, load_model, write_generation_config
 from dudi.models.quantised import quantization
@@ -46,7 +47,6 @@ from dudi.run.cards import card_of
 from dudi.run.folder import begin, check_folder, check_models, whole_or_absent
 from dudi.run.identity import identities
 from dudi.run.launch import check_launch, launched
-from dudi.run.lock import check_free, locked
 from dudi.run.machine import advice, check_devices, deterministic, quiet_library
 from dudi.run.notes import notes
 from dudi.run.prepare import Prepared, prepare

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from dudi.evals.evaluate import VERSIONS, check_arguments, check_free, model_fol
 from dudi.evals.harness.collect import Sample, answers, hub_benchmark, samples, score, too_long, unasked
 from dudi.evals.harness.tasks import METRIC, Cell, chosen, hub_description, local_benchmark, write_tasks
 from dudi.evals.respond import Responder, fingerprint, load_responder
+from dudi.lock import locked
 from dudi.models.positions import positions
 from dudi.records import About, AskedBenchmark, AskedModel, Decoding, GradedAnswer, Table
 from dudi.strict import read_text
@@ -45,16 +47,15 @@ def evaluate_benchmark(
     model: str, folder: Path, output: Path, how: Asking, say: Callable[[str], None] = print, overwrite: bool = False
 ) -> tuple[Table, Benchmark]:
     """The multiple-choice items of a benchmark folder, as local tasks. Raises `DudiError`."""
-    _check(model, output, how, overwrite)
     bench = local_benchmark(read_benchmark(folder), how.limit)
-    with tempfile.TemporaryDirectory() as place:
+    with _claimed(model, output, how, overwrite), tempfile.TemporaryDirectory() as place:
         cells = write_tasks(bench, Path(place))
         harness = _Harness(model, how, Path(place))
         names = [cell.name for cell in cells if cell.refused is None]
         say(f"lm-eval: {bench.name}, {len(bench.items)} items with choices")
         rows = harness.samples(names, None) if names else ()
         found = {cell: [row for row in rows if row.task == cell.name] for cell in cells}
-    return _written(model, harness, output, how, cells, found, bench, str(folder))
+        return _written(model, harness, output, how, cells, found, bench, str(folder))
 
 
 def evaluate_tasks(
@@ -66,22 +67,26 @@ def evaluate_tasks(
     overwrite: bool = False,
 ) -> tuple[Table, Benchmark]:
     """lm-eval's own tasks, whose data sets come from the hub or its cache. Raises `DudiError`."""
-    _check(model, output, how, overwrite)
     cells = chosen(names)
-    harness = _Harness(model, how, None, cells)
-    found = {}
-    for cell in cells:  # one by one, since a group's tasks have names of their own
-        say(f"lm-eval: {cell.task}, {cell.language}")
-        found[cell] = harness.samples([cell.name], how.limit)
-    return _written(model, harness, output, how, cells, found, hub_benchmark(hub_description(cells), found), None)
+    with _claimed(model, output, how, overwrite):
+        harness = _Harness(model, how, None, cells)
+        found = {}
+        for cell in cells:  # one by one, since a group's tasks have names of their own
+            say(f"lm-eval: {cell.task}, {cell.language}")
+            found[cell] = harness.samples([cell.name], how.limit)
+        return _written(model, harness, output, how, cells, found, hub_benchmark(hub_description(cells), found), None)
 
 
-def _check(model: str, output: Path, how: Asking, overwrite: bool) -> None:
+@contextmanager
+def _claimed(model: str, output: Path, how: Asking, overwrite: bool) -> Iterator[None]:
+    """The output folder is this evaluation's own within, once all that can be seen beforehand is in order."""
     check_arguments(model, (0,), 0.0, how.batch, how.limit, how.attention, "local")
     model_folder(model)
     if find_spec("lm_eval") is None:
         raise DudiError("--with lm-eval: lm-eval is not installed: pip install 'dudi[lm-eval]'")
-    check_free(output, overwrite)
+    with locked(output):
+        check_free(output, overwrite)
+        yield
 
 
 class _Harness:

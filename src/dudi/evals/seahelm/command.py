@@ -22,6 +22,7 @@ from dudi.evals.seahelm.prepare import prepare
 from dudi.evals.seahelm.server import connect
 from dudi.evals.seahelm.write import Scored, write_scores
 from dudi.evals.tables import averages
+from dudi.lock import locked
 from dudi.models.load import arithmetic
 from dudi.records import DECODERS, AskedModel, Decoding, Table
 from dudi.strict import read_text
@@ -45,10 +46,11 @@ def seahelm_command(model: str | None, own: SeaHelm, shared: Shared, bar: Bar, s
         raise DudiError("MODEL is missing: give a model folder, such as RUN/2-dudi/model")
     say(checkout.remark)
     drive, asker = _drive(model, checkout, names, own, shared, say)
-    with bar("answered") as progress:
-        scored = drive.run(asker, shared.overwrite, progress)
-    _tell(scored, say)
-    return _page(write_scores(drive.folder, scored, SET in names), drive.folder, say)
+    with locked(drive.folder):
+        with bar("answered") as progress:
+            scored = drive.run(asker, shared.overwrite, progress)
+        _tell(scored, say)
+        return _page(write_scores(drive.folder, scored, SET in names), drive.folder, say)
 
 
 def _drive(
@@ -119,10 +121,11 @@ def _import(model: str | None, own: SeaHelm, shared: Shared, say: Callable[[str]
     decoding = Decoding(shared.temperature, tuple(runs), shared.batch, None, "unknown", None, None, {}, "SEA-HELM")
     scored = Scored(asked, commit, decoding, {"dudi": metadata.version("dudi")}, runs, (), {})
     folder = Path(shared.output) if shared.output is not None else files[0].parent.parent / "dudi"
-    clear(folder, asked, shared.overwrite)
-    _tell(scored, say)
     papers = any(task.task in OF_SET for results in runs.values() for task in results.tasks)
-    return _page(write_scores(folder, scored, papers), folder, say)
+    with locked(folder):
+        clear(folder, asked, shared.overwrite)
+        _tell(scored, say)
+        return _page(write_scores(folder, scored, papers), folder, say)
 
 
 def _tell(scored: Scored, say: Callable[[str], None]) -> None:

@@ -26,6 +26,7 @@ from dudi.evals.seahelm.collect import Results, read_results
 from dudi.evals.seahelm.prompts import Cell, Plan, read_plan, spec, with_prompts
 from dudi.evals.seahelm.write import Scored
 from dudi.files import sha256, write_text
+from dudi.lock import beside_lock
 from dudi.records import AskedModel, Decoding
 from dudi.strict import read_one, shown
 
@@ -80,7 +81,7 @@ class Drive:
     def run(
         self, asker: Callable[[], Asker], overwrite: bool, progress: Callable[[int, int], None] | None = None
     ) -> Scored:
-        """Ask what was not asked, have scored what was not scored, and read it."""
+        """Ask what was not asked, have scored what was not scored, and read it. The folder is locked."""
         self._claim(overwrite)
         plan = read_plan(self.checkout, self.names, self._log("plan"))
         plan = with_prompts(plan, self.checkout, self.names, self.limit, self.folder / "prompts", self.say)
@@ -101,8 +102,9 @@ class Drive:
         record = json.loads(json.dumps(record))
         file = self.folder / ABOUT
         if overwrite and file.is_file():
-            shutil.rmtree(self.folder)
-        if self.folder.exists() and not file.is_file():
+            for one in beside_lock(self.folder):
+                shutil.rmtree(one) if one.is_dir() else one.unlink()
+        if beside_lock(self.folder) and not file.is_file():
             raise DudiError(f"output folder {str(self.folder)!r} holds something else; choose another with --output")
         if file.is_file():
             _compare(record, file)

@@ -13,6 +13,7 @@ from dudi.evals.seahelm.aggregate import units
 from dudi.evals.seahelm.collect import NAME, Results
 from dudi.evals.seahelm.write import WRITTEN
 from dudi.files import sha256
+from dudi.lock import beside_lock
 from dudi.records import About, AskedModel
 from dudi.strict import read_one, read_text
 
@@ -57,7 +58,7 @@ def check_runs(runs: Sequence[Results]) -> None:
 def clear(folder: Path, asked: AskedModel, overwrite: bool) -> None:
     """Raises `DudiError` where a folder holds something else than an import of these results; if `overwrite`, an import
     of others is removed."""
-    there = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+    there = [one.name for one in beside_lock(folder)]
     record = folder / WRITTEN[0] / "eval.json"
     if folder.exists() and (not folder.is_dir() or (there and not record.is_file()) or set(there) - set(WRITTEN)):
         raise DudiError(f"output folder {str(folder)!r} holds something else; choose another with --output")

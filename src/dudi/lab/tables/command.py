@@ -20,9 +20,9 @@ from dudi.lab.tables.lines import Line, Name, check_settings, read
 from dudi.lab.tables.runner import Runner, Start, start_process, tasks_of
 from dudi.lab.tables.verdicts import verdicts
 from dudi.lab.tables.write import HTML, write_page
+from dudi.lock import locked
 from dudi.recipe.read import load_recipe
 from dudi.report.stats.verdicts import OPEN
-from dudi.run.lock import locked
 
 DEVELOPMENT = 100
 """From this seed on, pipelines are for trying things: no page shows them beside the others, no verdict reads them."""

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one run at a time, and whose. `.lock` holds host, pid, command and time of its owner.
+"""The lock of an output folder: one process at a time writes there. `.lock` says which: host, pid, command and time.
 
 It is an `flock`, which the kernel lets go of when its owner dies, however that happened. On file systems without one,
 the file itself is the lock, and whether its owner still runs is asked of this host's processes.
@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a run folder. born: when its process was created, since a pid alone is given to others later."""
+    """Who holds a folder. born: when its process was created, since a pid alone is given to others later."""
 
     host: str
     pid: int
@@ -56,7 +56,7 @@ class Owner:
 
 
 def check_free(folder: Path) -> None:
-    """Raises `DudiError` where another run holds the folder; nothing is written, and the lock is not taken."""
+    """Raises `DudiError` where another process holds the folder; nothing is written, and the lock is not taken."""
     try:
         handle = os.open(folder / LOCK, os.O_RDWR)
     except OSError:
@@ -68,30 +68,35 @@ def check_free(folder: Path) -> None:
         os.close(handle)
 
 
+def beside_lock(folder: Path) -> list[Path]:
+    """What lies in a folder, its lock left out; nothing where there is no folder."""
+    return sorted(one for one in folder.iterdir() if one.name != LOCK) if folder.is_dir() else []
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder is this process's own within; it is made if need be, and gone again if nothing was put into it.
 
     Raises `DudiError` with whose it is and since when.
     """
-    new = not folder.exists()
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _take(folder)
     except OSError as error:
-        _leave(folder, new)
+        _leave(new)
         raise _unusable(folder, error) from None
     try:
         yield
     finally:
         _let_go(handle, folder / LOCK)
-        _leave(folder, new)
+        _leave(new)
 
 
-def _leave(folder: Path, new: bool) -> None:
-    """A folder that was made for the lock goes again, unless it holds a run."""
-    if new:
-        with suppress(OSError):
+def _leave(new: Sequence[Path]) -> None:
+    """Folders that were made for the lock go again, unless something was put into them."""
+    with suppress(OSError):
+        for folder in new:
             folder.rmdir()
 
 
@@ -168,4 +173,5 @@ def _held(folder: Path) -> DudiError:
 
 
 def _unusable(folder: Path, error: OSError) -> DudiError:
-    return DudiError(f"output folder {str(folder)!r} cannot be locked: {error.strerror}; choose another with --output")
+    why = "it is a file" if folder.is_file() else error.strerror
+    return DudiError(f"output folder {str(folder)!r} cannot be locked: {why}; choose another with --output")
