@@ -136,3 +136,19 @@ def test_the_weights_of_terms_cancel_but_for_a_share_of_the_teacher() -> None:
     for name, finding in FINDINGS.findings.items():
         assert total(finding) == pytest.approx([-0.5 if name == "F15" else 0.0] * len(finding.gaps), abs=1e-9), name
     assert AVERAGE in {term.measure for gap in FINDINGS.findings["F1"].gaps for term in gap.weighted}
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (Gap(over="dudi", under="gkd"), "DuDi − GKD"),
+        (Gap(over="llama3.2-1b/dudi", under="sft", measure="overlap"), "llama3.2-1b: DuDi in overlap − SFT in overlap"),
+        (Gap(order=("dudi", "dudi-verbalizer-none")), "points a place, DuDi > DuDi verbalizer none"),
+        (
+            Gap(terms=(("teacher", "competency.nlr", 0.5), ("sft", "language.my", -1.0))),
+            "0.5 teacher in nlr − SFT in my",
+        ),
+    ],
+)
+def test_a_gap_is_named_as_the_tables_name_its_cells(gap: Gap, words: str) -> None:
+    assert gap.says == words

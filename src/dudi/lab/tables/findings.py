@@ -61,13 +61,17 @@ class Gap(BaseModel):
 
     @property
     def says(self) -> str:
-        """In a few words."""
-        unit = "" if self.measure == AVERAGE else f" ({self.measure})"
-        if self.terms:
-            return " ".join(f"{'+' if w > 0 else '-'} {abs(w):.2g} {_short(cell)} {m}" for cell, m, w in self.terms)
+        """In a few words: `DuDi − GKD in overlap`, `0.5 teacher in nlr − SFT in nlr`."""
+        label = read_grid().label
         if self.order:
-            return f"slope over {', '.join(map(_short, self.order))}{unit}"
-        return f"{_short(str(self.over))} - {_short(str(self.under))}{unit}"
+            return f"points a place, {' > '.join(map(label, self.order))}{_where(self.measure)}"
+        terms = self.terms or ((self.over, self.measure, 1.0), (self.under, self.measure, -1.0))
+        text = " ".join(
+            f"{'+' if weight > 0 else '−'} {'' if abs(weight) == 1 else f'{abs(weight):.2g} '}{label(str(cell))}"
+            f"{_where(measure)}"
+            for cell, measure, weight in terms
+        )
+        return text.removeprefix("+ ")
 
 
 def value(terms: tuple[Term, ...], score: Score) -> float | None:
@@ -144,5 +148,6 @@ def mean_over(values: list[float | None]) -> float | None:
     return fmean(there) if there and len(there) == len(values) else None
 
 
-def _short(cell: str) -> str:
-    return cell.removeprefix(f"{read_grid().pair}/")
+def _where(measure: str) -> str:
+    """The score that is meant, if it is not the average: the code of a language or competency, or the overlap."""
+    return "" if measure == AVERAGE else f" in {measure.rpartition('.')[2].replace('-', ' ')}"

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from dudi.strict import STRICT, Text
 
 HERE = Path(__file__).parent
+NAMES = {"sft": "SFT", "dft": "DFT", "spin": "SPIN", "sdft": "SDFT", "seqkd": "SeqKD", "gkd": "GKD", "dudi": "DuDi"}
 TEACHER = "teacher"
 """The last part of the name of a cell that is not trained: the pair's teacher, asked."""
 LARGER, OTHER = "qwen2.5-1.5b", "llama3.2-1b"
@@ -60,6 +61,13 @@ class Grid(BaseModel):
     def whole(self, name: str) -> str:
         """A cell's name with its pair."""
         return name if "/" in name else f"{self.pair}/{name}"
+
+    def label(self, cell: str) -> str:
+        """`DuDi`, `DuDi without sequence`; with the pair, where it is not the first."""
+        pair, _, name = self.whole(cell).partition("/")
+        first, _, rest = name.partition("-")
+        text = " ".join([NAMES.get(first, first), rest.replace("-", " ")]).strip()
+        return text if pair == self.pair else f"{pair}: {text}"
 
     @property
     def cells(self) -> dict[str, Cell]:

@@ -21,7 +21,6 @@ from dudi.report.stats.exact import smallest_p
 from dudi.report.stats.intervals import Interval
 
 DIAMOND = "⋄"
-NAMES = {"sft": "SFT", "dft": "DFT", "spin": "SPIN", "sdft": "SDFT", "seqkd": "SeqKD", "gkd": "GKD", "dudi": "DuDi"}
 WITHOUT = "without translation"
 Column = Callable[[Line], float | None]
 
@@ -51,13 +50,6 @@ class Shown:
         found = [column(line) for line in self.of(cell)]
         there = [one for one in found if one is not None]
         return there if len(there) == len(found) else []
-
-    def label(self, cell: str) -> str:
-        """`DuDi`, `DuDi without sequence`; with the pair, where it is not the first."""
-        pair, _, name = cell.partition("/")
-        first, _, rest = name.partition("-")
-        text = " ".join([NAMES.get(first, first), rest.replace("-", " ")]).strip()
-        return text if pair == self.grid.pair else f"{pair}: {text}"
 
 
 def language(code: str) -> Column:
@@ -92,7 +84,7 @@ def table_section(shown: Shown, key: str) -> Section:
     means = {row: _mean(shown.values(row, average)) for row in rows}
     body = [
         (
-            shown.label(row),
+            shown.grid.label(row),
             *(_score(shown, row, second[row], c) for c in columns.values()),
             *_against(table, row, means),
             str(len(shown.of(row))),
@@ -150,7 +142,7 @@ def _quoted(shown: Shown, table: TableOf, rows: Sequence[str]) -> Table | None:
     columns.append(paper.AVERAGE)
     averages = {row: one.get(paper.AVERAGE) for row, one in found.items()}
     body = [
-        (shown.label(row), *(number(one.get(c)) for c in columns), *_against(table, row, averages))
+        (shown.grid.label(row), *(number(one.get(c)) for c in columns), *_against(table, row, averages))
         for row, one in found.items()
         if one
     ]
@@ -192,9 +184,9 @@ def _notes(shown: Shown, table: TableOf, rows: Sequence[str]) -> list[str]:
         if second and len(ours) > 1 and len(theirs) > 1:
             rate = 100 * false_positive_rate(len(ours), len(theirs))[0]
             notes.append(
-                f"{DIAMOND}: eps_min of {shown.label(row)} over {shown.label(second)} is below {THRESHOLD}; on the"
-                f" average it is {eps_min(ours, theirs):.2f}. Between two methods that are the same it is below in"
-                f" {rate:.1f} % of studies with {len(ours)} seeds, in each column, and no exact p is below"
+                f"{DIAMOND}: eps_min of {shown.grid.label(row)} over {shown.grid.label(second)} is below {THRESHOLD};"
+                f" on the average it is {eps_min(ours, theirs):.2f}. Between two methods that are the same it is below"
+                f" in {rate:.1f} % of studies with {len(ours)} seeds, in each column, and no exact p is below"
                 f" {smallest_p(len(ours), len(theirs)):.3f}. No verdict rests on it."
             )
     return notes
@@ -226,8 +218,8 @@ def verdict_section(shown: Shown) -> Section:
         f" The weakest one is shown, with a 95 % interval that is not corrected. p: corrected by Holm for all"
         f" {len(rows)} findings; a verdict needs {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
         f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation"
-        f" of {rule.deviation:g} points between seeds, effects below {rule.smallest[0]:g} and {rule.smallest[1]:g}"
-        " points cannot be told from noise."
+        f" of {rule.deviation:g} points between seeds, smaller effects than {rule.smallest[0]:g} points after"
+        f" {rule.seeds[0]} seeds, or {rule.smallest[1]:g} after {rule.seeds[1]}, cannot be told from noise."
     )
     return Section("verdicts", "Verdicts", (Text(text), Table("Findings", head, tuple(rows)), Bullets(_remarks(shown))))
 
@@ -268,7 +260,7 @@ def cost_section(shown: Shown) -> Section:
                 sum(s for stage, s in one.seconds.items() if stage != "evaluation") for one in found
             )
             asked = statistics.fmean(one.seconds["evaluation"] for one in found)
-            rows.append((shown.label(cell), number(trained, 0), number(asked, 0), number(trained + asked, 0)))
+            rows.append((shown.grid.label(cell), number(trained, 0), number(asked, 0), number(trained + asked, 0)))
     text = "Seconds on one core, mean over seeds. A cold start that is shared counts where it is a row of its own."
     head = ("cell", "training", "evaluation", "both")
     return Section("cost", "Cost", (Text(text), Table("Seconds", head, tuple(rows))))

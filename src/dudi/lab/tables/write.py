@@ -66,7 +66,7 @@ def _curves(shown: Shown, key: str, table: TableOf) -> Section:
         return Section(key, title, (Text("No line of it yet."),))
     logged = {l for row in rows for line in shown.of(row) for one in line.overlap for l in one.languages}
     languages = [l for l in shown.of(rows[0])[0].codes if l in logged]
-    body = [(shown.label(row), *(_percent(shown, row, l) for l in (None, *languages))) for row in rows]
+    body = [(shown.grid.label(row), *(_percent(shown, row, l) for l in (None, *languages))) for row in rows]
     blocks: tuple[Block, ...] = (
         Text("Share of the 16 likeliest tokens that student and teacher have in common; mean over seeds."),
         Figures(tuple(_figure(shown, key, table, rows, l) for l in (None, *languages))),
@@ -86,7 +86,7 @@ def _figure(shown: Shown, key: str, table: TableOf, rows: Sequence[str], languag
                 if share is not None:
                     by_step.setdefault(one.step, []).append(share)
         means = {step: statistics.fmean(found) for step, found in sorted(by_step.items())}
-        curves.append(Curve(shown.label(row), tuple(means), tuple(means.values()), colour))
+        curves.append(Curve(shown.grid.label(row), tuple(means), tuple(means.values()), colour))
     name, title = (key, table.title) if language is None else (f"{key}-{language}", language_name(language))
     return Figure(name, title, draw(Panel(title, "share of 16", tuple(curves), share=True)))
 
@@ -100,7 +100,7 @@ def _heat(shown: Shown) -> list[Section]:
     means = [[shown.values(row, language(code)) for code in codes] for row in rows]
     values = tuple(tuple(statistics.fmean(v) if v else math.nan for v in row) for row in means)
     title = "Scores by language"
-    png = draw_heat(Heat(title, tuple(map(shown.label, rows)), codes, values))
+    png = draw_heat(Heat(title, tuple(map(shown.grid.label, rows)), codes, values))
     return [Section("heat", title, (Figures((Figure("heat", f"{title}, mean over seeds", png),)),))]
 
 
