@@ -25,7 +25,7 @@ from dudi.errors import DudiError
 from dudi.evals import options
 from dudi.lab.cli import app as lab_app
 from dudi.run.cli import card, export, push, push_data
-from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run
+from dudi.run.launch import Launch, end_with_launcher, hand_over, launch_run, stopped
 from dudi.run.plan import options as planning
 from dudi.signals import Mode
 
@@ -385,7 +385,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # how typer ends on Ctrl-C, without a word
-            print("dudi: stopped; continue with --resume", file=sys.stderr)
+            print(f"dudi: {stopped(sys.argv[1:])}", file=sys.stderr)
         raise
 
 

@@ -137,7 +137,7 @@ def test_languages_asked_for(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [*rows(3, "vi"), *rows(2, "id"), *rows(4, "th")])
     loaded = load_rows(Data(source=str(tmp_path), languages=("id", "vi")), 0)
     assert [row.l for row in loaded.train] == ["id", "id", "vi", "vi", "vi"]
-    assert loaded.report.notes == ["rows left out: languages not in data.languages (th)"]
+    assert loaded.report.notes == ["4 rows left out: languages not in data.languages (th 4)"]
     with pytest.raises(DudiError, match=r"no row in ta; its languages: id, th, vi"):
         load_rows(Data(source=str(tmp_path), languages=("id", "ta")), 0)
 

@@ -53,11 +53,25 @@ def test_check_of_chat_data_fails_on_broken_rows_with_one_line(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [*good, {"messages": turns("a", ""), "language": "vi"}, "x"])
     output, error, _ = run("check", tmp_path / "rows.jsonl")
     assert cells(output, "vi")[1] == "5" and cells(output, "?")[1] == "1"
-    assert "line 6: line: not JSON" in error and error.endswith("(2 broken rows in all)")
+    assert "line 6: line: not JSON" in error and "(2 broken rows in all); mend them, or train with bad_rows" in error
     output, error, _ = run("check", tmp_path / "rows.jsonl", "--language", "vi")
     assert cells(output, "vi")[1] == "6" and "line 5: messages[1].content: empty content" in error
     write_jsonl(tmp_path / "rows.jsonl", [])
     assert run("check", tmp_path / "rows.jsonl")[1].endswith("no row that could be trained on")
+
+
+def test_a_misspelt_language_is_noticed(tmp_path):
+    rows = [
+        {"messages": turns(str(i), "b"), "language": code} for i, code in enumerate(["vi", "vi", "thh", "thh", "ht"])
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    output, error, status = run("check", tmp_path / "rows.jsonl")
+    assert (error, status) == (None, 0)
+    said = " ".join(output.split())
+    assert "note: no template is shipped for ht (1 row), thh (2 rows): a misspelt language?" in said, output
+    output, _, _ = run("check", tmp_path / "rows.jsonl", "--languages", "vi,ht")
+    said = " ".join(output.split())
+    assert "no template" not in said and "note: 2 rows left out: languages not in --languages (thh 2)" in said, output
 
 
 def test_prepare_writes_a_folder_that_reads_back(sea, tmp_path):

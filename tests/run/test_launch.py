@@ -130,13 +130,14 @@ def test_a_signal_to_the_wrapper(
     for name in (launch.ERRORS, launch.LAUNCHER, "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "1")  # so that they are put back
     monkeypatch.setattr("torch.distributed.run.run", start)
+    monkeypatch.setattr(sys, "argv", ["dudi", "run", "tiny", "--launch", "ddp"])
     if started == "not there yet":
         with pytest.raises(SystemExit) as end:
             launch.launch(Launch.DDP, 2, ["run", "tiny"])
         assert end.value.code == 143
     else:
         assert launch.launch(Launch.DDP, 2, ["run", "tiny"]) == 143 == guards.Preempted.status
-        said = "saved" if started == "listens" else "stopped; continue with --resume"
+        said = "saved" if started == "listens" else "stopped; to go on: dudi run tiny --launch ddp --resume"
         assert capsys.readouterr().err == f"dudi: {said}\n"
     assert signal.getsignal(number) is before
 

@@ -170,7 +170,7 @@ def test_what_is_left_out_is_said_by_language() -> None:
         "th: 0 of 1 training rows; 1 left out (100%): x is longer than limits.prompt = 100; no row of th is left",
         "vi: 1 of 1 training rows; 1 answers cut (100%) at limits.total = 200",
     ]
-    assert kept_and_left_out(rows, ("ms",), Limits(), "training")[0].endswith("none left out, no answer cut")
+    assert kept_and_left_out(rows, ("ms",), Limits(), "training")[0].endswith("none too long, no answer cut")
 
 
 # ── a recipe ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -348,7 +348,7 @@ def test_a_run_whose_limits_were_filled_in_is_resumed_with_the_recipe_as_given(f
     )
     said: list[str] = []
     run(given, say=said.append)
-    assert any("training rows: none left out" in line for line in said)
+    assert any("training rows: none too long" in line for line in said)
     assert load_recipe(tmp_path / "run" / "recipe.toml") == given and given.limits.verbalizer is None
     assert (tmp_path / "run" / "data" / "tokens-train.npz").is_file()
     run(given, resume=True, say=said.append)

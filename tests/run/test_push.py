@@ -140,9 +140,18 @@ def test_words_with_slashes_are_no_paths(dudi: Dudi, model: Path) -> None:
     assert dudi("push", str(model), REPO) == 0, dudi.err
 
 
-@pytest.mark.parametrize("repo", ["a/b/c", "a b/c", "", "../x", "a/--"])
+@pytest.mark.parametrize("repo", ["a/b/c", "a b/c", "", "../x", "a/--", "warung"])
 def test_names_that_the_hub_has_not(repo: str, dudi: Dudi, model: Path) -> None:
     assert "is no name on the hub: expected OWNER/NAME" in dudi.refused("push", str(model), repo)
+
+
+def test_what_is_no_model_is_told_where_one_is(dudi: Dudi, model: Path) -> None:
+    assert "there is no folder 'nowhere'" in dudi.refused("push", "nowhere", REPO)
+    (dudi.folder / "runs/one/1-sft").mkdir(parents=True)
+    shutil.copytree(model, dudi.folder / "runs/one/1-sft/model")
+    for name in ("runs", "runs/one/1-sft"):
+        said = dudi.refused("push", str(dudi.folder / name), REPO)
+        assert said.endswith(f"it holds no config.json; there is {str(dudi.folder / 'runs/one/1-sft/model')!r}")
 
 
 def test_of_a_run_its_result(dudi: Dudi, model: Path) -> None:

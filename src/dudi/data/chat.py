@@ -173,8 +173,8 @@ class ChatScan:
     look: Callable[[Example], None] | None = None
     """Is shown every row that is kept."""
     pools: dict[str, Pool] = field(default_factory=dict)
-    others: set[str] = field(default_factory=set)
-    """Languages met that the recipe does not ask for."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Rows in languages that the recipe does not ask for."""
     held_out: frozenset[int] = frozenset()
     """Fingerprints of rows that are evaluated on, from elsewhere, and so are not trained on."""
     seen: set[int] = field(default_factory=set)
@@ -190,7 +190,7 @@ class ChatScan:
         for position, row in enumerate(rows):
             known = row.language != NO_LANGUAGE
             if known and self.data.languages and row.language not in self.data.languages:
-                self.others.add(row.language)
+                self.others[row.language] += 1
                 continue
             if row.other is not None:
                 self.overridden[row.other] += 1

@@ -89,6 +89,11 @@ def check_command(
         if trial is not None:
             _verbalize(trial, mode, data.languages, template_folder)
         report = check(data, special=special, look=None if trial is None else trial.add)
+    if (strange := _strange(report, data.languages)) and template_folder is None:
+        report.notes.append(
+            f"no template is shipped for {strange}: a misspelt language? --languages names those that you mean, and"
+            " leaves out the others, as `languages` in a recipe does"
+        )
     _print(report)
     if trial is not None:
         _print_trial(trial)
@@ -97,7 +102,7 @@ def check_command(
     with _as_options():
         if report.broken:
             more = f" ({report.broken} broken rows in all)" if report.broken > 1 else ""
-            raise DudiError(f"{report.first_fault}{more}")
+            raise DudiError(f"{report.first_fault}{more}; mend them, or train with bad_rows = 'skip' in [data]")
         if not any(counts.kept for counts in report.languages.values()):
             raise DudiError(f"{', '.join(source)}: no row that could be trained on")
     if trial is not None and trial.first is not None:
@@ -183,6 +188,15 @@ def _verbalize(trial: Trial, mode: Mode, languages: Sequence[str], folder: str |
         return
     trial.view = View(Response.Y_TILDE, mode)
     trial.verbalizer = Verbalizer(languages or [*Verbalizer((), folder=folder).templates], folder=folder)
+
+
+def _strange(report: DataReport, named: Sequence[str]) -> str:
+    """Languages of rows that are not among the eight, nor named by the user."""
+    from dudi.data.chat import NO_LANGUAGE
+    from dudi.languages import LANGUAGES
+
+    found = {l: one.read for l, one in report.languages.items() if l not in (*LANGUAGES, *named, NO_LANGUAGE)}
+    return ", ".join(f"{l} ({n:,} rows)" if n > 1 else f"{l} (1 row)" for l, n in found.items())
 
 
 def _listed(text: str) -> tuple[str, ...]:

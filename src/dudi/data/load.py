@@ -286,7 +286,8 @@ def _scan(
     scan = ChatScan(data, report, look, held_out=met.held_out, seen=met.seen)
     scan.run(ChatReader(data, languages_of(paths), own_columns).rows(source, paths), strict, seed)
     if scan.others:
-        report.notes.append(f"rows left out: languages not in data.languages ({', '.join(sorted(scan.others))})")
+        said = ", ".join(f"{language} {count:,}" for language, count in sorted(scan.others.items()))
+        report.notes.append(f"{scan.others.total():,} rows left out: languages not in data.languages ({said})")
     if scan.overridden:
         said = ", ".join(f"{label} {count:,}" for label, count in scan.overridden.most_common(5))
         report.notes.append(f"data.language = '{data.language}' overrides what rows say of their language ({said})")

@@ -27,7 +27,7 @@ class Taken:
     train: list[Example] = field(default_factory=list)
     eval: list[Example] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
-    others: set[str] = field(default_factory=set)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def copies(rows: Sequence[Example], weight: float, seed: int) -> list[int]:
@@ -74,7 +74,7 @@ def mix(taken: Sequence[Taken], languages: Sequence[str], seed: int, report: Dat
         held_out += one.eval
     order = languages or sorted({example.l for example in (*train, *held_out)})
     train, held_out = ([e for l in order for e in rows if e.l == l] for rows in (train, held_out))
-    others = set().union(*(one.others for one in taken))
+    others = sum((one.others for one in taken), Counter[str]())
     return Taken(taken[0].part, taken[0].source, report, train, held_out, {"sources": about}, others)
 
 

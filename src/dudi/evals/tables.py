@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dudi.evals.aggregate import Averaged
 from dudi.evals.spread import DRAWS
-from dudi.records import Average, Measures, Table
+from dudi.records import FEW, Average, Measures, Table
 
 
 def markdown(table: Table, benchmark: Averaged) -> str:
@@ -18,6 +18,8 @@ def markdown(table: Table, benchmark: Averaged) -> str:
             "",
             f"In brackets: a 95 % interval over items, those that share a key drawn together ({DRAWS:,} draws).",
         ]
+        if table.few:
+            out += [f"Of fewer than {FEW} items, and so too narrow to trust: {', '.join(table.few)}."]
     if len(table.seeds) > 1:
         seeds = ", ".join(map(str, table.seeds))
         out += [

@@ -26,6 +26,8 @@ from dudi.records.form import Constraints, Written
 from dudi.strict import PerLanguage, Text
 
 T = TypeVar("T")
+FEW = 30
+"""Below so many items, an interval from a bootstrap is too narrow to trust."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
 """Of a record: NaN and infinities are refused."""
 CHAT_KWARGS = "chat_kwargs.json"
@@ -301,6 +303,12 @@ class Table:
     """Language -> task."""
     refused: tuple[str, ...]
     """One line for each missing score: what is missing and why."""
+
+    @property
+    def few(self) -> list[str]:
+        """Averaged languages of so few items that their intervals are not to be trusted; none where there are none."""
+        sizes = {l: sum(one.n for one in self.measures.get(l, {}).values()) for l in self.averaged}
+        return [] if self.overall.low is None else [l for l, n in sizes.items() if n < FEW]
 
     def as_dict(self) -> dict[str, Any]:
         """What is written."""

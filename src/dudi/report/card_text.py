@@ -13,7 +13,7 @@ from dudi import __version__
 from dudi.languages import LANGUAGES
 from dudi.methods import METHODS, Method, Teacher
 from dudi.recipe.stages import STUDENT, TEACHER, Generate, Train
-from dudi.records import Average
+from dudi.records import FEW, Average
 from dudi.report.card_facts import Facts, Origin, evaluator, last_part
 from dudi.report.evals import Evaluation
 from dudi.report.markdown import escaped
@@ -197,6 +197,9 @@ def _scores(one: Evaluation) -> dict[str, Any]:
     limit = f", the first {about.decoding.limit} of each task and language" if about.decoding.limit else ""
     spread = " ±: standard deviation over decoding seeds." if len(table.seeds) > 1 else ""
     interval = " In brackets: the 95 % interval over items." if table.overall.low is not None else ""
+    if table.few:
+        names = ", ".join(map(language_name, table.few))
+        interval += f" Too narrow to trust, of fewer than {FEW} items: {names}."
     return {
         "title": f"{about.benchmark.name}, version {about.benchmark.version}",
         "how": (

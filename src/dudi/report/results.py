@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from dudi.languages import LANGUAGES
-from dudi.records import Average
+from dudi.records import FEW, Average
 from dudi.report.blocks import Block, Bullets, Folded, Section, Sub, Table, Text, Value, number, percent, signed
 from dudi.report.compare import AVERAGE, Manner, OverItems, difference
 from dudi.report.evals import Evaluation
 from dudi.report.runs import Run
 from dudi.report.stats.intervals import Interval
 
-FEW = 30
-"""Below so many items, an interval from a bootstrap is too narrow to trust."""
 EOS_LOW = 0.5
 
 MARKS = {"above 0": "▲", "below 0": "▼", "contains 0": "○"}

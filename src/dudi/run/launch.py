@@ -13,6 +13,7 @@ import ctypes
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -131,17 +132,25 @@ def launch(mode: Launch, processes: int, arguments: Sequence[str]) -> int:
         except ChildFailedError as error:
             status = _show(Path(errors))
             if status is None and signals:
-                print("dudi: stopped; continue with --resume", file=sys.stderr)
+                print(f"dudi: {stopped(sys.argv[1:])}", file=sys.stderr)
                 return STOPPED
             if status is None:
                 rank, failure = error.get_first_failure()
                 print(f"dudi: process {rank} failed with exit status {failure.exitcode}; see above", file=sys.stderr)
             return status or 1
-        except SignalException as stopped:
+        except SignalException as signalled:
             if _show(Path(errors)) is None:
-                print("dudi: stopped; continue with --resume", file=sys.stderr)
-            return 128 + int(stopped.sigval)
+                print(f"dudi: {stopped(sys.argv[1:])}", file=sys.stderr)
+            return 128 + int(signalled.sigval)
     return 0
+
+
+def stopped(arguments: Sequence[str]) -> str:
+    """What is said after Ctrl-C: for a run, the command that goes on."""
+    if arguments[:1] != ["run"]:
+        return "stopped"
+    more = [] if "--resume" in arguments else ["--resume"]
+    return f"stopped; to go on: {shlex.join(['dudi', *arguments, *more])}"
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def kept_and_left_out(rows: Rows, languages: Sequence[str], limits: Limits, what
             parts.append(f"no row of {l} is left")
         if parts:
             lines.append(f"{l}: {n} of {total} {what} rows; {'; '.join(parts)}")
-    return lines or [f"{len(kept)} {what} rows: none left out, no answer cut"]
+    return lines or [f"{len(kept)} {what} rows: none too long, no answer cut"]
 
 
 def _by_language(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -117,6 +117,8 @@ def run(
         for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *found]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
+        if resume and not changed and (result := pipeline._of(stages[-1].name) / "model").is_dir():
+            say(f"this run is finished: {result}")
         if rehearsal:
             rehearse_first(prepared, state, folder, phases)
         for stage in pipeline.stages:
@@ -226,6 +228,9 @@ class Pipeline:
         trainer = self._trainer(stage, job, title)
         try:
             resume_stage(trainer)
+        except KeyboardInterrupt:
+            self.say(kept_of(trainer))
+            raise
         finally:
             trainer.tell(lambda monitor: monitor.close())
         with processes.together():
@@ -351,6 +356,14 @@ class Pipeline:
             return load_model(path, what, models, dtype, revision, frozen, over, quantized)
 
 
+def kept_of(trainer: DistillationTrainer) -> str:
+    """Where a training was stopped at once, and from where it will go on."""
+    step, saved = trainer.state.global_step, checkpoints.complete(trainer.job.folder)
+    from_ = f"step {checkpoints.step_of(saved[-1])}, its last checkpoint" if saved else "its start: no checkpoint yet"
+    every = trainer.job.training.save_every
+    return f"  stopped after step {step}; it will go on from {from_} (training.save_every = {every})"
+
+
 def resume_stage(trainer: DistillationTrainer) -> None:
     """Train to the end, from the newest whole checkpoint; metrics are cut back to its step."""
     here, first = trainer.job.folder, trainer.is_world_process_zero()
@@ -363,6 +376,7 @@ def resume_stage(trainer: DistillationTrainer) -> None:
         if found is None:
             trainer.train()
             return
+        trainer.say(f"  goes on from step {step}, the last checkpoint")
         trainer.restore(found)
         if not trainer.is_last(found):
             trainer.train(resume_from_checkpoint=str(found))

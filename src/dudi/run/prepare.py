@@ -123,7 +123,7 @@ def _tokenized(
     )
     if not train.rows:
         raise DudiError(_none_left(train, len(data.train), limits))
-    lines = [one.line() for one in data.report.sources]
+    lines = [*data.report.notes, *(one.line() for one in data.report.sources)]
     lines += kept_and_left_out(train, languages, limits, "training")
     lines += shares_of_languages(recipe, languages, train.rows)
     if data.eval:

@@ -109,8 +109,11 @@ def check_name(repo: str) -> None:
     """Raises `DudiError` for what the hub would not take as a name."""
     try:
         validate_repo_id(repo)
+        owned = "/" in repo
     except HFValidationError:
-        raise DudiError(f"{repo!r} is no name on the hub: expected OWNER/NAME") from None
+        owned = False
+    if not owned:
+        raise DudiError(f"{repo!r} is no name on the hub: expected OWNER/NAME, such as me/my-student")
 
 
 def _model(path: Path) -> Path:
@@ -119,10 +122,16 @@ def _model(path: Path) -> Path:
         stages = plan(load_recipe(path / "recipe.toml"))
         last = path / folder_name(stages, stages[-1].name) / "model"
         if not last.is_dir():
-            raise DudiError(f"{str(path)!r}: the run has no result yet ({last} is not there)")
+            raise DudiError(
+                f"{str(path)!r}: the run has no result yet ({last} is not there): `dudi run` with --resume finishes it"
+            )
         return last
     if not (path / "config.json").is_file():
-        raise DudiError(f"{str(path)!r} is neither a run's folder nor a model's: it holds no config.json")
+        if not path.is_dir():
+            raise DudiError(f"there is no folder {str(path)!r}: expected a run's, or a model's (RUN/2-dudi/model)")
+        inner = sorted(file.parent for depth in ("", "*/*/") for file in path.glob(f"{depth}model/config.json"))
+        hint = f"; there is {str(inner[-1])!r}" if inner else ""
+        raise DudiError(f"{str(path)!r} is neither a run's folder nor a model's: it holds no config.json{hint}")
     return path
 
 

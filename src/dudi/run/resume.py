@@ -86,9 +86,9 @@ def _longer(key: str, mine: Any, other: Any, recipe: Recipe, folder: Path) -> bo
             )
     if meant and tables[table].schedule != "constant":
         raise DudiError(
-            f"resume with {key} = {mine!r} instead of {other!r}: under {table}.schedule ="
-            f" {tables[table].schedule!r} the rate of each step depends on the last one, so that the steps done are not"
-            " those of a longer training; only a constant schedule can be extended: start another run from the result"
+            f"resume with {key} = {mine!r}: the run was started with {other!r} (to go on: --set {key}={other}). It"
+            f" cannot become longer: under {table}.schedule = {tables[table].schedule!r} the rate of each step depends"
+            " on the last one; only a constant schedule can be extended. Else start another run from the result"
         )
     return True
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import comb
 
+from dudi.records import FEW
 from dudi.report.blocks import Block, Page, Section, Sub, Table, Text, Value, number, signed
 from dudi.report.comparison.numbers import OVERALL, Comparison, Row, Scores
 from dudi.report.comparison.read import Group, remarks
-from dudi.report.results import FEW, interval_value, language_name, other_marks, refused
+from dudi.report.results import interval_value, language_name, other_marks, refused
 from dudi.report.stats.aso import THRESHOLD
 from dudi.report.stats.exact import MOST, smallest_p
 
