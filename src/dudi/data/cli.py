@@ -89,12 +89,7 @@ def check_command(
         if trial is not None:
             _verbalize(trial, mode, data.languages, template_folder)
         report = check(data, special=special, look=None if trial is None else trial.add)
-    if (strange := _strange(report, data.languages)) and template_folder is None:
-        report.notes.append(
-            f"no template is shipped for {strange}: a misspelt language? --languages names those that you mean, and"
-            " leaves out the others, as `languages` in a recipe does"
-        )
-    _print(report)
+    _print(report, () if template_folder is not None else _strange(report, data.languages))
     if trial is not None:
         _print_trial(trial)
     if data.format == SEA_INSTRUCT:
@@ -190,13 +185,19 @@ def _verbalize(trial: Trial, mode: Mode, languages: Sequence[str], folder: str |
     trial.verbalizer = Verbalizer(languages or [*Verbalizer((), folder=folder).templates], folder=folder)
 
 
-def _strange(report: DataReport, named: Sequence[str]) -> str:
-    """Languages of rows that are not among the eight, nor named by the user."""
+def _strange(report: DataReport, named: Sequence[str]) -> list[str]:
+    """A note on languages of rows that are not among the eight, nor named by the user."""
     from dudi.data.chat import NO_LANGUAGE
     from dudi.languages import LANGUAGES
 
     found = {l: one.read for l, one in report.languages.items() if l not in (*LANGUAGES, *named, NO_LANGUAGE)}
-    return ", ".join(f"{l} ({n:,} rows)" if n > 1 else f"{l} (1 row)" for l, n in found.items())
+    if not found:
+        return []
+    rows = ", ".join(f"{l} ({n:,} rows)" if n > 1 else f"{l} (1 row)" for l, n in found.items())
+    return [
+        f"no template is shipped for {rows}: a misspelt language? --languages names those that you mean, and leaves out"
+        " the others, as `languages` in a recipe does"
+    ]
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -249,11 +250,11 @@ def _data(sources: Sequence[str], format: str, language: str | None, languages: 
         raise DudiError(f"--{option}: {message}, found {str(first['input'])[:80]!r}") from None
 
 
-def _print(report: DataReport) -> None:
+def _print(report: DataReport, more: Sequence[str] = ()) -> None:
     from dudi.data.report import COLUMNS
 
     faults = [fault for counts in report.languages.values() for fault in counts.faults]
-    lines = (*report.details(), *faults, *(f"note: {note}" for note in report.notes))
+    lines = (*report.details(), *faults, *(f"note: {note}" for note in (*report.notes, *more)))
     _print_table(COLUMNS, report.table(), [_KEY.sub(_option, line) for line in lines])
 
 

@@ -114,11 +114,9 @@ def run(
         with processes.together():
             if state.is_main_process:
                 begin(folder, prepared, state, resume)
-        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *found]:
+        for line in [*changed, *advice(recipe), *notes(recipe), *prepared.said, *found, *_ended(folder, stages)]:
             say(line)
         pipeline = Pipeline(prepared, stages, folder, state, tuple(monitors), tuple(callbacks), say, stop, phases)
-        if resume and not changed and (result := pipeline._of(stages[-1].name) / "model").is_dir():
-            say(f"this run is finished: {result}")
         if rehearsal:
             rehearse_first(prepared, state, folder, phases)
         for stage in pipeline.stages:
@@ -130,6 +128,12 @@ def run(
         if state.is_main_process:
             write_summary(folder)
     return folder
+
+
+def _ended(folder: Path, stages: tuple[Stage, ...]) -> list[str]:
+    """That there is nothing to go on with, if the last stage has its result."""
+    result = folder / folder_name(stages, stages[-1].name) / "model"
+    return [f"the run has its result: {result}"] if result.is_dir() else []
 
 
 def _silent(text: str) -> None:
