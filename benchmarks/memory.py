@@ -184,7 +184,8 @@ def _chunked(loss: str, hidden: Any, weight: Any, teacher: Any, teacher_weight: 
     n = len(labels)
     if loss != "dudi":
         share = torch.full((n,), 1 / n, dtype=torch.float64)
-        term = Term(token_loss(TokenSignal("one", 1.0, Loss(loss), GOLD)), share)
+        arguments = {"beta": 0.5} if loss == "jsd" else {}
+        term = Term(token_loss(TokenSignal("one", 1.0, Loss(loss), GOLD, arguments)), share)
         return score(hidden, head, teacher_head, [Positions(labels, (term,), teacher)], chunk).loss
     signals = dudi().signals
     size = n // 3
