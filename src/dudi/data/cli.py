@@ -188,12 +188,13 @@ def _verbalize(trial: Trial, mode: Mode, languages: Sequence[str], folder: str |
 def _strange(report: DataReport, named: Sequence[str]) -> list[str]:
     """A note on languages of rows that are not among the eight, nor named by the user."""
     from dudi.data.chat import NO_LANGUAGE
+    from dudi.data.report import counted_rows
     from dudi.languages import LANGUAGES
 
     found = {l: one.read for l, one in report.languages.items() if l not in (*LANGUAGES, *named, NO_LANGUAGE)}
     if not found:
         return []
-    rows = ", ".join(f"{l} ({n:,} rows)" if n > 1 else f"{l} (1 row)" for l, n in found.items())
+    rows = ", ".join(f"{l} ({counted_rows(n)})" for l, n in found.items())
     return [
         f"no template is shipped for {rows}: a misspelt language? --languages names those that you mean, and leaves out"
         " the others, as `languages` in a recipe does"

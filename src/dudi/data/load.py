@@ -28,7 +28,7 @@ from dudi.data.hub import Hub
 from dudi.data.language_files import LanguageFiles
 from dudi.data.mixture import Taken, add, mix
 from dudi.data.quality import FILTERS, STRATUM
-from dudi.data.report import DataReport
+from dudi.data.report import DataReport, counted_rows
 from dudi.data.rows import Rows, read_rows, sha256_of, write_rows
 from dudi.data.sea_instruct import check_language, load_language
 from dudi.data.settings import Part, check_names, parts_of
@@ -287,7 +287,7 @@ def _scan(
     scan.run(ChatReader(data, languages_of(paths), own_columns).rows(source, paths), strict, seed)
     if scan.others:
         said = ", ".join(f"{language} {count:,}" for language, count in sorted(scan.others.items()))
-        report.notes.append(f"{scan.others.total():,} rows left out: languages not in data.languages ({said})")
+        report.notes.append(f"{counted_rows(scan.others.total())} left out: languages not in data.languages ({said})")
     if scan.overridden:
         said = ", ".join(f"{label} {count:,}" for label, count in scan.overridden.most_common(5))
         report.notes.append(f"data.language = '{data.language}' overrides what rows say of their language ({said})")

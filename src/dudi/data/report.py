@@ -159,7 +159,7 @@ class DataReport:
     def details(self) -> list[str]:
         """What rows were read as, why they were filtered or broken, and what looks wrong in the text of the others."""
         read_as = [
-            f"read as {', '.join(f'{name}, {count:,} {_rows(count)}' for name, count in self.read_as.most_common())}"
+            f"read as {', '.join(f'{name}, {counted_rows(count)}' for name, count in self.read_as.most_common())}"
         ]
         suspected = [
             f"{language}: {len(ids)} of {self.of(language).total} kept rows: {kind} (first {', '.join(ids[:3])})"
@@ -206,8 +206,9 @@ class DataReport:
         return report
 
 
-def _rows(count: int) -> str:
-    return "row" if count == 1 else "rows"
+def counted_rows(count: int) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
 def _reasons(counts: Counter[str]) -> str:
