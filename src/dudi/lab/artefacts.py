@@ -76,8 +76,8 @@ def _instruct_row(task: str, example: Example, number: int) -> dict[str, Any]:
     }
 
 
-def describe(name: str, max_new_tokens: int = 48) -> dict[str, Any]:
-    """benchmark.json of the lab's tasks."""
+def describe(name: str, max_new_tokens: int = 48, written: bool = False) -> dict[str, Any]:
+    """benchmark.json of the lab's tasks. written: every answer is, also which of two sentences is right."""
     return {
         "name": name,
         "version": 1,
@@ -85,7 +85,9 @@ def describe(name: str, max_new_tokens: int = 48) -> dict[str, Any]:
         "averaged": list(TRAINED),
         "translation": ["nlg"],
         "tasks": {
-            name: {"competency": task.competency, "metric": task.metric, "max_new_tokens": max_new_tokens}
+            name: {"competency": task.competency, "metric": "choice_loglik"}
+            if task.behind and not written
+            else {"competency": task.competency, "metric": task.metric, "max_new_tokens": max_new_tokens}
             for name, task in TASKS.items()
         },
     }
@@ -147,8 +149,10 @@ def _items(name: str, l: str, seed: int, share: float) -> list[dict[str, Any]]:
     ]
 
 
-def benchmark_item(name: str, key: Key, l: str, language: str, text: str, number: str) -> dict[str, Any]:
-    """One line of items/*.jsonl: `text` asks in l for an answer in `language`."""
+def benchmark_item(
+    name: str, key: Key, l: str, language: str, text: str, number: str, written: bool = False
+) -> dict[str, Any]:
+    """One line of items/*.jsonl: `text` asks in l for an answer in `language`. written: as `describe` has it."""
     task, words = TASKS[name], load(language)
     one: dict[str, Any] = {
         "id": number,
@@ -162,6 +166,10 @@ def benchmark_item(name: str, key: Key, l: str, language: str, text: str, number
     if task.choices:
         labels = words.words["label"]
         one["choices"] = [labels[c]["name"] if c in labels else c for c in task.choices]
+    if task.behind and not written:
+        right = task.choices.index(answer(name, key, l, language))
+        one["choices"] = list(task.behind(words, key))
+        one["targets"] = [one["choices"][right]]
     if task.constraints:
         one["constraints"] = task.constraints(words, key)
     return one

@@ -59,10 +59,11 @@ class Task:
 
     `draw(rng, words)`: a random key for this language; `ask(words, key)`: the prompt in its phrasings; `answer(words,
     key)`: the answer said in the language of `words`; `language(l, key)`: the language in which an item asked in l is
-    to be answered; `accepted(words, key)`: other answers that are as good; `constraints`: what a free answer must obey;
-    `content(key)`: the part of a key that stays the same however the item is put; `place(key)`: where `split` starts to
-    count languages, if not anywhere: keys of the same place stay together, and a task of a dozen keys in consecutive
-    places has some of them for each language in every part.
+    to be answered; `accepted(words, key)`: other answers that are as good; `behind(words, key)`: the texts that the
+    choices stand for, where the benchmark asks which of them a model finds likelier and not for a letter;
+    `constraints`: what a free answer must obey; `content(key)`: the part of a key that stays the same however the item
+    is put; `place(key)`: where `split` starts to count languages, if not anywhere: keys of the same place stay
+    together, and a task of a dozen keys in consecutive places has some of them for each language in every part.
     """
 
     competency: str
@@ -73,6 +74,7 @@ class Task:
     language: Callable[[str, Key], str] = lambda l, key: l
     accepted: Callable[[Words, Key], tuple[str, ...]] = lambda words, key: ()
     choices: tuple[str, ...] = ()
+    behind: Callable[[Words, Key], tuple[str, ...]] | None = None
     constraints: Callable[[Words, Key], dict[str, Any]] | None = None
     content: Callable[[Key], Key] = lambda key: key
     place: Callable[[Key], int] | None = None
@@ -184,10 +186,13 @@ def _grammar() -> Task:
         chosen = draw_slots(rng, ("pairs", name), words, tuple(words.table["pairs"][name]))
         return (rng.choice("AB"), words.code, name, *chosen)
 
-    def ask(words: Words, key: Key) -> Phrasings:
+    def sentences(words: Words, key: Key) -> tuple[str, ...]:
         path = ("pairs", key[2])
         right, wrong = (fill_text(words, path, text, key[3:]) for text in words.table["pairs"][key[2]])
-        a, b = (right, wrong) if key[0] == "A" else (wrong, right)
+        return (right, wrong) if key[0] == "A" else (wrong, right)
+
+    def ask(words: Words, key: Key) -> Phrasings:
+        a, b = sentences(words, key)
         return phrasings(words.table["prompt"]["pairs"], lambda wrap: words.fill(wrap, {"a": a, "b": b}))
 
     return Task(
@@ -197,6 +202,7 @@ def _grammar() -> Task:
         ask,
         lambda words, key: key[0],
         choices=("A", "B"),
+        behind=sentences,
         content=lambda key: key[1:],  # A and B the other way round are the same pair
     )
 
