@@ -295,9 +295,12 @@ def test_what_a_build_says_of_itself(built: Path) -> None:
     assert made["templates"] == hash_of(TEMPLATES, "*.toml")
     assert made["weights"] == weights(built)
     assert made["tokenizer"] == hash_of(built / "tokenizer", "tokenizer.json")
-    assert {"command", "seed", "world", "versions", "threads", "machine"} <= set(made)
+    assert made["command"] == "dudi lab build FOLDER --seed 0"
     begun = json.loads((built / "build.json").read_text(encoding="utf-8"))
-    assert begun == json.loads(json.dumps(identity(MICRO, 0))) == {key: made[key] for key in begun}
+    assert begun == {**json.loads(json.dumps(identity(MICRO, 0))), "made": made["made"]}
+    assert begun == {key: made[key] for key in begun}
+    assert set(made["made"]) == set(MICRO.models)
+    assert {"machine", "threads", "torch", "dudi"} <= set(made["made"]["teacher"])
     assert identity(MICRO, 0) != identity(MICRO, 1) != identity(FULL, 1) != identity(TINY, 1)
 
 

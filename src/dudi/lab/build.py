@@ -43,12 +43,14 @@ def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only:
         raise DudiError(unknown(str(only), plan.models, "model"))
     wanted = identity(plan, seed)
     begun = folder / "build.json"
-    if begun.exists() and _differs(json.loads(begun.read_text(encoding="utf-8")), wanted, folder):
+    before = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else {}
+    if before and _differs(before, wanted, folder):
         raise DudiError(f"{folder}: holds another build (other text, templates, sizes or seed); use an empty folder")
     if folder.exists() and any(folder.iterdir()) and not begun.exists():
         raise DudiError(f"{folder}: not empty, and no build; use an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(begun, json.dumps(wanted, indent=1))
+    made = before.get("made", {})
+    write_text(begun, json.dumps({**wanted, "made": made}, indent=1))
     if not (folder / "tokenizer").is_dir():
         say("tokenizer")
         make_tokenizer(plan, seed).save_pretrained(folder / "tokenizer.staged")
@@ -56,9 +58,11 @@ def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only:
     tokenizer = read_tokenizer(folder)
     for name, model in plan.models.items():
         if only in (None, name) and not (folder / name).is_dir():
+            made[name] = made_with()
+            write_text(begun, json.dumps({**wanted, "made": made}, indent=1))
             train(name, model, tokenizer, folder / name, seed, say)
     if all((folder / name).is_dir() for name in plan.models):
-        write_text(folder / "manifest.json", json.dumps(manifest(folder, wanted), indent=1))
+        write_text(folder / "manifest.json", json.dumps(manifest(folder, wanted, made), indent=1))
 
 
 def _differs(begun: dict[str, Any], wanted: dict[str, Any], folder: Path) -> bool:
@@ -87,21 +91,26 @@ def _hash_of_texts(read: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(read).encode()).hexdigest()
 
 
-def manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What a finished build is, and what it was made with."""
+def manifest(folder: Path, wanted: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """What a finished build is, and what each of its models was made with."""
     return {
         "command": f"dudi lab build FOLDER --seed {wanted['seed']}",
         **wanted,
         "weights": {name: hash_of(folder / name, "*.safetensors") for name in wanted["models"]},
         "tokenizer": hash_of(folder / "tokenizer", "tokenizer.json"),
-        "threads": torch.get_num_threads(),
+        "made": made,
+    }
+
+
+def made_with() -> dict[str, Any]:
+    """What a model's last bits depend on beside its plan: models of one build may come from several machines."""
+    return {
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "versions": {
-            "dudi": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        "threads": torch.get_num_threads(),
+        "dudi": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
     }
 
 
