@@ -42,7 +42,7 @@ class Here:
 
     def __init__(self, task: Task, benchmark: Path) -> None:
         self.done.append(task.job.name)
-        work(task.job.folder, task.job.model, benchmark, not task.again)
+        work(task.job.folder, task.job.model, benchmark)
 
     def poll(self) -> int:
         return 0

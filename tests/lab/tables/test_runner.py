@@ -54,7 +54,7 @@ class World:
         self.folder, self.started, self.most, self.fakes = folder, list[str](), 0, list[Fake]()
         self.failing: str | None = None
         self.looks: Callable[[Job], int] = lambda job: 2
-        monkeypatch.setattr(module, "line_of", lambda job, start: kit_tables.line(job.cell.name, job.seed, 1.0))
+        monkeypatch.setattr(module, "line_of", lambda job: kit_tables.line(job.cell.name, job.seed, 1.0))
         monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
 
     def job(self, name: str, seed: int | None = 0, start: str | None = None) -> Job:
@@ -142,11 +142,16 @@ def test_a_cold_start_whose_model_is_gone_is_trained_again_and_compared(
     there: dict[Name, Line] = {sft.name: kit_tables.line(sft.cell.name, 0, 1.0, weights="w")}
     tasks = tasks_of([sft, dudi], there)
     assert [(task.job.name, task.again) for task in tasks] == [(sft.name, True), (dudi.name, False)]
-    for weights in ("other", "w"):
-        monkeypatch.setattr(module, "fingerprint", lambda folder, found=weights: {"weights_sha256": found})
+    cases = {"other weights and scores": ("v", 1.1), "the same scores": ("v", 1.0), "the same weights": ("w", 1.0)}
+    for case, (weights, score) in cases.items():
+        monkeypatch.setattr(
+            module, "line_of", lambda job, w=weights, s=score: kit_tables.line(job.cell.name, job.seed, s, weights=w)
+        )
+        world.started.clear()
+        (world.folder / "cells.jsonl").unlink(missing_ok=True)
         made = Runner(tasks, dict(there), world.folder, world.folder, Console(file=io.StringIO()), 1, world.start)
-        if weights == "other":
-            with pytest.raises(DudiError, match="trained again it has other weights than its line says"):
+        if case.startswith("other"):
+            with pytest.raises(DudiError, match="made again it has other weights and other scores than its line says"):
                 made.run()
             assert "dudi 0" not in world.started
         else:

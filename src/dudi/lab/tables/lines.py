@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dudi.errors import DudiError
+from dudi.evals.respond import fingerprint
 from dudi.files import read_lines
 from dudi.lab.tables.cells import Job, hashed
 from dudi.lab.tables.findings import AVERAGE, OVERLAP
@@ -80,6 +81,14 @@ class Line:
         return {"language": self.languages, "competency": self.competencies}[kind].get(part)
 
     @property
+    def scores(self) -> tuple[Any, ...]:
+        """All of them: 3,700 answers, of which two trainings have the same only where they are the same."""
+        return (
+            *(self.average, self.without_translation, self.languages, self.languages_without_translation),
+            self.competencies,
+        )
+
+    @property
     def content(self) -> dict[str, Any]:
         """All but what differs from run to run: times, date, machine."""
         return {name: value for name, value in asdict(self).items() if name not in ("seconds", "environment")}
@@ -110,8 +119,11 @@ def add(folder: Path, line: Line) -> None:
         os.fsync(opened.fileno())
 
 
-def line_of(job: Job, start: Line | None) -> Line:
-    """What a finished job has in its folder. start: the line of its cold start, where that is a cell."""
+def line_of(job: Job) -> Line:
+    """What a finished job has in its folder."""
+    settings = dict(job.settings)
+    if job.start is not None and job.recipe is not None and job.recipe.cold_start.checkpoint is not None:
+        settings["start_weights"] = fingerprint(Path(job.recipe.cold_start.checkpoint))["weights_sha256"]
     table = read_one(Table, job.folder / "eval" / "table.json")
     about = json.loads((job.folder / "eval" / "eval.json").read_text(encoding="utf-8"))
     cost = json.loads((job.folder / COST).read_text(encoding="utf-8"))
@@ -128,7 +140,7 @@ def line_of(job: Job, start: Line | None) -> Line:
         overlap=() if job.recipe is None else overlaps(job.model.parent / METRICS),
         weights=about["model"]["weights_sha256"],
         seconds={**({} if job.recipe is None else seconds_of(job.folder / "run")), "evaluation": cost["evaluation"]},
-        settings={**job.settings, **({} if start is None else {"start_weights": start.weights})},
+        settings=settings,
         environment={
             "date": str(date.today()),
             "machine": platform.machine(),

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dudi.errors import DudiError
-from dudi.evals.respond import fingerprint
 from dudi.files import write_text
 from dudi.lab.tables.cells import Job
 from dudi.lab.tables.lines import Line, Name, add, line_of
@@ -49,8 +48,8 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A job in the grid. again: its line is there, but not its model, from which others start: it is trained once more
-    and must give the same weights."""
+    """A job in the grid. again: its line is there, but not its model, from which others start: it is made once more, and
+    must come out as its line says."""
 
     job: Job
     again: bool = False
@@ -63,7 +62,7 @@ Start = Callable[[Task, Path], Process]
 def start_process(task: Task, benchmark: Path) -> Process:
     """`dudi.lab.tables.work` in a process of one thread."""
     job = task.job
-    given = [str(job.folder), str(job.model), str(benchmark), str(os.getpid()), *(["--train-only"] * task.again)]
+    given = [str(job.folder), str(job.model), str(benchmark), str(os.getpid())]
     with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dudi.lab.tables.work", *given],
@@ -79,7 +78,7 @@ def tasks_of(jobs: Sequence[Job], lines: dict[Name, Line]) -> list[Task]:
     by_name = {job.name: job for job in jobs}
     missing = [job for job in jobs if job.name not in lines]
     starts = dict.fromkeys((job.start, job.seed) for job in missing if job.start is not None)
-    lost = [by_name[name] for name in starts if name in lines and not trained(by_name[name].folder)]
+    lost = [by_name[name] for name in starts if name in lines and not (by_name[name].folder / COST).exists()]
     return [*(Task(job, again=True) for job in lost), *map(Task, missing)]
 
 
@@ -158,23 +157,25 @@ class Runner:
 
     def _done(self, task: Task) -> None:
         job = task.job
+        line = line_of(job)
         if task.again:
-            self._compare(job)
+            self._compare(line)
         else:
-            line = line_of(job, None if job.start is None else self.lines[job.start, job.seed])
             add(self.folder, line)
             self.lines[line.name] = line
         self.ready.add(job.name)
         if not self.console.is_terminal:
             self.console.print(f"  {_said(job)}: {self.state()}", soft_wrap=True)
 
-    def _compare(self, job: Job) -> None:
-        """Raises `DudiError` where a cold start trained again is another than its line says."""
-        found = fingerprint(job.model)["weights_sha256"]
-        if found != self.lines[job.name].weights:
+    def _compare(self, made: Line) -> None:
+        """Raises `DudiError` where a cold start made again is another than its line says. On another machine its weights
+        may differ in their last bits: where every score is the same to its last digit, it is taken for the same."""
+        known = self.lines[made.name]
+        if made.weights != known.weights and made.scores != known.scores:
             raise DudiError(
-                f"{_said(job)}: trained again it has other weights than its line says, as another machine or another"
-                " version of torch gives: lines of one grid must come from one place; use another --output"
+                f"{made.cell}, seed {made.seed}: made again it has other weights and other scores than its line says, as"
+                " another machine or another version of torch may give: lines of one grid must come from one place;"
+                " use another --output"
             )
 
 

@@ -21,7 +21,7 @@ from dudi.files import write_text
 RECIPE, RUN, EVAL, COST = "recipe.toml", "run", "eval", "cost.json"
 
 
-def work(folder: Path, model: Path, benchmark: Path, evaluated: bool = True) -> None:
+def work(folder: Path, model: Path, benchmark: Path) -> None:
     """Train what the recipe says, if there is one, or go on with it; then evaluate. What is done is not done again."""
     from dudi.evals.evaluate import evaluate
     from dudi.recipe.read import load_recipe
@@ -30,10 +30,9 @@ def work(folder: Path, model: Path, benchmark: Path, evaluated: bool = True) -> 
     if (folder / RECIPE).exists() and not trained(folder):
         begun = (folder / RUN / "recipe.toml").exists()
         run(load_recipe(folder / RECIPE), resume=begun)
-    if evaluated:
-        began = time.monotonic()
-        evaluate(str(model), benchmark, folder / EVAL)
-        write_text(folder / COST, json.dumps({"evaluation": round(time.monotonic() - began, 1)}))
+    began = time.monotonic()
+    evaluate(str(model), benchmark, folder / EVAL)
+    write_text(folder / COST, json.dumps({"evaluation": round(time.monotonic() - began, 1)}))
 
 
 def trained(folder: Path) -> bool:
@@ -59,16 +58,15 @@ def end_with(parent: int) -> None:
 
 
 def main() -> int:
-    """`python -m dudi.lab.tables.work FOLDER MODEL BENCHMARK PARENT [--train-only]`."""
+    """`python -m dudi.lab.tables.work FOLDER MODEL BENCHMARK PARENT`."""
     parser = argparse.ArgumentParser()
     for name in ("folder", "model", "benchmark"):
         parser.add_argument(name, type=Path)
     parser.add_argument("parent", type=int)
-    parser.add_argument("--train-only", action="store_true")
     given = parser.parse_args()
     end_with(given.parent)
     try:
-        work(given.folder, given.model, given.benchmark, not given.train_only)
+        work(given.folder, given.model, given.benchmark)
     except DudiError as error:
         print(f"dudi: {error}", flush=True)
         return error.status
