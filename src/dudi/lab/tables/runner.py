@@ -48,8 +48,8 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A job in the grid. again: its line is there, but not its model, from which others start: it is made once more, and
-    must come out as its line says."""
+    """A job in the grid. again: its line is there, but not its model, from which others start: it is made once more,
+    and must come out as its line says."""
 
     job: Job
     again: bool = False
@@ -168,13 +168,13 @@ class Runner:
             self.console.print(f"  {_said(job)}: {self.state()}", soft_wrap=True)
 
     def _compare(self, made: Line) -> None:
-        """Raises `DudiError` where a cold start made again is another than its line says. On another machine its weights
-        may differ in their last bits: where every score is the same to its last digit, it is taken for the same."""
+        """Raises `DudiError` where a cold start made again is another than its line says. On another machine its
+        weights may differ in their last bits: where every score is the same, it is taken for the same."""
         known = self.lines[made.name]
         if made.weights != known.weights and made.scores != known.scores:
             raise DudiError(
-                f"{made.cell}, seed {made.seed}: made again it has other weights and other scores than its line says, as"
-                " another machine or another version of torch may give: lines of one grid must come from one place;"
+                f"{made.cell}, seed {made.seed}: made again it has other weights and other scores than its line says,"
+                " as another machine or another version of torch may give: lines of one grid must come from one place;"
                 " use another --output"
             )
 
