@@ -26,8 +26,7 @@ def right(name: str) -> None:
         assert REFUSED[name] in (found.refused or ""), found
         return
     assert found == Checked(name, refused=None, greedy=True, generate=True, loss=found.loss, padding=found.padding)
-    # Mamba's scan rounds in float32 by as much as 3e-5 with AVX-512; in float64 6e-8 are left.
-    assert found.loss is not None and found.loss < (1e-4 if "mamba" in name else 1e-5)
+    assert found.loss is not None and found.loss < 1e-5
 
 
 def test_the_page_lists_them_all() -> None:
