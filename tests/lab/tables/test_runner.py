@@ -154,6 +154,7 @@ def test_a_cold_start_whose_model_is_gone_is_trained_again_and_compared(
             with pytest.raises(DudiError, match="made again it has other weights and other scores than its line says"):
                 made.run()
             assert "dudi 0" not in world.started
+            assert tasks_of([sft, dudi], there) == tasks, "refused again, not taken for the line's at the next start"
         else:
             made.run()
             assert list(read(world.folder)) == [dudi.name], "no second line of the cold start"
