@@ -86,7 +86,7 @@ def write_mode(folder: Path, rows: list[Held], verbalizer: Verbalizer, mode: Mod
         read = verbalizer(View(Response.Y_TILDE, mode), held.row, 0, number)
         language = read.l_z or TASKS[held.task].language(held.row.l, held.key)
         text = read.teacher[-1].content
-        items.append(benchmark_item(held.task, held.key, held.row.l, language, text, held.row.id, True))
+        items.append(benchmark_item(held.task, held.key, held.row.l, language, text, held.row.id, written=True))
     write_text(folder / "benchmark.json", json.dumps(describe(f"lab-{mode.value}", 64, written=True), indent=1))
     write_text(folder / "items" / "items.jsonl", "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items))
     write_words(folder)

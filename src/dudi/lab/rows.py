@@ -50,7 +50,7 @@ MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mo
 
 TAUGHT = {"en": 10, "id": 13, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 8}
 """Relative frequency of a language in what the teacher reads: those of Latin script help each other. Of Burmese it has
-read little, as teachers have: there is one language in which it is hardly better than a student."""
+read little, so as to be hardly better than a student there; it is better all the same (docs/lab.md)."""
 
 PRETRAINED = {"en": 16, "id": 12, "vi": 12, "th": 14, "ms": 10, "ta": 14, "tl": 10, "my": 12}
 """Percent of what the base students read: uneven, as in life, and enough of each to learn to read it."""
