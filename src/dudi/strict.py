@@ -74,6 +74,8 @@ JSON_WORDS = {
     "model_attributes_type": "a table (JSON object)",
     "dataclass_type": "a table (JSON object)",
     "finite_number": "a finite number",
+    "less_than_equal": "a number of at most {le:g}",
+    "unexpected_keyword_argument": "no key of this name",
     "string_too_short": "a text that is not empty",
     "greater_than": "a number greater than {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",

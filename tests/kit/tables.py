@@ -12,6 +12,7 @@ import torch
 
 import kit
 from dudi.example import Message
+from dudi.lab.tables.cells import hashed
 from dudi.lab.tables.grid import read_grid
 from dudi.lab.tables.lines import Line, Name, Overlap
 from kit import evals
@@ -62,7 +63,6 @@ def line(cell: str, seed: int | None, score: float | None, **changes: Any) -> Li
     competencies = dict.fromkeys(("nlu", "nlg", "nlr"), score)
     share = (score or 0.0) / 100
     fields: dict[str, Any] = {
-        "key": f"{cell} {seed}",
         "average": score,
         "without_translation": score,
         "languages": languages,
@@ -75,6 +75,7 @@ def line(cell: str, seed: int | None, score: float | None, **changes: Any) -> Li
         "environment": {"date": "2026-01-01"},
         **changes,
     }
+    fields.setdefault("key", hashed({"settings": fields["settings"], "seed": seed}))
     return Line(cell=cell, seed=seed, **fields)
 
 

@@ -290,6 +290,14 @@ def test_without_weights_there_is_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_to_where_nothing_can_be_written_is_one_line(tmp_path: Path, built: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for folder in (tmp_path / "file", tmp_path / "file" / "lab"):
+        with pytest.raises(DudiError, match=r"file.*: Not a directory; use another folder"):
+            export(folder, built, rows=20)
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
 def test_what_a_build_says_of_itself(built: Path) -> None:
     made = json.loads((built / "manifest.json").read_text(encoding="utf-8"))
     assert made["templates"] == hash_of(TEMPLATES, "*.toml")

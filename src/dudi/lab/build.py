@@ -142,8 +142,15 @@ def export(folder: Path, weights: Path = WEIGHTS, rows: int = ROWS, share: float
     if (folder / "lab.json").exists():
         return
     made = read_manifest(weights)
-    if folder.exists() and any(folder.iterdir()):
-        raise DudiError(f"{folder}: not empty, and not an exported lab; use another folder")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise DudiError(f"{folder}: not empty, and not an exported lab; use another folder")
+        _lay_out(folder, weights, made, rows, share)
+    except OSError as error:
+        raise DudiError(f"{error.filename or folder}: {error.strerror or error}; use another folder") from None
+
+
+def _lay_out(folder: Path, weights: Path, made: dict[str, Any], rows: int, share: float) -> None:
     staged = folder.with_name(f"{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     write_data(staged / "data", rows)

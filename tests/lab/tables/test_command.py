@@ -28,10 +28,13 @@ class Asks:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.missing = folder, list[Name]()
-        monkeypatch.setattr(module, "train", lambda asked, grid, missing, *rest: self.missing.extend(missing))
+        monkeypatch.setattr(module, "train", self._train)
         monkeypatch.setattr(module, "models_of", lambda lab, weights: kit_tables.PLAN)
         monkeypatch.setattr(module, "write_page", self._page)
         self.shown: list[int] = []
+
+    def _train(self, asked: Asked, grid: Any, wanted: list[Name], here: Any, lines: dict[Name, Line], *_: Any) -> None:
+        self.missing.extend(name for name in wanted if name not in lines)
 
     def _page(self, output: Path, *rest: Any) -> Path:
         self.shown = list(rest[-1])
@@ -116,7 +119,7 @@ def test_a_clone_prints_from_lines_without_training(tmp_path: Path, monkeypatch:
 
 
 def test_a_page_of_the_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is missing, nothing is trained; a pair without lines is one that the lab does not have."""
+    """Whatever is missing, nothing is trained; it says of pairs without lines what the command itself says of them."""
     monkeypatch.setattr(module, "train", lambda *_: pytest.fail("it only prints"))
     for name, line in kit_tables.grid_lines(3).items():
         if name[0].startswith(FIRST) and name != (FIRST + "dudi", 2):
@@ -126,7 +129,10 @@ def test_a_page_of_the_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert done.exit_code == 0, done.output
     assert f"report: {tmp_path / 'page' / 'findings.html'}" in done.output.replace("\n", "")
     text = (tmp_path / "page" / "findings.md").read_text(encoding="utf-8")
-    assert "seeds 0 to 2" in text and "llama3.2-1b, qwen2.5-1.5b, qwen3-0.6b." in text
+    assert "seeds 0 to 2" in text and "F2: left out, since the lab has no such pair: qwen3-0.6b." in text
+    assert "F2: not run yet, because 0 of 4 seeds are there" in text, (
+        "and not judged on the pairs that happen to be there"
+    )
     with pytest.raises(DudiError, match="only --output goes with it"):
         CliRunner().invoke(app, [*report, "--baseline", "SFT"], catch_exceptions=False)
     with pytest.raises(DudiError, match=r"no cells.jsonl of `dudi lab tables` with a trained cell"):
@@ -138,3 +144,72 @@ def test_a_lab_that_is_none_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(DudiError, match=r"cannot be read .* expected a lab of `dudi lab build` or `export`"):
             tables(Asked(output=tmp_path / "o", **given), Console(file=io.StringIO()))
     assert not (tmp_path / "o").exists()
+
+
+def test_the_extension_comes_after_the_first_look_and_has_its_own_seeds(asks: Asks) -> None:
+    with pytest.raises(DudiError, match=r"no finding with its first four seeds; run without --extend first"):
+        asks(extend=True)
+    asks.have(kit_tables.grid_lines(4))
+    for given in ({"first": 3}, {"seeds": 3}):
+        with pytest.raises(DudiError, match=r"--extend has seeds of its own, 4 to 7; leave out --seeds and --first"):
+            asks(extend=True, **given)
+
+
+def test_a_pair_that_the_lab_lacks_is_no_empty_page(asks: Asks) -> None:
+    with pytest.raises(DudiError, match=r"the lab has no models for qwen3-0.6b; it has them for qwen2.5-0.5b, llama"):
+        asks("qwen3-0.6b/dudi")
+    with pytest.raises(DudiError, match=r"did you mean 'gkd'\?") as error:
+        asks("gkdd")
+    assert "dudi-jsd," in str(error.value) and "qwen2.5-0.5b/" not in str(error.value), "cells by their short names"
+
+
+@pytest.mark.parametrize(
+    ("change", "decided"),
+    [
+        ("seed=7", "seed of a cell is decided by --seeds and --first"),
+        (" output = elsewhere", "output of a cell is decided by --runs"),
+        ("models.student=other", "models.student of a cell is decided by --lab or --weights"),
+        ('models={teacher="other"}', "models.student of a cell"),
+        ("data.source=rows", "data.source of a cell is decided by --lab"),
+        ("data.rows_per_language.th=3", "data.rows_per_language of a cell is decided by --lab"),
+        ("cold_start.checkpoint=old", "cold_start.checkpoint of a cell is decided by the cell that it starts from"),
+        ("cold_start={}", "cold_start.checkpoint of a cell"),
+    ],
+)
+def test_what_the_grid_sets_for_each_cell_cannot_be_set_for_all(asks: Asks, change: str, decided: str) -> None:
+    with pytest.raises(DudiError, match=decided):
+        asks("sft", changes=(change,))
+    assert not asks.missing
+
+
+def test_settings_are_compared_even_where_no_line_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a page of other settings than those that were asked for."""
+    for line in kit_tables.grid_lines(1).values():
+        add(tmp_path / "lines", line)
+    lab = kit_tables.write_lab(tmp_path / "lab")
+    for given in (("data.eval_rows_per_language=0",), ("nonsense",)):
+        with pytest.raises(DudiError, match=r"made with other settings|expected key=value"):
+            tables(Asked(output=tmp_path / "lines", only=("sft",), seeds=1, lab=lab, changes=given), Console())
+    assert not (tmp_path / "lines" / "findings.md").exists()
+
+
+def test_a_page_of_development_seeds_where_there_are_no_others(tmp_path: Path) -> None:
+    add(tmp_path, kit_tables.line(FIRST + "sft", 100, 30.0))
+    add(tmp_path, kit_tables.line(FIRST + "sft", 101, 31.0))
+    assert "seeds 100 to 101" in module.report_lines(tmp_path).with_name("findings.md").read_text(encoding="utf-8")
+    with pytest.raises(DudiError, match=r"name its --output, a folder"):
+        module.report_lines(tmp_path / "cells.jsonl")
+
+
+@pytest.mark.parametrize("blocked", ["findings.md", "findings.html", "figures", "figures/heat.png"])
+def test_a_page_that_cannot_be_written_is_one_line_and_no_half_page(tmp_path: Path, blocked: str) -> None:
+    add(tmp_path, kit_tables.line(FIRST + "sft", 0, 30.0))
+    there = tmp_path / "page" / blocked
+    if blocked == "figures":
+        there.parent.mkdir()
+        there.write_text("a file")
+    else:
+        there.mkdir(parents=True)
+    with pytest.raises(DudiError, match=rf"{blocked}.*; name another --output"):
+        module.report_lines(tmp_path, tmp_path / "page")
+    assert [file for file in (tmp_path / "page").rglob("*") if file.is_file()] == ([there] if there.is_file() else [])

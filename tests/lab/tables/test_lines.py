@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kit import tables as kit_tables
 
 from dudi.errors import DudiError
 from dudi.lab.tables.cells import Job, hashed
+from dudi.lab.tables.checks import check_lines, check_settings
 from dudi.lab.tables.grid import read_grid
-from dudi.lab.tables.lines import FILE, add, check_settings, overlaps, read
+from dudi.lab.tables.lines import FILE, Line, add, overlaps, read
 
 CELLS = read_grid().cells
 
@@ -28,7 +30,7 @@ def test_what_is_added_is_read(tmp_path: Path) -> None:
 def test_a_line_that_a_kill_cut_off_is_not_read_and_not_continued(tmp_path: Path) -> None:
     add(tmp_path, kit_tables.line("a/dudi", 0, 1.0))
     whole = (tmp_path / FILE).read_bytes()
-    for cut in (1, len(whole) // 2, len(whole) - 1):
+    for cut in (1, len(whole) // 2, len(whole) - 2):
         (tmp_path / FILE).write_bytes(whole + whole[:cut])
         assert list(read(tmp_path)) == [("a/dudi", 0)]
         add(tmp_path, kit_tables.line("a/dudi", 1, 2.0))
@@ -80,3 +82,65 @@ def test_nothing_is_added_to_a_cell_of_other_settings(tmp_path: Path) -> None:
     assert "(recipe.training.lr: 0.002 there, 0.001 here)" in str(error.value) and "another --output" in str(
         error.value
     )
+
+
+def test_a_whole_line_that_has_no_end_is_read_and_kept(tmp_path: Path) -> None:
+    """As an editor leaves it; a line that a kill cut off is no line."""
+    for seed in (0, 1):
+        add(tmp_path, kit_tables.line("a/dudi", seed, 1.0))
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes()[:-1])
+    assert list(read(tmp_path)) == [("a/dudi", 0), ("a/dudi", 1)]
+    add(tmp_path, kit_tables.line("a/dudi", 2, 1.0))
+    assert list(read(tmp_path)) == [("a/dudi", 0), ("a/dudi", 1), ("a/dudi", 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"average": 500.0}, "average: expected a number of at most 100, found 500"),
+        ({"languages": {"th": float("nan")}}, "languages.th: expected a finite number"),
+        ({"seed": -1}, "seed: expected a number of at least 0, found -1"),
+        ({"foo": 1}, "foo: expected no key of this name, found 1"),
+        ({"overlap": [{"step": 1, "count": 1.0, "share": 3.0, "languages": {}}]}, "overlap.0.share: expected a number"),
+        (
+            {"overlap": [{"step": 1, "count": 1.0, "share": 0.3, "languages": {"id": -1}}]},
+            "overlap.0.languages.id: exp",
+        ),
+    ],
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    line = {**asdict(kit_tables.line("a/dudi", 0, 1.0)), **changes}
+    (tmp_path / FILE).write_text(json.dumps(line) + "\n", encoding="utf-8")
+    with pytest.raises(DudiError) as error:
+        read(tmp_path)
+    assert f"{FILE}: line 1: {fault}" in str(error.value)
+
+
+DUDI, TEACHER = "qwen2.5-0.5b/dudi", "qwen2.5-0.5b/teacher"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (kit_tables.line("qwen2.5-0.5b/gdk", 0, 1.0), "unknown cell: 'qwen2.5-0.5b/gdk'; did you mean"),
+        (kit_tables.line(DUDI, None, 1.0), "seed None: expected null as the seed of a teacher, and a number"),
+        (kit_tables.line(TEACHER, 1, 1.0), "seed 1: expected null as the seed of a teacher"),
+        (kit_tables.line(DUDI, 1, 1.0, environment={}), "expected a date in `environment` and the evaluation in"),
+        (kit_tables.line(DUDI, 1, 1.0, seconds={}), "expected a date in `environment` and the evaluation in `seconds`"),
+        (kit_tables.line(DUDI, 1, 1.0, languages={"xx": 1.0}), "unknown language: 'xx'"),
+        (kit_tables.line(DUDI, 1, 1.0, key="k"), "its key is not that of its settings and its seed"),
+        (kit_tables.line(DUDI, 1, 1.0, settings={"a": 1}), "other settings than seed 0 (a: None there, 1 here)"),
+        (
+            kit_tables.line("qwen2.5-0.5b/sft", 1, 1.0, settings={"benchmark": "b"}),
+            "on another benchmark than the first",
+        ),
+    ],
+)
+def test_lines_that_do_not_go_together_are_refused(tmp_path: Path, line: Line, fault: str) -> None:
+    lines = {one.name: one for one in (kit_tables.line(DUDI, 0, 1.0), kit_tables.line(TEACHER, None, 1.0))}
+    moved = kit_tables.line(DUDI, 2, 1.0, settings={})
+    check_lines(lines | {moved.name: replace(moved, settings={"start_weights": "w"})}, CELLS, tmp_path)
+    with pytest.raises(DudiError) as error:
+        check_lines(lines | {line.name: line}, CELLS, tmp_path)
+    assert fault in str(error.value) and str(tmp_path / FILE) in str(error.value)

@@ -4,6 +4,7 @@
 `findings`   what the paper claims, as contrasts of cells and one rule, declared before any ranking; findings.toml
 `cells`      a cell under one seed: its recipe, what it starts from, its key
 `lines`      finished cells as JSON lines
+`checks`     whether lines are what they say, go together, and may be added to
 `work`       the process that trains and evaluates one cell
 `runner`     which cell runs when
 `verdicts`   lines -> what became of each finding

@@ -13,12 +13,13 @@ from rich.console import Console
 from dudi.errors import DudiError, unknown
 from dudi.lab.build import THIRD, WEIGHTS, export
 from dudi.lab.tables.cells import Job, Lab, make_job, shared_start
+from dudi.lab.tables.checks import check_changes, check_lines, check_settings
 from dudi.lab.tables.findings import Findings, read_findings
 from dudi.lab.tables.grid import Cell, Grid, Pair, pairs, read_grid
 from dudi.lab.tables.lines import FILE as LINES
-from dudi.lab.tables.lines import Line, Name, check_settings, read
+from dudi.lab.tables.lines import Line, Name, read
 from dudi.lab.tables.runner import Runner, Start, start_process, tasks_of
-from dudi.lab.tables.verdicts import verdicts
+from dudi.lab.tables.verdicts import NOT_RUN, verdicts
 from dudi.lab.tables.write import HTML, write_page
 from dudi.lock import locked
 from dudi.recipe.read import load_recipe
@@ -49,55 +50,81 @@ def tables(asked: Asked, console: Console, start: Start = start_process) -> Path
     """Train what has no line yet, and write the page; returns it. Raises `DudiError`."""
     grid, findings = read_grid(), read_findings()
     here = pairs(models_of(asked.lab, asked.weights or WEIGHTS), grid.pair)
-    lines = read(asked.output)
+    check_changes(asked.changes)
+    lines = lines_of(asked.output, grid)
     seeds = range(asked.first, asked.first + asked.seeds)
     chosen = choose(asked.only, grid, findings)
     if asked.extend:
         seeds = range(*findings.rule.seeds)
-        judged = verdicts(lines, grid, findings, here)
-        open_ = [name for name, one in judged.items() if one.outcome == OPEN]
-        chosen = [cell for cell in chosen if cell in choose(open_, grid, findings)] if open_ else []
+        still = still_open(asked, grid, findings, lines, here)
+        chosen = [cell for cell in chosen if cell in still]
     cells = [cell for cell in with_starts(chosen, grid) if cell.pair in here]
     lacking = sorted({cell.pair for cell in chosen} - set(here))
+    if lacking and not cells:
+        raise DudiError(f"--only: the lab has no models for {', '.join(lacking)}; it has them for {', '.join(here)}")
     if lacking:
         console.print(f"left out, since the lab has no models for them: {', '.join(lacking)}", soft_wrap=True)
     wanted = dict.fromkeys((cell.name, None if cell.recipe is None else seed) for seed in seeds for cell in cells)
-    missing = [name for name in wanted if name not in lines]
-    if missing:
+    of_another = asked.changes or asked.lab or asked.weights
+    if of_another or any(name not in lines for name in wanted):
         with locked(asked.output):
-            train(asked, grid, missing, here, lines, console, start)
+            train(asked, grid, list(wanted), here, lines, console, start)
     shown = {seed for _, seed in lines if seed is not None and (seed >= DEVELOPMENT) == (asked.first >= DEVELOPMENT)}
     return write_page(asked.output, grid, findings, lines, here, sorted(shown) or seeds)
 
 
 def report_lines(folder: Path, output: Path | None = None) -> Path:
     """The page of the lines in a folder, into it or into `output`; nothing is trained. Returns its HTML."""
-    lines = read(folder)
-    seeds = sorted({seed for _, seed in lines if seed is not None and seed < DEVELOPMENT})
-    if not seeds:
-        raise DudiError(f"{folder}: no {LINES} of `dudi lab tables` with a trained cell; name its --output")
     grid = read_grid()
-    here = {grid.cells[cell].pair for cell, _ in lines if cell in grid.cells}
+    lines = lines_of(folder, grid)
+    trained = sorted({seed for _, seed in lines if seed is not None})
+    if not trained:
+        raise DudiError(f"{folder}: no {LINES} of `dudi lab tables` with a trained cell; name its --output, a folder")
+    seeds = [seed for seed in trained if seed < DEVELOPMENT] or trained
+    here = {*pairs(models_of(None, WEIGHTS), grid.pair), *(grid.cells[cell].pair for cell, _ in lines)}
     return write_page(output or folder, grid, read_findings(), lines, here, seeds).with_name(HTML)
+
+
+def lines_of(folder: Path, grid: Grid) -> dict[Name, Line]:
+    """The lines of a folder, which hold and go together. Raises `DudiError`."""
+    lines = read(folder)
+    check_lines(lines, grid.cells, folder)
+    return lines
+
+
+def still_open(
+    asked: Asked, grid: Grid, findings: Findings, lines: Mapping[Name, Line], here: Mapping[str, Pair]
+) -> list[Cell]:
+    """The cells of the findings that the first look left open. Raises `DudiError` where there was no look yet."""
+    if (asked.first, asked.seeds) != (Asked.first, Asked.seeds):
+        raise DudiError("--extend has seeds of its own, 4 to 7; leave out --seeds and --first")
+    judged = verdicts(lines, grid, findings, here)
+    found = [name for name, one in judged.items() if one.outcome == OPEN]
+    if not found and any(one.outcome == NOT_RUN for one in judged.values()):
+        raise DudiError(
+            f"--extend: {asked.output} has no finding with its first four seeds; run without --extend first"
+        )
+    return choose(found, grid, findings) if found else []
 
 
 def train(
     asked: Asked,
     grid: Grid,
-    missing: Sequence[Name],
+    wanted: Sequence[Name],
     here: Mapping[str, Pair],
     lines: dict[Name, Line],
     console: Console,
     start: Start,
 ) -> None:
-    """The missing lines. The folder of the lines is locked."""
+    """The lines that are missing, if those of the wanted cells that are there have the same settings. The folder of
+    the lines is locked."""
     runs = (asked.runs or asked.output / "runs").absolute()
     folder = (asked.lab or runs / "lab").absolute()
     if asked.lab is None:
         export(folder, asked.weights or WEIGHTS, share=THIRD)
     lab = Lab(folder, grid, here, asked.changes)
     jobs: dict[Name, Job] = {}
-    for name, seed in missing:
+    for name, seed in wanted:
         job = make_job(lab, grid.cells[name], seed or 0, runs)
         jobs[job.name] = job
         if job.start is not None and (job.start, seed) not in jobs:
@@ -105,8 +132,11 @@ def train(
             jobs[first.name] = first
     check_settings(list(jobs.values()), lines, asked.output)
     tasks = tasks_of(list(jobs.values()), lines)
-    console.print(f"{len(missing)} cells to do, {asked.jobs} at a time; lines: {asked.output}", soft_wrap=True)
-    Runner(tasks, lines, asked.output, folder / "benchmark", console, asked.jobs, start).run()
+    if tasks:
+        known = [sum(line.seconds.values()) for line in lines.values() if line.seed is not None]
+        runner = Runner(tasks, lines, asked.output, folder / "benchmark", console, asked.jobs, start, walls=known)
+        console.print(f"{runner.plan()}; lines: {asked.output}", soft_wrap=True)
+        runner.run()
 
 
 def models_of(lab: Path | None, weights: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -135,7 +165,8 @@ def choose(only: Iterable[str], grid: Grid, findings: Findings) -> list[Cell]:
         elif grid.whole(name) in cells:
             wanted = [grid.whole(name)]
         else:
-            raise DudiError(unknown(name, [*grid.tables, *findings.findings, *cells], "table, finding or cell"))
+            short = [cell.removeprefix(f"{grid.pair}/") for cell in cells]
+            raise DudiError(unknown(name, [*grid.tables, *findings.findings, *short], "table, finding or cell"))
         found |= {one: cells[one] for one in wanted}
     return list(found.values())
 

@@ -5,28 +5,33 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dudi.errors import DudiError
 from dudi.evals.respond import fingerprint
 from dudi.files import read_lines
-from dudi.lab.tables.cells import Job, hashed
+from dudi.lab.build import made_with
+from dudi.lab.tables.cells import Job
 from dudi.lab.tables.findings import AVERAGE, OVERLAP
 from dudi.lab.tables.work import COST, seconds_of
 from dudi.languages import ENGLISH, LANGUAGES
 from dudi.records import Table
 from dudi.signals import Response
-from dudi.strict import read_each, read_one
+from dudi.strict import STRICT, numbered, parsed, read_one, read_text
 from dudi.training.monitors import METRICS
 
 FILE = "cells.jsonl"
 Name = tuple[str, int | None]
 """Cell and seed."""
+Score = Annotated[float, Field(ge=-100, le=100)] | None
+"""None: refused."""
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,28 @@ class Overlap:
     """Of one logged step, over `count` rollout tokens: the share of the 16 likeliest that student and teacher have in
     common; and by language."""
 
+    __pydantic_config__ = STRICT
+
     step: int
-    count: float
-    share: float
-    languages: dict[str, float]
+    count: Annotated[float, Field(ge=0)]
+    share: Share
+    languages: dict[str, Share]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One cell under one seed, done. Scores are those of `dudi eval`, unrounded; None: refused."""
+    """One cell under one seed, done. Scores are those of `dudi eval`, unrounded."""
+
+    __pydantic_config__ = STRICT
 
     cell: str
-    seed: int | None
+    seed: Annotated[int, Field(ge=0)] | None
     key: str
-    average: float | None
-    without_translation: float | None
-    languages: dict[str, float | None]
-    languages_without_translation: dict[str, float | None]
-    competencies: dict[str, float | None]
+    average: Score
+    without_translation: Score
+    languages: dict[str, Score]
+    languages_without_translation: dict[str, Score]
+    competencies: dict[str, Score]
     overlap: tuple[Overlap, ...]
     weights: str
     """SHA-256 of what was evaluated."""
@@ -95,14 +104,25 @@ class Line:
 
 
 def read(folder: Path) -> dict[Name, Line]:
-    """The lines of a folder by cell and seed. Raises `DudiError` where two are of the same."""
+    """The lines of a folder by cell and seed. Raises `DudiError` where one is none, or two are of the same."""
     file = folder / FILE
     found: dict[Name, Line] = {}
-    for line in read_each(Line, file, growing=True) if file.exists() else []:
+    lines = [parsed(Line, text, where) for where, text in numbered(file, growing=True)] if file.exists() else []
+    last = _unended(read_text(file)) if file.exists() else None
+    for line in [*lines, *([last] if last else [])]:
         if line.name in found:
             raise DudiError(f"{file}: two lines of {line.cell}, seed {line.seed}; remove one")
         found[line.name] = line
     return found
+
+
+def _unended(text: str) -> Line | None:
+    """What stands after the last line's end: a whole line, as editors leave one, or nothing that a kill left."""
+    rest = text[text.rfind("\n") + 1 :]
+    try:
+        return parsed(Line, rest, FILE) if rest.strip() else None
+    except DudiError:
+        return None
 
 
 def add(folder: Path, line: Line) -> None:
@@ -112,8 +132,11 @@ def add(folder: Path, line: Line) -> None:
     text = json.dumps(asdict(line), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
     with file.open("ab+") as opened:
         opened.seek(0)
-        whole = opened.read().rfind(b"\n") + 1
-        opened.truncate(whole)
+        there = opened.read()
+        if _unended(there.decode(errors="replace")):
+            text = f"\n{text}"
+        else:
+            opened.truncate(there.rfind(b"\n") + 1)
         opened.write(text.encode())
         opened.flush()
         os.fsync(opened.fileno())
@@ -143,7 +166,7 @@ def line_of(job: Job) -> Line:
         settings=settings,
         environment={
             "date": str(date.today()),
-            "machine": platform.machine(),
+            "machine": made_with()["machine"],
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         },
@@ -159,23 +182,3 @@ def overlaps(metrics: Path) -> tuple[Overlap, ...]:
             by_language = {l: one["overlap"] for l, one in told["by_language"].items()}
             found.append(Overlap(entry["step"], told["count"], told["overlap"], by_language))
     return tuple(found)
-
-
-def check_settings(jobs: Sequence[Job], lines: Mapping[Name, Line], folder: Path) -> None:
-    """Raises `DudiError` where a cell that is to be added to has lines of other settings, with what is different."""
-    for job in jobs:
-        for line in lines.values():
-            if line.cell == job.cell.name and line.key != hashed({"settings": job.settings, "seed": line.seed}):
-                raise DudiError(
-                    f"{folder / FILE}: {line.cell}, seed {line.seed}, was made with other settings"
-                    f" ({_difference(job.settings, line.settings)}): nothing is added to it; use another --output"
-                )
-
-
-def _difference(ours: Any, theirs: Any, place: str = "") -> str:
-    """The first key in which two settings differ."""
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        for key in [*ours, *(key for key in theirs if key not in ours and key != "start_weights")]:
-            if ours.get(key) != theirs.get(key):
-                return _difference(ours.get(key), theirs.get(key), f"{place}.{key}".lstrip("."))
-    return f"{place or 'seed'}: {theirs!r:.60} there, {ours!r:.60} here"

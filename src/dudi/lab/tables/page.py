@@ -93,10 +93,10 @@ def table_section(shown: Shown, key: str) -> Section:
     ]
     head = ("method", *columns, *_AGAINST.get(table.by, ()), "seeds")
     blocks: list[Block] = [Table("The lab", head, tuple(body))]
-    quoted = _quoted(shown, table, rows)
+    quoted = _quoted(shown, key, table, rows)
     if quoted is not None:
         blocks.append(quoted)
-    blocks += [Text(line, "note") for line in _notes(shown, table, rows)]
+    blocks += [Text(line, "note") for line in _notes(shown, key, table, rows)]
     return Section(key, _title(key, table), tuple(blocks))
 
 
@@ -132,10 +132,14 @@ def _score(shown: Shown, row: str, second: str | None, column: Column) -> str:
     return text
 
 
-def _quoted(shown: Shown, table: TableOf, rows: Sequence[str]) -> Table | None:
+def _quoted(shown: Shown, key: str, table: TableOf, rows: Sequence[str]) -> Table | None:
     """The paper's own numbers of the same rows."""
-    read = paper.by_competency if table.by == "competencies" else paper.by_language
-    found = {row: read(shown.cells[row]) for row in rows}
+    found = {
+        row: paper.by_competency(shown.cells[row])
+        if table.by == "competencies"
+        else paper.by_language(shown.cells[row], key)
+        for row in rows
+    }
     columns = list(dict.fromkeys(column for one in found.values() for column in one if column != paper.AVERAGE))
     if table.by in ("average", "pairs"):
         columns = []
@@ -167,12 +171,14 @@ def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _notes(shown: Shown, table: TableOf, rows: Sequence[str]) -> list[str]:
+def _notes(shown: Shown, key: str, table: TableOf, rows: Sequence[str]) -> list[str]:
     notes = []
+    if table.by in _AGAINST:
+        notes.append("The paper's percent are taken here from the averages that it prints; its own differ a little.")
     if table.order:
         for pair in dict.fromkeys(row.partition("/")[0] for row in rows):
             mine = [row for row in rows if row.startswith(f"{pair}/") and not row.endswith("/teacher")]
-            tau = _tau(shown, mine)
+            tau = _tau(shown, key, mine)
             if tau is not None:
                 notes.append(
                     f"Kendall's tau of our order with the paper's, {pair}: {signed(tau, 2)} ({len(mine)} rows)."
@@ -184,16 +190,16 @@ def _notes(shown: Shown, table: TableOf, rows: Sequence[str]) -> list[str]:
         if second and len(ours) > 1 and len(theirs) > 1:
             rate = 100 * false_positive_rate(len(ours), len(theirs))[0]
             notes.append(
-                f"{DIAMOND}: eps_min of {shown.grid.label(row)} over {shown.grid.label(second)} is below {THRESHOLD};"
-                f" on the average it is {eps_min(ours, theirs):.2f}. Between two methods that are the same it is below"
-                f" in {rate:.1f} % of studies with {len(ours)} seeds, in each column, and no exact p is below"
+                f"eps_min of {shown.grid.label(row)} over {shown.grid.label(second)} is {eps_min(ours, theirs):.2f} on"
+                f" the average; {DIAMOND} marks where it is below {THRESHOLD}. Between two methods that are the same it"
+                f" is below in {rate:.1f} % of studies with {len(ours)} seeds, in each column, and no exact p is below"
                 f" {smallest_p(len(ours), len(theirs)):.3f}. No verdict rests on it."
             )
     return notes
 
 
-def _tau(shown: Shown, rows: Sequence[str]) -> float | None:
-    found = [(shown.values(row, average), paper.by_language(shown.cells[row]).get(paper.AVERAGE)) for row in rows]
+def _tau(shown: Shown, key: str, rows: Sequence[str]) -> float | None:
+    found = [(shown.values(row, average), paper.by_language(shown.cells[row], key).get(paper.AVERAGE)) for row in rows]
     both = [(statistics.fmean(ours), theirs) for ours, theirs in found if ours and theirs is not None]
     return kendall_tau([ours for ours, _ in both], [theirs for _, theirs in both]) if len(both) > 2 else None
 
@@ -215,10 +221,11 @@ def verdict_section(shown: Shown) -> Section:
     rule = shown.findings.rule
     text = (
         f"Declared on {shown.findings.declared}. A gap is paired by training seed; several gaps have to be above 0 all."
-        f" The weakest one is shown, with a 95 % interval that is not corrected. p: corrected by Holm for all"
-        f" {len(rows)} findings; a verdict needs {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
+        " The weakest one is shown (of an order: in points a place), with a 95 % interval that is not corrected: ▲ lies"
+        f" above 0, ▼ below, ○ holds it. p: corrected by Holm for all {len(rows)} findings; a verdict needs"
+        f" {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
         f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation"
-        f" of {rule.deviation:g} points between seeds, smaller effects than {rule.smallest[0]:g} points after"
+        f" of {rule.deviation:g} points of a paired difference, smaller effects than {rule.smallest[0]:g} points after"
         f" {rule.seeds[0]} seeds, or {rule.smallest[1]:g} after {rule.seeds[1]}, cannot be told from noise."
     )
     return Section("verdicts", "Verdicts", (Text(text), Table("Findings", head, tuple(rows)), Bullets(_remarks(shown))))

@@ -18,8 +18,12 @@ def _table() -> dict[str, Any]:
 
 
 @cache
-def by_language(cell: Cell) -> dict[str, float]:
-    """A cell's scores by language, and the average; empty for a reading, which the paper does not have."""
+def by_language(cell: Cell, table: str = "") -> dict[str, float]:
+    """A cell's scores by language, and the average; empty for a reading, which the paper does not have. table: the
+    one whose rows are meant, where the paper prints a cell more than once and not alike."""
+    own = _table()["tables"].get(table, {}).get(cell.name)
+    if own is not None:
+        return dict(own)
     if cell.name.endswith(f"/{TEACHER}"):
         return dict(_table()["teachers"][cell.pair])
     paper = None if cell.recipe is None or cell.changes else load_recipe(cell.recipe).paper

@@ -21,10 +21,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from dudi.errors import DudiError
 from dudi.files import write_text
 from dudi.lab.tables.cells import Job
+from dudi.lab.tables.grid import read_grid
 from dudi.lab.tables.lines import Line, Name, add, line_of
 from dudi.lab.tables.work import COST, RECIPE, RUN, trained
 from dudi.recipe.read import dump_recipe
 
+SHOWN = 8
+"""Names of cells in the line of what there is to do."""
 LOG = "log.txt"
 KEY = "key.txt"
 """Of the cell that a folder is of, so that two grids do not share one."""
@@ -98,6 +101,7 @@ class Runner:
     ready: set[Name] = field(default_factory=set)
     """Of this grid's tasks, those that are done."""
     walls: list[float] = field(default_factory=list)
+    """Seconds of cells that are done."""
 
     def run(self) -> None:
         """All tasks. `DudiError` with the end of its log for the first one that fails; the others are ended."""
@@ -118,14 +122,28 @@ class Runner:
                 for _, process, _ in self.running.values():
                     process.wait()
 
+    def plan(self) -> str:
+        """What there is to do."""
+        names = [task.job.cell.name for task in self.tasks]
+        cells = list(dict.fromkeys(name.removeprefix(f"{read_grid().pair}/") for name in names))
+        said = ", ".join(cells[:SHOWN]) + (f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else "")
+        seeds = sorted({task.job.seed for task in self.tasks if task.job.seed is not None})
+        of = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
+        return f"{len(names)} cells to do, {self.jobs} at a time{self._left()}: {said}{of}"
+
     def state(self) -> str:
         """Cells done, running, and about how much time is left."""
         names = ", ".join(_said(task.job) for task, _, _ in self.running.values())
-        left = ""
-        if self.walls:
-            rest = sum(self.walls) / len(self.walls) * (len(self.tasks) - len(self.ready)) / self.jobs / 60
-            left = f"; about {rest / 60:.1f} h left" if rest > 90 else f"; about {max(rest, 1):.0f} min left"
-        return f"{len(self.ready)} of {len(self.tasks)} cells done; running: {names or 'none'}{left}"
+        running = f"; running: {names}" if names else ""
+        return f"{len(self.ready)} of {len(self.tasks)} cells done{running}{self._left()}"
+
+    def _left(self) -> str:
+        """About how long what is not done will take, by the cells that are."""
+        rest = len(self.tasks) - len(self.ready)
+        if not rest or not self.walls:
+            return ""
+        minutes = sum(self.walls) / len(self.walls) * rest / self.jobs / 60
+        return f"; about {minutes / 60:.1f} h left" if minutes > 90 else f"; about {max(minutes, 1):.0f} min left"
 
     def _begin(self) -> None:
         here = {task.job.name for task in self.tasks}

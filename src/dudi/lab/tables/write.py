@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from dudi.files import write_bytes, write_text
+from dudi.errors import DudiError
+from dudi.files import write_bytes
 from dudi.lab.tables.findings import Findings
 from dudi.lab.tables.grid import Grid, TableOf
 from dudi.lab.tables.lines import Line, Name
@@ -34,10 +35,16 @@ def write_page(
 ) -> Path:
     """Write both; returns the path of the first. seeds: those that the tables show; verdicts read theirs."""
     page = make_page(grid, findings, lines, here, seeds)
-    for figure in page.figures():
-        write_bytes(output / "figures" / f"{figure.name}.png", figure.png)
-    write_text(output / HTML, html(page))
-    write_text(output / FILE, markdown(page))
+    files = {output / "figures" / f"{figure.name}.png": figure.png for figure in page.figures()}
+    files |= {output / HTML: html(page).encode(), output / FILE: markdown(page).encode()}
+    for file in files:
+        if file.is_dir():
+            raise DudiError(f"{file}: a folder, where the page is to be written; name another --output")
+    try:
+        for file, data in files.items():
+            write_bytes(file, data)
+    except OSError as error:
+        raise DudiError(f"{error.filename or output}: {error.strerror or error}; name another --output") from None
     return output / FILE
 
 
@@ -68,7 +75,10 @@ def _curves(shown: Shown, key: str, table: TableOf) -> Section:
     languages = [l for l in shown.of(rows[0])[0].codes if l in logged]
     body = [(shown.grid.label(row), *(_percent(shown, row, l) for l in (None, *languages))) for row in rows]
     blocks: tuple[Block, ...] = (
-        Text("Share of the 16 likeliest tokens that student and teacher have in common; mean over seeds."),
+        Text(
+            "Share of the 16 likeliest tokens that student and teacher have in common; mean over seeds. All: of all"
+            " rollout tokens; a language: the mean of its logged steps, over the seeds that have any."
+        ),
         Figures(tuple(_figure(shown, key, table, rows, l) for l in (None, *languages))),
         Table("In percent, over all logged steps", ("method", "all", *languages), tuple(body)),
     )
