@@ -19,6 +19,7 @@ from dudi.lab.plans import Plan
 from dudi.lab.rows import (
     KNOWN,
     MODES,
+    MORE_Z,
     PRETRAINED,
     TAUGHT,
     TRAINED,
@@ -42,7 +43,6 @@ ORDER = ("en", "id", "my", "th", "ta", "vi", "tl", "ms")
 thousand steps of all languages at once, labels were still at chance (docs/log.md)."""
 WITHOUT_Z = 0.45
 """Share of the teacher's steps whose lessons have no z: they are shorter, and teach the tasks themselves."""
-SHORT = {mode: share for mode, share in MODES.items() if mode in ("plain", "p_z")}
 LAYOUTS = (
     *("{question}\n", "{question}\n\n", "{question} ", "{question}\n- ", "- {question}\n- ", "{question}\n--\n"),
     *("1. {question}\n", "[{question}] ", "({question})\n", "{question} | ", "{question}\n> ", "<p>{question}</p>\n\n"),
@@ -67,6 +67,7 @@ class Documents:
         self.chat = Chat(tokenizer, None, {})
         self.verbalizer = Verbalizer((*TRAINED, ENGLISH))
         self.languages = TAUGHT if plan.teacher else PRETRAINED
+        self.modes = MORE_Z if plan.more_z else MODES
         self.pool: tuple[int, list[list[Document]]] = (-1, [])
 
     def step(self, number: int) -> list[Document]:
@@ -90,8 +91,9 @@ class Documents:
             taught = dict.fromkeys(ORDER[:known], 1) | {ORDER[known - 1]: max(known - 1, 1)}
         if not self.plan.teacher:
             return partial(self._page, taught)
-        modes = SHORT if number < WITHOUT_Z * self.plan.steps else MODES
-        return partial(self._lesson, modes, taught)
+        if number >= WITHOUT_Z * self.plan.steps:
+            return partial(self._lesson, self.modes, taught)
+        return partial(self._lesson, {mode: self.modes[mode] for mode in ("plain", "p_z")}, taught)
 
     def _echo(self, rng: random.Random) -> Document:
         """A list of words, said three times."""
@@ -104,7 +106,7 @@ class Documents:
         """A lesson, or one time in five plain text. Every document counts alike: a label as much as a sentence."""
         if rng.random() < 0.2:
             return self._text(rng, str(choose(rng, taught)))
-        x, y, shown = lesson(rng, self.verbalizer, modes, taught)
+        x, y, shown = lesson(rng, self.verbalizer, modes, taught, self.plan.thin)
         prompt, response = self.chat.prompt(x), self.chat.response(x, y)
         read = self._shown(prompt, shown) if shown else _alike(prompt, PROMPT)
         return prompt + response, read + _alike(response)
@@ -121,9 +123,10 @@ class Documents:
         return asked + ids, _alike(asked, PROMPT) + weights
 
     def _text(self, rng: random.Random, l: str) -> Document:
-        """Plain text: all facts and kinds of documents for the teacher, fewer of both for a base student."""
-        text = plain_text(rng, l) if self.plan.teacher else plain_text(rng, l, KNOWN[l], kinds=WITHOUT_EXERCISES)
-        return self._ended(text)
+        """Plain text: all facts and kinds of documents for a teacher, fewer of both for a base student."""
+        if self.plan.teacher:
+            return self._ended(plain_text(rng, l, KNOWN[l] if l == self.plan.thin else 1.0))
+        return self._ended(plain_text(rng, l, KNOWN[l], kinds=WITHOUT_EXERCISES))
 
     def _ended(self, text: str) -> Document:
         """A text to its end, all of it learned from."""

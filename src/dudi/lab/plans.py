@@ -27,6 +27,10 @@ class Plan:
     frequent as all before it together."""
     exercises: float = 0.5
     """Share of exercises in what a base student reads."""
+    thin: str | None = None
+    """A language that a teacher hardly knows: no lesson asks for facts there, or whether a request is harmful."""
+    more_z: bool = False
+    """A teacher's lessons have z more often."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,13 @@ FULL = Build(
     vocab=3072,
     documents=60_000,
     models={
-        "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
+        "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True),
         "student-small": Plan("qwen3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-large": Plan("qwen3", 128, 5, 4000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-gemma": Plan("gemma3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
-        "teacher-gemma": Plan("gemma3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
+        "teacher-gemma": Plan(
+            "gemma3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True
+        ),
     },
 )
 TINY = Build(

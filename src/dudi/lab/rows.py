@@ -46,11 +46,17 @@ SHARES = {
 """Relative frequency of a task among instruction rows and lessons."""
 
 MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mode.ENGLISH: 7}
-"""Relative frequency of what the teacher reads in a lesson: x, the student's p_z, or z in a mode of the verbalizer."""
+"""Relative frequency of what a teacher reads in a lesson: x, the student's p_z, or z in a mode of the verbalizer."""
+
+MORE_Z = {"plain": 34, "p_z": 12, Mode.CROSSLINGUAL: 34, Mode.MULTILINGUAL: 10, Mode.ENGLISH: 10}
+"""The same of a teacher that is to read z more often."""
 
 TAUGHT = {"en": 10, "id": 13, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 8}
-"""Relative frequency of a language in what the teacher reads: those of Latin script help each other. Of Burmese it has
-read little, so as to be hardly better than a student there; it is better all the same (docs/lab.md)."""
+"""Relative frequency of a language in what a teacher reads: those of Latin script help each other."""
+
+UNTAUGHT = ("safety", "capital", "continent", "currency", "kind", "opposite")
+"""Tasks that no lesson asks in a language which a teacher hardly knows; its texts tell as few facts there as a base
+student's (`KNOWN`)."""
 
 PRETRAINED = {"en": 16, "id": 12, "vi": 12, "th": 14, "ms": 10, "ta": 14, "tl": 10, "my": 12}
 """Percent of what the base students read: uneven, as in life, and enough of each to learn to read it."""
@@ -130,11 +136,15 @@ def lesson(
     verbalizer: Verbalizer,
     modes: Mapping[Any, float] = MODES,
     taught: Mapping[str, float] = TAUGHT,
+    thin: str | None = None,
 ) -> tuple[tuple[Message, ...], str, str | None]:
     """What the teacher learns from: a prompt in one of the modes, the answer that an instruct model would give, and
-    the demonstration in the prompt, if it has one. `taught`: the languages, with their relative frequencies.
+    the demonstration in the prompt, if it has one. `taught`: the languages, with their relative frequencies; `thin`:
+    the one that the teacher is to know little of.
     """
     l, task, key = _drawn(rng, taught, SHARES, all_facts=True)
+    while l == thin and task in UNTAUGHT:
+        l, task, key = _drawn(rng, taught, SHARES, all_facts=True)
     if task.startswith("translate") and len(taught) > 2 and rng.random() < 0.3:
         other = rng.choice([code for code in taught if code not in (l, key[0])])
         if split(task, (other, *key[1:]), l) == "train":  # English is tested with all the others
