@@ -18,6 +18,7 @@ from dudi.lab.rows import (
     PRETRAINED,
     SHARES,
     TRAINED,
+    UNTAUGHT,
     WITHOUT_EXERCISES,
     answer,
     exercise,
@@ -156,6 +157,24 @@ def test_lessons_keep_to_what_is_trained_on(seed: int, monkeypatch: pytest.Monke
     tested = {one.identity for one in asked if split(*one.identity) != "train"}
     assert {TASKS[task].competency for task, _, _ in tested} == {"knowledge"}
     assert {one.task for one in asked} == set(TASKS) and {one.l for one in asked} == set(EIGHT)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_language_that_it_hardly_knows_a_teacher_is_asked_no_facts(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor what is harmful; it answers in that language, whatever the task, where it is asked in another."""
+    asked, rng, verbalizer = record(monkeypatch), random.Random(seed), Verbalizer((*TRAINED, ENGLISH))
+    answers = []
+    for _ in range(2000):
+        asked.clear()
+        _, y, _ = lesson(rng, verbalizer, thin="my")
+        answers.append((asked[-1].task, asked[-1].l, y))
+    thin = {task for task, l, _ in answers if l == "my"}
+    assert thin == set(TASKS) - set(UNTAUGHT)
+    assert {task for task, l, _ in answers if l == "th"} == set(TASKS)
+    burmese = {task for task, l, y in answers if l != "my" and re.search("[\u1000-\u109f]", y)}
+    assert burmese & set(UNTAUGHT)
 
 
 def test_lessons_translate_between_other_languages_than_english_too(monkeypatch: pytest.MonkeyPatch) -> None:
