@@ -224,8 +224,8 @@ def verdict_section(shown: Shown) -> Section:
     text = (
         f"Declared on {shown.findings.declared}. A gap is paired by training seed; of several gaps, all have to be"
         " above 0. The weakest one is shown (of an order: in points a place), with a 95 % interval that is not"
-        f" corrected: ▲ lies above 0, ▼ below, ○ holds it. p: corrected by Holm for all {len(rows)} findings; a verdict needs"
-        f" {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
+        f" corrected: ▲ lies above 0, ▼ below, ○ holds it. p: corrected by Holm for all {len(rows)}"
+        f" findings; a verdict needs {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
         f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation"
         f" of {rule.deviation:g} points of a paired difference, effects smaller than {rule.smallest[0]:g} points after"
         f" {rule.seeds[0]} seeds, or {rule.smallest[1]:g} after {rule.seeds[1]}, cannot be told from noise."
