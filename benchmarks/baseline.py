@@ -3,9 +3,10 @@
     python benchmarks/baseline.py                              # against e8ff203, five rounds
     python benchmarks/baseline.py --commit HEAD~20 --rounds 3 --set training.cache='"memory"'
 
-Each commit trains with its own code, from a work tree in a temporary folder, on its own lab. Both start from the same
-cold start (SFT, made once by this commit) and train three epochs of 30 steps, rollouts and the first fill of a cache
-included. A training's seconds are those of the whole command, less those of the same command with one step.
+Each commit trains with its own code, from a work tree in a temporary folder, both on this commit's lab and by the same
+settings. Both start from one cold start (SFT, made once by this commit) and train three epochs of 30 steps, rollouts
+and the first fill of a cache included. A training's seconds are those of the whole command, less those of the same
+command with one step.
 --set: for this commit only.
 """
 
@@ -27,13 +28,12 @@ ROWS, STEPS, COLD = 44, 90, 400
 
 
 class Tree:
-    """The source of a commit, and a lab that it laid out."""
+    """The source of a commit, and the lab that it trains on."""
 
     def __init__(self, source: Path, lab: Path, threads: int) -> None:
         self.lab = lab
         quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.env = {**os.environ, **quiet, "PYTHONPATH": str(source), "OMP_NUM_THREADS": str(threads)}
-        self.dudi("lab", "export", str(lab))
 
     def dudi(self, *arguments: str) -> float:
         """CPU seconds of a command, its children included."""
@@ -76,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         try:
             trees = {
-                args.commit: (Tree(old / "src", folder / "old-lab", args.threads), ()),
+                args.commit: (Tree(old / "src", folder / "lab", args.threads), ()),
                 "here": (Tree(ROOT / "src", folder / "lab", args.threads), tuple(args.set)),
             }
+            trees["here"][0].dudi("lab", "export", str(folder / "lab"))
             cold = folder / "cold"
             trees["here"][0].train("lab/sft", cold, f"training.max_steps={args.cold}")
             compare(trees, next(cold.glob("*-sft/model")), folder, args.rounds, args.steps)

@@ -31,9 +31,7 @@ def export_command(
 @app.command("build")
 def build_command(
     folder: Annotated[Path, typer.Argument(help="A new folder, or that of a build that was stopped.")],
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="Two minutes: for tests; its models know next to nothing.")
-    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="A minute: for tests; its models know next to nothing.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     only: Annotated[str | None, typer.Option(help="Only this model, such as teacher.")] = None,
 ) -> None:

@@ -172,6 +172,7 @@ class FusedDecoder:
         self.fixed, self.fed = fixed, 0
         self.mask = mask.bool()
         self.padded = not bool(self.mask.all())
+        self.bias = _bias(self.mask, self.embed.weight)
         self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
         cos, sin = reads.rotary_emb(self.embed.weight, torch.arange(mask.shape[1], device=mask.device)[None])
         half, positions = sin.shape[-1] // 2, positions_of(mask)
@@ -188,6 +189,7 @@ class FusedDecoder:
         for layer in self.layers:
             layer.keep(layer.memory[rows])
         self.mask, self.cos, self.sin = self.mask[rows], self.cos[rows], self.sin[rows]
+        self.bias = self.bias[rows]
 
     def _prompt(self, ids: Tensor) -> Tensor:
         self.fed = width = ids.shape[1]
@@ -196,7 +198,7 @@ class FusedDecoder:
         if self.padded:  # what is padding sees itself, so that no row of the softmax is empty
             causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
             itself = torch.eye(width, dtype=torch.bool, device=ids.device)
-            mask = ((causal & self.mask[:, None, :width]) | itself)[:, None]
+            mask = _bias((causal & self.mask[:, None, :width]) | itself, self.embed.weight)[:, None]
             last = mask[:, :, -1:]
         x, cos, sin = self.embed(ids.flatten()), self.cos[:, :width], self.sin[:, :width]
         for layer in self.layers:
@@ -216,7 +218,9 @@ class FusedDecoder:
         reach = self.mask.shape[1] if self.fixed else self.fed
         if self.fixed:
             self.mask.index_fill_(1, self.place, True)
-        mask = self.mask[:, None, None, :reach] if self.fixed or self.padded else None
+        mask = self.mask[:, None, None, :reach] if self.fixed else None
+        if self.padded and not self.fixed:
+            mask = self.bias[:, None, None, :reach]
         x, cos, sin = self.embed(ids[:, 0]), self.cos.index_select(1, self.place), self.sin.index_select(1, self.place)
         for layer in self.layers:
             queries, new = layer.project(x, cos, sin)
@@ -224,3 +228,8 @@ class FusedDecoder:
             x = layer.finish(x, layer.look_back(queries[:, 0], mask, reach))
         self.place += 1
         return cast(Tensor, x)
+
+
+def _bias(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask as what is added to scores, 0 or minus infinity: made once, not by the attention of each layer."""
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, float("-inf"))

@@ -63,7 +63,7 @@ MORE = {
     "cached-on-disk": Case(
         {"name": "gkd", "variant": "sum"}, evals=3, training={"eval_every": 3, "cache": "disk", "micro_batch": 2}
     ),
-    "tokens": Case({"name": "dudi"}, training={"micro_batch": 2, "micro_batch_tokens": 1100}),
+    "tokens": Case({"name": "dudi"}, training={"micro_batch": 2, "micro_batch_tokens": 725}),
     "shares": Case({"name": "dudi"}, no_z=("id", "ms"), evals=3, training={"eval_every": 3, "equalize": "tokens"}),
     "sampled-dudi": Case({"name": "dudi"}, forced=False),
     "sampled-gkd": Case({"name": "gkd"}, forced=False),

@@ -174,7 +174,9 @@ def _mean(values: Sequence[float]) -> float | None:
 def _notes(shown: Shown, key: str, table: TableOf, rows: Sequence[str]) -> list[str]:
     notes = []
     if table.by in _AGAINST:
-        notes.append("The paper's percent are taken here from the averages that it prints; its own differ a little.")
+        notes.append(
+            "The paper's percentages are taken here from the averages that it prints; its own differ a little."
+        )
     if table.order:
         for pair in dict.fromkeys(row.partition("/")[0] for row in rows):
             mine = [row for row in rows if row.startswith(f"{pair}/") and not row.endswith("/teacher")]
@@ -220,12 +222,12 @@ def verdict_section(shown: Shown) -> Section:
     head = ("", "claim", "paper", "verdict", "weakest gap", "p, corrected", "seeds")
     rule = shown.findings.rule
     text = (
-        f"Declared on {shown.findings.declared}. A gap is paired by training seed; several gaps have to be above 0 all."
-        " The weakest one is shown (of an order: in points a place), with a 95 % interval that is not corrected: ▲ lies"
-        f" above 0, ▼ below, ○ holds it. p: corrected by Holm for all {len(rows)} findings; a verdict needs"
-        f" {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
+        f"Declared on {shown.findings.declared}. A gap is paired by training seed; of several gaps, all have to be"
+        " above 0. The weakest one is shown (of an order: in points a place), with a 95 % interval that is not"
+        f" corrected: ▲ lies above 0, ▼ below, ○ holds it. p: corrected by Holm for all {len(rows)}"
+        f" findings; a verdict needs {rule.levels[0]:g} after {rule.seeds[0]} seeds, or {rule.levels[1]:g}"
         f" after {rule.seeds[1]}. Seeds are training seeds, each a whole pipeline; answers are greedy. With a deviation"
-        f" of {rule.deviation:g} points of a paired difference, smaller effects than {rule.smallest[0]:g} points after"
+        f" of {rule.deviation:g} points of a paired difference, effects smaller than {rule.smallest[0]:g} points after"
         f" {rule.seeds[0]} seeds, or {rule.smallest[1]:g} after {rule.seeds[1]}, cannot be told from noise."
     )
     return Section("verdicts", "Verdicts", (Text(text), Table("Findings", head, tuple(rows)), Bullets(_remarks(shown))))
