@@ -21,10 +21,18 @@ from dudi.signals import View
 @dataclass(frozen=True)
 class Reading:
     """What one model reads of one view. input_ids [B, L]; predicts [N]: flat index into B*L of the position whose
-    hidden state predicts each response token."""
+    hidden state predicts each response token; prompts, lengths [B]: tokens of the prompt, and without padding.
+
+    positions [B, L] and mask [B, 1, L, L] (what sees what) where a sequence holds several responses
+    (`dudi.loss.prefix`): readings of the same `input_ids` are read once.
+    """
 
     input_ids: Tensor
     predicts: Tensor
+    prompts: Tensor | None = None
+    lengths: Tensor | None = None
+    positions: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,14 @@ class Scores:
 def hidden_states(backbone: nn.Module, reading: Reading) -> Tensor:
     """[N, H]: the backbone's last hidden states at the predicting positions. No attention mask: padding is on the
     right, so that no real token sees it, and attention keeps its causal fast path."""
-    out = backbone(input_ids=reading.input_ids, use_cache=False).last_hidden_state
-    return out.flatten(0, 1).index_select(0, reading.predicts)
+    return all_states(backbone, reading).index_select(0, reading.predicts)
+
+
+def all_states(backbone: nn.Module, reading: Reading) -> Tensor:
+    """[B L, H]: the backbone's last hidden states everywhere."""
+    more = {} if reading.mask is None else {"attention_mask": reading.mask, "position_ids": reading.positions}
+    hidden: Tensor = backbone(input_ids=reading.input_ids, use_cache=False, **more).last_hidden_state
+    return hidden.flatten(0, 1)
 
 
 def response_log_probs(

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dudi.loss.head import Head
-from dudi.loss.scores import Reading, hidden_states
+from dudi.loss.prefix import together
+from dudi.loss.scores import Reading, all_states, hidden_states
 from dudi.models.adapter import is_adapted, merge_again, merged
+from dudi.models.fused import FAMILY
 from dudi.models.parts import backbone, head_of
 from dudi.models.probe import check_decoding, check_head, check_reading
 from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole_copy
@@ -37,6 +39,15 @@ def as_bytes(tensor: Tensor) -> memoryview:
     """A tensor's contents, in its own dtype."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return memoryview(cast(Any, flat.view(torch.uint8).numpy()))
+
+
+def shares_prompts(model: PreTrainedModel) -> bool:
+    """Whether a model reads several responses to one prompt in one sequence: it takes a mask of what sees what, and all
+    its layers look back at all tokens."""
+    reads = cast(Any, backbone(model))
+    config = reads.config
+    full = all(one == "full_attention" for one in getattr(config, "layer_types", None) or ())
+    return type(reads) in FAMILY and config._attn_implementation == "sdpa" and full
 
 
 class Reader:
@@ -100,7 +111,7 @@ class Reader:
         """
 
         def forward() -> Result:
-            hidden = {key: hidden_states(backbone(self.model), reading) for key, reading in readings.items()}
+            hidden = self._read(readings)
             missing = most - len(readings) if self.lockstep else int(not readings)
             zero = self._idle(missing)
             head = head_of(self.model, self.vocab)  # of a sharded model, whole only after its backbone was called
@@ -108,6 +119,16 @@ class Reader:
 
         with self.within():
             return through(wrapper, self.model, forward)
+
+    def _read(self, readings: Mapping[Key, Reading]) -> dict[Key, Tensor]:
+        """Hidden states of each; those of the same prompts in one call, where the model can and no process waits for
+        another's calls."""
+        chosen = together(readings) if shares_prompts(self.model) and not self.lockstep else readings
+        states: dict[int, Tensor] = {}
+        for reading in chosen.values():
+            if id(reading.input_ids) not in states:
+                states[id(reading.input_ids)] = all_states(backbone(self.model), reading)
+        return {key: states[id(one.input_ids)].index_select(0, one.predicts) for key, one in chosen.items()}
 
     def _idle(self, calls: int) -> Tensor:
         """A zero that has called the model so often: what a process does while others have views that it has not."""
