@@ -24,9 +24,9 @@ def reading(prompts: list[list[int]], responses: list[list[int]]) -> Reading:
         [b * width + t for t in range(len(p) - 1, len(r) - 1)]
         for b, (p, r) in enumerate(zip(prompts, rows, strict=True))
     ]
-    lengths = [torch.tensor([len(x) for x in them]) for them in (prompts, rows)]
     table = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    return Reading(table, torch.tensor([p for ps in places for p in ps]), *lengths)
+    both = (tuple(map(tuple, them)) for them in (prompts, responses))
+    return Reading(table, torch.tensor([p for ps in places for p in ps]), *both)
 
 
 def draw(seed: int, rows: int = 4) -> dict[str, Reading]:

@@ -17,69 +17,48 @@ from torch import Tensor
 from dudi.loss.scores import Reading
 
 Key = TypeVar("Key")
+PADDING = -1
 
 
 def together(readings: Mapping[Key, Reading]) -> dict[Key, Reading]:
     """The same readings; those of the same prompts share one table, which is read once."""
-    groups: list[list[Key]] = []
+    groups: dict[object, list[Key]] = {}
     for key, reading in readings.items():
-        own = next((group for group in groups if _same_prompts(readings[group[0]], reading)), None)
-        if own is None:
-            groups.append([key])
-        else:
-            own.append(key)
+        groups.setdefault(reading.prompts or key, []).append(key)
     found: dict[Key, Reading] = {}
-    for group in groups:
+    for group in groups.values():
         chosen = [readings[key] for key in group]
         found |= dict(zip(group, chosen if len(group) == 1 else _joined(chosen), strict=True))
     return {key: found[key] for key in readings}
 
 
-def _same_prompts(one: Reading, other: Reading) -> bool:
-    if one.prompts is None or other.prompts is None or not torch.equal(one.prompts, other.prompts):
-        return False
-    width = int(one.prompts.max())
-    inside = torch.arange(width, device=one.prompts.device) < one.prompts[:, None]
-    return bool(((one.input_ids[:, :width] == other.input_ids[:, :width]) | ~inside).all())
-
-
 def _joined(readings: Sequence[Reading]) -> list[Reading]:
     """Readings of one table: prompt, first response, second response, ..., padding."""
-    first = readings[0]
-    assert first.prompts is not None and first.lengths is not None
-    starts, ends = [first.prompts], [first.lengths]
-    for reading in readings[1:]:
-        assert reading.prompts is not None and reading.lengths is not None
-        starts.append(ends[-1])
-        ends.append(ends[-1] + reading.lengths - reading.prompts)
-    width = int(ends[-1].max())
-    place = torch.arange(width, device=first.prompts.device)[None]
-    response = torch.zeros_like(place).expand(len(first.prompts), -1).clone()
-    position = place.expand_as(response).clone()
-    ids = first.input_ids.new_zeros(response.shape)
-    ids[:, : first.input_ids.shape[1]] = first.input_ids[:, :width]
-    for number, (reading, start, end) in enumerate(zip(readings, starts, ends, strict=True), 1):
-        inside = (place >= start[:, None]) & (place < end[:, None])
-        own = place - start[:, None] + first.prompts[:, None]  # the place of these tokens in their own reading
-        response = torch.where(inside, number, response)
-        position = torch.where(inside, own, position)
-        taken = reading.input_ids.gather(1, own.clamp(0, reading.input_ids.shape[1] - 1))
-        ids = torch.where(inside, taken, ids)
-    response = torch.where(place >= ends[-1][:, None], -1, response)
-    position = torch.where(response < 0, 0, position)
-    ids = torch.where(response < 0, 0, ids)
-    sees = (response[:, None, :] == 0) | (response[:, None, :] == response[:, :, None])
-    mask = (sees & (place[:, None, :] <= place[:, :, None]))[:, None]
-    return [
-        Reading(ids, _moved(reading, start, width), reading.prompts, reading.lengths, position, mask)
-        for reading, start in zip(readings, starts, strict=True)
-    ]
+    prompts, device = readings[0].prompts, readings[0].input_ids.device
+    starts: list[list[int]] = []
+    ids, places, numbers = [list(prompt) for prompt in prompts], list[list[int]](), list[list[int]]()
+    for reading in readings:
+        starts.append(list(map(len, ids)))
+        for row, response in zip(ids, reading.responses, strict=True):
+            row.extend(response)
+    for b, prompt in enumerate(prompts):
+        lengths = [len(reading.responses[b]) for reading in readings]
+        places.append([*range(len(prompt)), *(len(prompt) + t for n in lengths for t in range(n))])
+        numbers.append([0] * len(prompt) + [number for number, n in enumerate(lengths, 1) for _ in range(n)])
+    table, position, number = (_padded(rows, pad, device) for rows, pad in ((ids, 0), (places, 0), (numbers, PADDING)))
+    sees = (number[:, None, :] == 0) | (number[:, None, :] == number[:, :, None])
+    mask = sees.tril()[:, None]
+    asked = torch.tensor(list(map(len, prompts)), device=device)
+    found = []
+    for reading, start in zip(readings, starts, strict=True):
+        width = reading.input_ids.shape[1]
+        b, t = reading.predicts // width, reading.predicts % width
+        ahead = (torch.tensor(start, device=device) - asked)[b]
+        moved = b * table.shape[1] + torch.where(t < asked[b], t, t + ahead)
+        found.append(Reading(table, moved, prompts, reading.responses, position, mask))
+    return found
 
 
-def _moved(reading: Reading, start: Tensor, width: int) -> Tensor:
-    """Where the predicting positions of a reading lie in the joined table."""
-    assert reading.prompts is not None
-    row = reading.predicts // reading.input_ids.shape[1]
-    place = reading.predicts % reading.input_ids.shape[1]
-    prompt = reading.prompts[row]
-    return row * width + torch.where(place < prompt, place, place - prompt + start[row])
+def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)

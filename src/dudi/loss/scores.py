@@ -21,7 +21,7 @@ from dudi.signals import View
 @dataclass(frozen=True)
 class Reading:
     """What one model reads of one view. input_ids [B, L]; predicts [N]: flat index into B*L of the position whose
-    hidden state predicts each response token; prompts, lengths [B]: tokens of the prompt, and without padding.
+    hidden state predicts each response token; prompts, responses: the B sequences in their two parts.
 
     positions [B, L] and mask [B, 1, L, L] (what sees what) where a sequence holds several responses
     (`dudi.loss.prefix`): readings of the same `input_ids` are read once.
@@ -29,8 +29,8 @@ class Reading:
 
     input_ids: Tensor
     predicts: Tensor
-    prompts: Tensor | None = None
-    lengths: Tensor | None = None
+    prompts: tuple[tuple[int, ...], ...] = ()
+    responses: tuple[tuple[int, ...], ...] = ()
     positions: Tensor | None = None
     mask: Tensor | None = None
 

@@ -227,15 +227,15 @@ def collate(window: Window, places: Sequence[int], pad: int, device: torch.devic
             for _, i in chosen
         ]
         whole = [i.student + i.response for _, i in chosen]
-        asked = [len(i.student) for _, i in chosen]
-        student = _reading(whole, asked, [[t - 1 for t in ts] for ts in targets], pad, device)
+        read = [(i.student, i.response) for _, i in chosen]
+        student = _reading(read, [[t - 1 for t in ts] for ts in targets], pad, device)
         teacher = None
         if chosen[0][1].teacher is not None:
             prompts = [i.teacher or () for _, i in chosen]
             ends = [[len(p) - 1 + t for t in range(len(i.response))] for p, (_, i) in zip(prompts, chosen, strict=True)]
             same = all(p == i.student for p, (_, i) in zip(prompts, chosen, strict=True))
-            both = [p + i.response for p, (_, i) in zip(prompts, chosen, strict=True)]
-            teacher = student if same else _reading(both, list(map(len, prompts)), ends, pad, device)
+            both = [(p, i.response) for p, (_, i) in zip(prompts, chosen, strict=True)]
+            teacher = student if same else _reading(both, ends, pad, device)
         weight = [window.weight[places[k]] for k, _ in chosen]
         lengths = torch.tensor([len(ts) for ts in targets], device=device)
         blocks[view] = Block(
@@ -252,13 +252,14 @@ def collate(window: Window, places: Sequence[int], pad: int, device: torch.devic
 
 
 def _reading(
-    ids: list[tuple[int, ...]], prompts: list[int], predicts: list[list[int]], pad: int, device: torch.device
+    both: list[tuple[tuple[int, ...], tuple[int, ...]]], predicts: list[list[int]], pad: int, device: torch.device
 ) -> Reading:
+    """both: prompt and response of each sequence."""
+    ids = [prompt + response for prompt, response in both]
     width = max(map(len, ids))
     table = torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=device)
     flat = _flat([[b * width + t for t in ts] for b, ts in enumerate(predicts)], device)
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    return Reading(table, flat, torch.tensor(prompts, device=device), lengths)
+    return Reading(table, flat, tuple(prompt for prompt, _ in both), tuple(response for _, response in both))
 
 
 def _flat(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
