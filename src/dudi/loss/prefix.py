@@ -52,9 +52,9 @@ def _joined(readings: Sequence[Reading]) -> list[Reading]:
     found = []
     for reading, start in zip(readings, starts, strict=True):
         width = reading.input_ids.shape[1]
-        b, t = reading.predicts // width, reading.predicts % width
-        ahead = (torch.tensor(start, device=device) - asked)[b]
-        moved = b * table.shape[1] + torch.where(t < asked[b], t, t + ahead)
+        sequence, place = reading.predicts // width, reading.predicts % width
+        ahead = (torch.tensor(start, device=device) - asked)[sequence]
+        moved = sequence * table.shape[1] + torch.where(place < asked[sequence], place, place + ahead)
         found.append(Reading(table, moved, prompts, reading.responses, position, mask))
     return found
 
