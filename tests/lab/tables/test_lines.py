@@ -133,7 +133,7 @@ DUDI, TEACHER = "qwen2.5-0.5b/dudi", "qwen2.5-0.5b/teacher"
         (kit_tables.line(DUDI, 1, 1.0, settings={"a": 1}), "other settings than seed 0 (a: None there, 1 here)"),
         (
             kit_tables.line("qwen2.5-0.5b/sft", 1, 1.0, settings={"benchmark": "b"}),
-            "on another benchmark than the first",
+            "are of two benchmarks: one of them belongs",
         ),
     ],
 )

@@ -9,14 +9,12 @@ from typing import Any
 from dudi.errors import DudiError, unknown
 from dudi.lab.tables.cells import Job, hashed
 from dudi.lab.tables.grid import Cell
-from dudi.lab.tables.lines import FILE, Line, Name
+from dudi.lab.tables.lines import FILE, START, Line, Name
 from dudi.languages import LANGUAGES
 
-START = "start_weights"
-"""In a line's settings beside what its key is of: another processor gives others."""
 DECIDED = {
     "seed": "--seeds and --first",
-    "name": "nothing",
+    "name": "the grid",
     "output": "--runs",
     "models.student": "--lab or --weights",
     "models.teacher": "--lab or --weights",
@@ -41,6 +39,7 @@ def check_lines(lines: Mapping[Name, Line], cells: Mapping[str, Cell], folder: P
     """Raises `DudiError` where a line is of no cell or not what its key says, or where lines do not go together: those
     of a cell have the same settings, and all of them the same benchmark."""
     of_cell: dict[str, Line] = {}
+    benchmarks = {line.settings.get("benchmark"): line for line in reversed([*lines.values()])}
     for line in lines.values():
         where = f"{folder / FILE}: {line.cell}, seed {line.seed}"
         if line.cell not in cells:
@@ -50,14 +49,17 @@ def check_lines(lines: Mapping[Name, Line], cells: Mapping[str, Cell], folder: P
             raise DudiError(f"{where}: {fault}; restore the line, or remove it to have the cell run again")
         first = of_cell.setdefault(line.cell, line)
         ours, theirs = _keyed(line), _keyed(first)
-        benchmark = next(iter(lines.values())).settings.get("benchmark")
-        if ours.get("benchmark") != benchmark:
-            raise DudiError(f"{where}: on another benchmark than the first line: it belongs into another folder")
         if ours != theirs:
             raise DudiError(
                 f"{where}: made with other settings than seed {first.seed} ({_difference(ours, theirs)}): one of them"
                 " belongs into another folder"
             )
+    if len(benchmarks) > 1:
+        one, other = list(benchmarks.values())[:2]
+        raise DudiError(
+            f"{folder / FILE}: {one.cell}, seed {one.seed}, and {other.cell}, seed {other.seed}, are of two benchmarks:"
+            " one of them belongs into another folder"
+        )
 
 
 def _fault(line: Line, cell: Cell) -> str:

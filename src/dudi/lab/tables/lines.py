@@ -27,6 +27,8 @@ from dudi.strict import STRICT, numbered, parsed, read_one, read_text
 from dudi.training.monitors import METRICS
 
 FILE = "cells.jsonl"
+START = "start_weights"
+"""In a line's settings beside what its key is of: another processor gives others."""
 Name = tuple[str, int | None]
 """Cell and seed."""
 Score = Annotated[float, Field(ge=-100, le=100)] | None
@@ -146,7 +148,7 @@ def line_of(job: Job) -> Line:
     """What a finished job has in its folder."""
     settings = dict(job.settings)
     if job.start is not None and job.recipe is not None and job.recipe.cold_start.checkpoint is not None:
-        settings["start_weights"] = fingerprint(Path(job.recipe.cold_start.checkpoint))["weights_sha256"]
+        settings[START] = fingerprint(Path(job.recipe.cold_start.checkpoint))["weights_sha256"]
     table = read_one(Table, job.folder / "eval" / "table.json")
     about = json.loads((job.folder / "eval" / "eval.json").read_text(encoding="utf-8"))
     cost = json.loads((job.folder / COST).read_text(encoding="utf-8"))
