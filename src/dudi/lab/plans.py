@@ -46,7 +46,7 @@ FULL = Build(
     vocab=3072,
     documents=60_000,
     models={
-        "teacher": Plan("qwen3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True),
+        "teacher": Plan("qwen3", 128, 5, 8500, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True),
         "student-small": Plan("qwen3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-large": Plan("qwen3", 128, 5, 4000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-gemma": Plan("gemma3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
