@@ -16,7 +16,7 @@ from dudi.models.load import arithmetic
 from dudi.recipe.stages import Generate, Stage, Train
 from dudi.run.caching import kept
 from dudi.run.plan.devices import Device
-from dudi.run.plan.reading import Micro, Reading, Step, tokens, with_micro_batch
+from dudi.run.plan.reading import Micro, Reading, Step, read_by, tokens, with_micro_batch
 from dudi.run.plan.shapes import Shape, Size, key_of
 from dudi.run.prepare import Prepared
 from dudi.signals import compared, judged, views
@@ -130,7 +130,10 @@ class Training:
         decoding = torch.bfloat16 if autocast else weights
         if step.prompts[0]:
             items += decoding_items(student, decoding, step.prompts, step.longest, self.prepared.chat.vocab, unknown)
-        for micro in (max(step.micro, key=_student_tokens), max(step.micro, key=_teacher_tokens)):
+        for micro in (
+            max(step.micro, key=lambda one: tokens(read_by(student, one))),
+            max(step.micro, key=_teacher_tokens),
+        ):
             items += self._micro(student, micro, unknown)
         return Memory(self.stage.name, tuple(_largest(items)), tuple(dict.fromkeys(unknown)))
 
@@ -180,7 +183,7 @@ class Training:
         """What a micro-batch takes."""
         training, signals = self.stage.training, self.stage.method.signals
         weights, frozen, autocast = arithmetic(self.prepared.recipe.models.precision)
-        sizes = [read.student for read in micro]
+        sizes = read_by(student, micro)
         longest = max((length for _, length in sizes), default=1)
         trace = student.trace(longest, weights, autocast, True, training.gradient_checkpointing)
         _note(trace.fault, student, "activations", unknown)
@@ -204,13 +207,13 @@ class Training:
         if against and self.stage.reference is not None:
             trace = self.machine.shape(self.stage.reference).trace(longest, weights, autocast, False)
             yield Item("R reads", trace.bytes(max(map(_product, against))), (REFERENCE,))
-        read_by = [read.teacher for read in micro if read.teacher is not None]
-        if read_by:
+        judged_by = [read.teacher for read in micro if read.teacher is not None]
+        if judged_by:
             own = bool(self.stage.method.ema_rate)
             teacher, dtype = (student, weights) if own else (self.machine.shape("teacher"), frozen)
-            trace = teacher.trace(max(length for _, length in read_by), dtype, autocast, False)
+            trace = teacher.trace(max(length for _, length in judged_by), dtype, autocast, False)
             _note(trace.fault, teacher, "what it reads", unknown)
-            yield Item("the teacher reads", trace.bytes(max(map(_product, read_by))), (TEACHER,))
+            yield Item("the teacher reads", trace.bytes(max(map(_product, judged_by))), (TEACHER,))
 
 
 def generation(prepared: Prepared, stage: Generate, machine: Machine) -> Memory:
@@ -267,10 +270,6 @@ def _name(dtype: torch.dtype) -> str:
 
 def _product(size: Size) -> int:
     return size[0] * size[1]
-
-
-def _student_tokens(micro: Micro) -> int:
-    return tokens([read.student for read in micro])
 
 
 def _teacher_tokens(micro: Micro) -> int:

@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import torch
 
+from dudi.loss.prefix import together
 from dudi.methods import Method
+from dudi.models.reader import shares_prompts
 from dudi.recipe.stages import Train
 from dudi.rollouts import Request, Rollout
-from dudi.run.plan.shapes import Size
+from dudi.run.plan.shapes import Shape, Size
 from dudi.run.prepare import Prepared
 from dudi.signals import Signal, View
 from dudi.training.window import Row, Window, WindowBuilder, collate
@@ -24,12 +26,14 @@ WINDOWS = 12
 
 @dataclass(frozen=True)
 class Read:
-    """One view of a micro-batch. student, teacher: what each reads, padded; positions: response tokens."""
+    """One view of a micro-batch. student, teacher: what each reads, padded; positions: response tokens; joined: what a
+    student reads that takes responses to the same prompts together, None where another view's has it."""
 
     view: View
     student: Size
     teacher: Size | None
     positions: int
+    joined: Size | None
 
 
 Micro = tuple[Read, ...]
@@ -131,15 +135,25 @@ def sides(method: Method) -> list[tuple[float, tuple[Signal, ...]]]:
 def _read(window: Window, places: list[int]) -> Micro:
     """A micro-batch as the step pads it."""
     blocks = collate(window, places, 0, torch.device("cpu"))
+    tables = together({view: block.student for view, block in blocks.items()})
+    first = {id(one.input_ids): view for view, one in reversed(tables.items())}
     return tuple(
         Read(
             view,
             _size(block.student.input_ids),
             None if block.teacher is None else _size(block.teacher.input_ids),
             len(block.labels),
+            _size(tables[view].input_ids) if first[id(tables[view].input_ids)] is view else None,
         )
         for view, block in blocks.items()
     )
+
+
+def read_by(student: Shape, micro: Micro) -> list[Size]:
+    """What a student reads of a micro-batch, padded."""
+    if not shares_prompts(student.model):
+        return [read.student for read in micro]
+    return [read.joined for read in micro if read.joined is not None]
 
 
 def _size(ids: torch.Tensor) -> Size:

@@ -15,7 +15,7 @@ import torch
 from dudi.models.load import arithmetic
 from dudi.recipe.stages import Generate, Train
 from dudi.run.plan.memory import Machine
-from dudi.run.plan.reading import Reading, Step
+from dudi.run.plan.reading import Reading, Step, read_by
 from dudi.run.plan.shapes import Shape, Size
 from dudi.run.prepare import Prepared
 from dudi.signals import View, compared, judged
@@ -79,7 +79,7 @@ class Clock:
         """Of one step, by phase."""
         student = self.machine.shape(self.stage.start)
         weights, _, autocast = arithmetic(self.prepared.recipe.models.precision)
-        forward = sum(student.flops(read.student) for micro in step.micro for read in micro)
+        forward = sum(student.flops(size) for micro in step.micro for size in read_by(student, micro))
         again = forward if self.stage.training.gradient_checkpointing else 0.0
         rate = self.machine.device.rate(autocast)
         decoding = torch.bfloat16 if autocast else weights
