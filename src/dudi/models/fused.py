@@ -217,10 +217,9 @@ class FusedDecoder:
         self.fed += 1
         reach = self.mask.shape[1] if self.fixed else self.fed
         if self.fixed:
-            self.mask.index_fill_(1, self.place, True)
-        mask = self.mask[:, None, None, :reach] if self.fixed else None
-        if self.padded and not self.fixed:
-            mask = self.bias[:, None, None, :reach]
+            mask: Tensor | None = self.mask.index_fill_(1, self.place, True)[:, None, None]
+        else:
+            mask = self.bias[:, None, None, :reach] if self.padded else None
         x, cos, sin = self.embed(ids[:, 0]), self.cos.index_select(1, self.place), self.sin.index_select(1, self.place)
         for layer in self.layers:
             queries, new = layer.project(x, cos, sin)

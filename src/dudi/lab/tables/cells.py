@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from dudi.errors import DudiError
 from dudi.evals.respond import fingerprint
 from dudi.files import sha256
 from dudi.lab.tables.grid import Cell, Grid, Pair
@@ -27,6 +28,18 @@ from dudi.records import benchmark_files
 OVERLAY = "_lab-tables"
 SHARED = ("sft", "dft")
 """Cold starts that are cells of their own: all that start from one share it."""
+DECIDED = {
+    "seed": "--seeds and --first",
+    "name": "the grid",
+    "output": "--runs",
+    "models.student": "--lab or --weights",
+    "models.teacher": "--lab or --weights",
+    "data.source": "--lab",
+    "data.sources": "--lab",
+    "data.rows_per_language": "--lab (all its rows are taken)",
+    "cold_start.checkpoint": "the cell that it starts from",
+}
+"""Keys of a recipe that the grid sets for each cell, and what decides them."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,15 @@ def make_job(lab: Lab, cell: Cell, seed: int, runs: Path) -> Job:
         cold = recipe.cold_start.model_copy(update={"checkpoint": str(first.model)})
         recipe = recipe.model_copy(update={"cold_start": cold})
     return Job(cell, seed, folder, result(folder / "run", recipe), settings, recipe, start)
+
+
+def check_changes(changes: Sequence[str]) -> None:
+    """Raises `DudiError` where `--set` names a key that is the grid's: its cells would not be what they are called."""
+    for change in changes:
+        key = change.partition("=")[0].strip()
+        for decided, by in DECIDED.items():
+            if f"{key}.".startswith(f"{decided}.") or f"{decided}.".startswith(f"{key}."):
+                raise DudiError(f"--set {change!r}: {decided} of a cell is decided by {by}")
 
 
 def laid_over(lab: Lab, cell: Cell, seed: int, output: Path) -> Recipe:

@@ -12,34 +12,12 @@ from dudi.lab.tables.grid import Cell
 from dudi.lab.tables.lines import FILE, START, Line, Name
 from dudi.languages import LANGUAGES
 
-DECIDED = {
-    "seed": "--seeds and --first",
-    "name": "the grid",
-    "output": "--runs",
-    "models.student": "--lab or --weights",
-    "models.teacher": "--lab or --weights",
-    "data.source": "--lab",
-    "data.sources": "--lab",
-    "data.rows_per_language": "--lab (all its rows are taken)",
-    "cold_start.checkpoint": "the cell that it starts from",
-}
-"""Keys of a recipe that the grid sets for each cell, and what decides them."""
-
-
-def check_changes(changes: Sequence[str]) -> None:
-    """Raises `DudiError` where `--set` names a key that is the grid's: its cells would not be what they are called."""
-    for change in changes:
-        key = change.partition("=")[0].strip()
-        for decided, by in DECIDED.items():
-            if f"{key}.".startswith(f"{decided}.") or f"{decided}.".startswith(f"{key}."):
-                raise DudiError(f"--set {change!r}: {decided} of a cell is decided by {by}")
-
 
 def check_lines(lines: Mapping[Name, Line], cells: Mapping[str, Cell], folder: Path) -> None:
     """Raises `DudiError` where a line is of no cell or not what its key says, or where lines do not go together: those
     of a cell have the same settings, and all of them the same benchmark."""
     of_cell: dict[str, Line] = {}
-    benchmarks = {line.settings.get("benchmark"): line for line in reversed([*lines.values()])}
+    of_benchmark: dict[Any, Line] = {}
     for line in lines.values():
         where = f"{folder / FILE}: {line.cell}, seed {line.seed}"
         if line.cell not in cells:
@@ -47,6 +25,7 @@ def check_lines(lines: Mapping[Name, Line], cells: Mapping[str, Cell], folder: P
         fault = _fault(line, cells[line.cell])
         if fault:
             raise DudiError(f"{where}: {fault}; restore the line, or remove it to have the cell run again")
+        of_benchmark.setdefault(line.settings.get("benchmark"), line)
         first = of_cell.setdefault(line.cell, line)
         ours, theirs = _keyed(line), _keyed(first)
         if ours != theirs:
@@ -54,8 +33,8 @@ def check_lines(lines: Mapping[Name, Line], cells: Mapping[str, Cell], folder: P
                 f"{where}: made with other settings than seed {first.seed} ({_difference(ours, theirs)}): one of them"
                 " belongs into another folder"
             )
-    if len(benchmarks) > 1:
-        one, other = list(benchmarks.values())[:2]
+    if len(of_benchmark) > 1:
+        one, other = list(of_benchmark.values())[:2]
         raise DudiError(
             f"{folder / FILE}: {one.cell}, seed {one.seed}, and {other.cell}, seed {other.seed}, are of two benchmarks:"
             " one of them belongs into another folder"

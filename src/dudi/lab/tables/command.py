@@ -12,8 +12,8 @@ from rich.console import Console
 
 from dudi.errors import DudiError, unknown
 from dudi.lab.build import THIRD, WEIGHTS, export
-from dudi.lab.tables.cells import Job, Lab, make_job, shared_start
-from dudi.lab.tables.checks import check_changes, check_lines, check_settings
+from dudi.lab.tables.cells import Job, Lab, check_changes, make_job, shared_start
+from dudi.lab.tables.checks import check_lines, check_settings
 from dudi.lab.tables.findings import Findings, read_findings
 from dudi.lab.tables.grid import Cell, Grid, Pair, pairs, read_grid
 from dudi.lab.tables.lines import FILE as LINES
@@ -165,8 +165,8 @@ def choose(only: Iterable[str], grid: Grid, findings: Findings) -> list[Cell]:
         elif grid.whole(name) in cells:
             wanted = [grid.whole(name)]
         else:
-            short = [cell.removeprefix(f"{grid.pair}/") for cell in cells]
-            raise DudiError(unknown(name, [*grid.tables, *findings.findings, *short], "table, finding or cell"))
+            known = [*grid.tables, *findings.findings, *map(grid.short, cells)]
+            raise DudiError(unknown(name, known, "table, finding or cell"))
         found |= {one: cells[one] for one in wanted}
     return list(found.values())
 

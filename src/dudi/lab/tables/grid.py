@@ -62,6 +62,10 @@ class Grid(BaseModel):
         """A cell's name with its pair."""
         return name if "/" in name else f"{self.pair}/{name}"
 
+    def short(self, cell: str) -> str:
+        """The name of a cell as one types it: without the first pair."""
+        return cell.removeprefix(f"{self.pair}/")
+
     def label(self, cell: str) -> str:
         """`DuDi`, `DuDi without sequence`; with the pair, where it is not the first."""
         pair, _, name = self.whole(cell).partition("/")

@@ -23,7 +23,7 @@ from dudi.lab.tables.work import COST, seconds_of
 from dudi.languages import ENGLISH, LANGUAGES
 from dudi.records import Table
 from dudi.signals import Response
-from dudi.strict import STRICT, numbered, parsed, read_one, read_text
+from dudi.strict import STRICT, parsed, read_each, read_one, read_text
 from dudi.training.monitors import METRICS
 
 FILE = "cells.jsonl"
@@ -109,9 +109,10 @@ def read(folder: Path) -> dict[Name, Line]:
     """The lines of a folder by cell and seed. Raises `DudiError` where one is none, or two are of the same."""
     file = folder / FILE
     found: dict[Name, Line] = {}
-    lines = [parsed(Line, text, where) for where, text in numbered(file, growing=True)] if file.exists() else []
-    last = _unended(read_text(file)) if file.exists() else None
-    for line in [*lines, *([last] if last else [])]:
+    if not file.exists():
+        return found
+    last = _unended(read_text(file))
+    for line in [*read_each(Line, file, growing=True), *([last] if last else [])]:
         if line.name in found:
             raise DudiError(f"{file}: two lines of {line.cell}, seed {line.seed}; remove one")
         found[line.name] = line

@@ -124,12 +124,11 @@ class Runner:
 
     def plan(self) -> str:
         """What there is to do."""
-        names = [task.job.cell.name for task in self.tasks]
-        cells = list(dict.fromkeys(name.removeprefix(f"{read_grid().pair}/") for name in names))
+        cells = list(dict.fromkeys(read_grid().short(task.job.cell.name) for task in self.tasks))
         said = ", ".join(cells[:SHOWN]) + (f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else "")
         seeds = sorted({task.job.seed for task in self.tasks if task.job.seed is not None})
         of = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
-        return f"{len(names)} cells to do, {self.jobs} at a time{self._left()}: {said}{of}"
+        return f"{len(self.tasks)} cells to do, {self.jobs} at a time{self._left()}: {said}{of}"
 
     def state(self) -> str:
         """Cells done, running, and about how much time is left."""
