@@ -68,6 +68,13 @@ def _train(stages: list[Stage], name: str, method: Method, training: Training, s
     return name
 
 
+def teacher_asked(stages: tuple[Stage, ...]) -> bool:
+    """Whether any stage asks the larger teacher: to score tokens, or to write the responses."""
+    return any(
+        stage.writer == TEACHER if isinstance(stage, Generate) else stage.method.judged_by_larger for stage in stages
+    )
+
+
 def folder_name(stages: tuple[Stage, ...], name: str) -> str:
     """The stage's folder within a run: its number and its name."""
     return f"{[s.name for s in stages].index(name) + 1}-{name}"

@@ -10,7 +10,7 @@ from dudi.errors import DudiError
 from dudi.methods import Teacher
 from dudi.recipe.fields import Quantization
 from dudi.recipe.schema import Recipe
-from dudi.recipe.stages import TEACHER, Generate, plan
+from dudi.recipe.stages import plan, teacher_asked
 
 WEIGHTS = (".safetensors", ".bin")
 
@@ -77,11 +77,7 @@ def _local(key: str, path: str) -> bool:
 def teacher_of(recipe: Recipe) -> str:
     """Who teaches, in words."""
     given, method = recipe.models.teacher, recipe.to_method()
-    stages = plan(recipe)
-    used = any(
-        stage.writer == TEACHER if isinstance(stage, Generate) else stage.method.judged_by_larger for stage in stages
-    )
-    if used:
+    if teacher_asked(plan(recipe)):
         return str(given)
     who = "the student's moving average" if method.teacher is Teacher.EMA else "-"
     return f"{who} (chat template of {given})" if given and recipe.chat.template == "teacher" else who

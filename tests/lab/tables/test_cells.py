@@ -107,6 +107,14 @@ def test_the_key_knows_whatever_decides_about_numbers(other: Lab) -> None:
     assert (teacher.key != job("teacher").key) is changed and teacher.seed is None and teacher.recipe is None
 
 
+@pytest.mark.parametrize("cell", ["sft", "dft", "spin", "sdft", "seqkd", "gkd", "dudi"])
+def test_the_key_knows_of_the_teacher_what_the_method_asks_it_for(cell: str) -> None:
+    weights, files = (lab(models={**CONTENT["models"], "teacher": one}) for one in (["u", "f"], ["t", "g"]))
+    asked = cell in ("seqkd", "gkd", "dudi")
+    assert (job(cell, of=weights).key != job(cell).key) is asked
+    assert job(cell, of=files).key != job(cell).key, "its chat template"
+
+
 def test_a_cell_s_file_is_its_recipe(tmp_path: Path) -> None:
     made = job("spin", 1)
     assert made.recipe is not None

@@ -22,7 +22,7 @@ from dudi.files import sha256
 from dudi.lab.tables.grid import Cell, Grid, Pair
 from dudi.recipe.read import load_recipe
 from dudi.recipe.schema import Recipe
-from dudi.recipe.stages import folder_name, plan
+from dudi.recipe.stages import folder_name, plan, teacher_asked
 from dudi.records import benchmark_files
 
 OVERLAY = "_lab-tables"
@@ -131,12 +131,13 @@ def make_job(lab: Lab, cell: Cell, seed: int, runs: Path) -> Job:
     folder = folder_of(runs, cell, seed)
     recipe = laid_over(lab, cell, seed, folder / "run")
     start = shared_start(recipe, cell)
+    weights, files = content["models"][pair.teacher]
     settings = {
         "recipe": plain(recipe),
         "benchmark": content["benchmark"],
         "data": content["data"],
         "student": content["models"][pair.student],
-        "teacher": content["models"][pair.teacher] if recipe.models.teacher else None,
+        "teacher": [weights if teacher_asked(plan(recipe)) else None, files],  # all read its chat template
     }
     if start is not None:
         first = make_job(lab, lab.grid.cells[start], seed, runs)
