@@ -40,6 +40,14 @@ R (SPIN, DuDi) is computed exactly as the student is, so that its margin starts 
 For a model of 0.5 B parameters with 136 M of them in a tied embedding that is 1.26 GB, where a pure bfloat16 copy would
 take 0.99. A larger teacher is a pure bfloat16 copy.
 
+## Several responses to one prompt
+
+Models of the Llama, Qwen2 and Qwen3 classes read x once for y and y' (SPIN, DuDi, GKD's `sum`): one sequence of the prompt and
+the responses, each of which sees the prompt and itself and has the positions that it has alone. Hidden states are those of
+separate readings up to rounding (`tests/loss/test_prefix.py`). It takes a mask of what sees what, and layers that all look
+back at every token; so models of other classes, with sliding windows, under another attention than PyTorch's (`sdpa`) or
+sharded by `fsdp2` read x once for each response. Not run on a GPU so far.
+
 ## Dropout
 
 Is off in the student, whatever its config says, unless `training.dropout = true` (SFT and DFT only): with it, the

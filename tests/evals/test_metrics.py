@@ -83,6 +83,37 @@ def test_chance_is_one_of_the_right_choices_that_occur() -> None:
     assert METRICS["exact"].baseline(given) == 0
 
 
+def test_chance_among_what_a_question_names_is_the_mean_over_items() -> None:
+    asked = (Turn(role="user", content="?"),)
+    given = [
+        Item(id=name, task="t", language="id", messages=asked, choices=tuple(name), targets=("a", "it is a"))
+        for name in ("ab", "abc", "abcd")
+    ]
+    metric = METRICS["exact_among"]
+    assert metric.baseline(given) == pytest.approx(100 * (1 / 2 + 1 / 3 + 1 / 4) / 3)
+    assert [metric.value(given[1], text, None).value for text in ("A.", "It is a", "b", "d")] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "choices, targets, fault",
+    [
+        (("a", "A."), ("a",), "choices: two are the same once normalised, in ['a', 'A.']"),
+        (("a", "b"), ("c",), "targets: expected one of the choices ['a', 'b'] among them, found ['c']"),
+        (("a", "?"), ("a",), "choices: '?' is only punctuation"),
+        (("a", "b"), ("a", "..."), "targets: '...' is only punctuation"),
+        (("a", "b"), ("it is a", "a"), None),
+    ],
+)
+def test_choices_that_cannot_be_named_are_refused(
+    choices: tuple[str, ...], targets: tuple[str, ...], fault: str | None
+) -> None:
+    asked = (Turn(role="user", content="?"),)
+    found = METRICS["exact_among"].check(
+        Item(id="1", task="t", language="id", messages=asked, choices=choices, targets=targets)
+    )
+    assert (found or "").startswith(fault) if fault else found is None
+
+
 @pytest.mark.parametrize(
     "score, baseline, wanted",
     [(100, 50, 100), (50, 50, 0), (40, 50, 0), (75, 50, 50), (30, 0, 30), (100, 100 / 3, 100)],

@@ -141,7 +141,7 @@ def test_an_answer_in_another_language_is_none(bench: Benchmark, keys: dict[tupl
     for (task, l), score in scores(bench, elsewhere).items():
         if task != "grammar":
             assert score < 15, (task, l)
-        if TASKS[task].metric in ("exact", "constraints"):
+        if TASKS[task].metric in ("exact", "exact_among", "constraints"):
             assert score == 0, (task, l)
 
 
@@ -163,7 +163,7 @@ def test_the_other_label_is_wrong(bench: Benchmark) -> None:
 
     found = scores(bench, other)
     for (task, l), score in found.items():
-        assert score == pytest.approx(0 if TASKS[task].choices else 100), (task, l)
+        assert score == pytest.approx(0 if TASKS[task].choices or TASKS[task].among else 100), (task, l)
 
 
 @pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.choices])

@@ -170,6 +170,8 @@ def benchmark_item(
         right = task.choices.index(answer(name, key, l, language))
         one["choices"] = list(task.behind(words, key))
         one["targets"] = [one["choices"][right]]
+    if task.among:
+        one["choices"] = list(task.among(words, key))
     if task.constraints:
         one["constraints"] = task.constraints(words, key)
     return one

@@ -60,14 +60,15 @@ class Task:
     `draw(rng, words)`: a random key for this language; `ask(words, key)`: the prompt in its phrasings; `answer(words,
     key)`: the answer said in the language of `words`; `language(l, key)`: the language in which an item asked in l is
     to be answered; `accepted(words, key)`: other answers that are as good; `behind(words, key)`: the texts that the
-    choices stand for, where the benchmark asks which of them a model finds likelier and not for a letter;
+    choices stand for, where the benchmark asks which of them a model finds likelier and not for a letter; `among(words,
+    key)`: the words in the question that could be the answer, of which somebody who does not read it takes any;
     `constraints`: what a free answer must obey; `content(key)`: the part of a key that stays the same however the item
     is put; `place(key)`: where `split` starts to count languages, if not anywhere: keys of the same place stay
     together, and a task of a dozen keys in consecutive places has some of them for each language in every part.
     """
 
     competency: str
-    metric: Literal["choice", "exact", "chrf", "constraints"]
+    metric: Literal["choice", "exact", "exact_among", "chrf", "constraints"]
     draw: Callable[[random.Random, Words], Key]
     ask: Callable[[Words, Key], Phrasings]
     answer: Callable[[Words, Key], str]
@@ -75,6 +76,7 @@ class Task:
     accepted: Callable[[Words, Key], tuple[str, ...]] = lambda words, key: ()
     choices: tuple[str, ...] = ()
     behind: Callable[[Words, Key], tuple[str, ...]] | None = None
+    among: Callable[[Words, Key], tuple[str, ...]] | None = None
     constraints: Callable[[Words, Key], dict[str, Any]] | None = None
     content: Callable[[Key], Key] = lambda key: key
     place: Callable[[Key], int] | None = None
@@ -230,15 +232,29 @@ def _reading() -> Task:
 
         return both(wraps, asked, fill)
 
-    def named(words: Words, key: Key) -> tuple[str, ...]:
+    def called(words: Words, key: Key, place: int) -> tuple[str, ...]:
         kind = READ[key[0]]
-        return answers(words, key[0], {kind: words.words[kind][key[3 + 3 * int(key[1])]]})
+        return answers(words, key[0], {kind: words.words[kind][key[3 + 3 * place]]})
+
+    def named(words: Words, key: Key) -> tuple[str, ...]:
+        return called(words, key, int(key[1]))
+
+    def among(words: Words, key: Key) -> tuple[str, ...]:
+        return tuple(called(words, key, place)[0] for place in range(len(key) // 3))
 
     def named_or_told(words: Words, key: Key) -> tuple[str, ...]:
         who, what = key[2 + 3 * int(key[1]) :][:2]
         return (*named(words, key), *(tell(words, key[0], who, what, variant) for variant in range(2)))
 
-    return Task("nlu", "exact", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named_or_told)
+    return Task(
+        "nlu",
+        "exact_among",
+        draw_key,
+        ask,
+        lambda words, key: named(words, key)[0],
+        accepted=named_or_told,
+        among=among,
+    )
 
 
 def _compare() -> Task:
@@ -255,10 +271,18 @@ def _compare() -> Task:
         slots = {"text": text, "question": table[key[1]]}
         return phrasings(words.table["prompt"]["compare"], lambda wrap: words.fill(wrap, slots))
 
-    def named(words: Words, key: Key) -> tuple[str, ...]:
-        return answers(words, "compare", {"person": words.words["person"][key[3] if key[1] == "most" else key[5]]})
+    def called(words: Words, person: str) -> tuple[str, ...]:
+        return answers(words, "compare", {"person": words.words["person"][person]})
 
-    return Task("nlr", "exact", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named)
+    def named(words: Words, key: Key) -> tuple[str, ...]:
+        return called(words, key[3] if key[1] == "most" else key[5])
+
+    def among(words: Words, key: Key) -> tuple[str, ...]:
+        return tuple(called(words, person)[0] for person in key[3:])
+
+    return Task(
+        "nlr", "exact_among", draw_key, ask, lambda words, key: named(words, key)[0], accepted=named, among=among
+    )
 
 
 # -- translation -------------------------------------------------------------------------------------------------------

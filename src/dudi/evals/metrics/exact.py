@@ -1,4 +1,4 @@
-"""Exact match."""
+"""Exact match, of any answer or of one that the question names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dudi.evals.metrics.metric import Metric, Value
 from dudi.evals.metrics.text import normalise, only_punctuation
 from dudi.records import Item
+from dudi.strict import shown
 
 
 class Exact(Metric):
@@ -19,6 +20,29 @@ class Exact(Metric):
     def value(self, item: Item, text: str, in_language: bool | None) -> Value:
         """1 where they are equal; predicted is the normalised answer."""
         return Value(exact(text, item.targets), normalise(text))
+
+
+class ExactAmong(Exact):
+    """The same where the question names what the answer can be, in `choices` that differ from item to item: chance is
+    one of them."""
+
+    needs = ("choices", "targets")
+
+    def check(self, item: Item) -> str | None:
+        """Choices that differ, one of which is a target."""
+        assert item.choices is not None
+        labels = [normalise(choice) for choice in item.choices]
+        if fault := super().check(item) or only_punctuation("choices", item.choices):
+            return fault
+        if len(set(labels)) < len(labels):
+            return f"choices: two are the same once normalised, in {shown(item.choices)}"
+        if not set(labels) & {normalise(target) for target in item.targets}:
+            return f"targets: expected one of the choices {shown(item.choices)} among them, found {shown(item.targets)}"
+        return None
+
+    def baseline(self, items: Sequence[Item]) -> float:
+        """The mean of one of an item's choices."""
+        return 100 * sum(1 / len(item.choices or ()) for item in items) / len(items)
 
 
 def exact(response: str, targets: Sequence[str]) -> float:
