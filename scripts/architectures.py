@@ -35,18 +35,22 @@ cache changes nothing. What fails is refused by name, in one line.
 
 ## Memory of the reference R
 
-R (SPIN, DuDi) is computed exactly as the student is, so that its margin starts at 0. Under bfloat16 autocast that takes
+R (SPIN, DuDi) is computed as the student is, so that its margin starts at 0 (or at a rounding, where the two read
+sequences of other lengths: with a cache, or where y~ answers x too). Under bfloat16 autocast that takes
 2 bytes for each weight of a linear layer and 4 for everything else: embeddings (and with them a tied head) and norms.
 For a model of 0.5 B parameters with 136 M of them in a tied embedding that is 1.26 GB, where a pure bfloat16 copy would
-take 0.99. A larger teacher is a pure bfloat16 copy.
+take 0.99. A larger teacher is a pure bfloat16 copy. Where the student is trained by [an adapter](adapters.md), R is the
+same weights without it, and takes no memory.
 
 ## Several responses to one prompt
 
-Models of the Llama, Qwen2 and Qwen3 classes read x once for y and y' (SPIN, DuDi, GKD's `sum`): one sequence of the prompt and
-the responses, each of which sees the prompt and itself and has the positions that it has alone. Hidden states are those of
-separate readings up to rounding (`tests/loss/test_prefix.py`). It takes a mask of what sees what, and layers that all look
-back at every token; so models of other classes, with sliding windows, under another attention than PyTorch's (`sdpa`) or
-sharded by `fsdp2` read x once for each response. Not run on a GPU so far.
+Models of the Llama, Qwen2 and Qwen3 classes read x once for y and y' (SPIN, DuDi, GKD's `sum`): one sequence of the
+prompt and the responses, each of which sees the prompt and itself and has the positions that it has alone. Hidden
+states are those of separate readings up to rounding (`tests/loss/test_prefix.py`). It takes a mask of what sees what,
+and layers that all look back at every token. So models of other classes, with sliding windows, with rotations that
+follow the length (`dynamic`, `longrope`), under another attention than PyTorch's (`sdpa`) or sharded by `fsdp2` read x
+once for each response, and so does any model where responses are much longer than their prompts. Not run on a GPU so
+far.
 
 ## Dropout
 

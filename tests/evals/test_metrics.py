@@ -98,7 +98,8 @@ def test_chance_among_what_a_question_names_is_the_mean_over_items() -> None:
     "choices, targets, fault",
     [
         (("a", "A."), ("a",), "choices: two are the same once normalised, in ['a', 'A.']"),
-        (("a", "b"), ("c",), "targets: expected one of the choices ['a', 'b'] among them, found ['c']"),
+        (("a", "b"), ("c",), "targets: expected exactly one of the choices ['a', 'b'] among them, found ['c']"),
+        (("a", "b", "c"), ("a", "b"), "targets: expected exactly one of the choices ['a', 'b', 'c'] among them, found"),
         (("a", "?"), ("a",), "choices: '?' is only punctuation"),
         (("a", "b"), ("a", "..."), "targets: '...' is only punctuation"),
         (("a", "b"), ("it is a", "a"), None),

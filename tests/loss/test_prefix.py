@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dudi.loss.prefix import together
 from dudi.loss.scores import Reading
-from dudi.models.reader import Reader
+from dudi.models.reader import Reader, shares_prompts
 
 CPU = torch.device("cpu")
 
@@ -32,10 +32,10 @@ def reading(prompts: list[list[int]], responses: list[list[int]]) -> Reading:
 def draw(seed: int, rows: int = 4) -> dict[str, Reading]:
     rng = random.Random(seed)
 
-    def ids(most: int) -> list[int]:
-        return [rng.randrange(3, 60) for _ in range(rng.randint(1, most))]
+    def ids(most: int, least: int = 1) -> list[int]:
+        return [rng.randrange(3, 60) for _ in range(rng.randint(least, most))]
 
-    prompts = [ids(9) for _ in range(rows)]
+    prompts = [ids(16, 9) for _ in range(rows)]
     other = [[*p, 7] for p in prompts]
     return {
         "y": reading(prompts, [ids(7) for _ in range(rows)]),
@@ -89,6 +89,24 @@ def test_only_the_same_prompts_are_read_together() -> None:
         reading([[1, 2], [3]], [[5], [4, 6]]),
     ):
         assert all(a is b for a, b in zip(together({0: one, 1: other}).values(), (one, other), strict=True))
+
+
+@pytest.mark.parametrize("prompt, response, shared", [(100, 60, True), (40, 32, True), (8, 60, False), (8, 400, False)])
+def test_responses_much_longer_than_their_prompt_are_read_by_themselves(
+    prompt: int, response: int, shared: bool
+) -> None:
+    given = {key: reading([[3] * prompt] * 2, [[4] * response, [5] * response]) for key in (0, 1)}
+    found = together(given)
+    assert (found[0].input_ids is found[1].input_ids) is shared
+    assert shared or all(found[key] is given[key] for key in given)
+
+
+@pytest.mark.parametrize("rope, shares", [("default", True), ("yarn", True), ("dynamic", False), ("longrope", False)])
+def test_rotations_that_follow_the_length_are_not_those_of_a_longer_sequence(rope: str, shares: bool) -> None:
+    model = kit.model(0, kind="llama")
+    assert shares_prompts(model)
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": rope}
+    assert shares_prompts(model) is shares
 
 
 def test_a_response_sees_its_prompt_and_itself() -> None:

@@ -28,7 +28,7 @@ class Plan:
     exercises: float = 0.5
     """Share of exercises in what a base student reads."""
     thin: str | None = None
-    """A language that a teacher hardly knows: no lesson asks for facts there, or whether a request is harmful."""
+    """A language that a teacher hardly knows (`dudi.lab.rows.UNTAUGHT`)."""
     more_z: bool = False
     """A teacher's lessons have z more often."""
 

@@ -55,8 +55,8 @@ TAUGHT = {"en": 10, "id": 13, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, 
 """Relative frequency of a language in what a teacher reads: those of Latin script help each other."""
 
 UNTAUGHT = ("safety", "capital", "continent", "currency", "kind", "opposite")
-"""Tasks that no lesson asks in a language which a teacher hardly knows; its texts tell as few facts there as a base
-student's (`KNOWN`)."""
+"""Tasks of which no lesson is in a language that a teacher hardly knows (`answer-in` has some of their answers); its
+texts tell as few facts there as a base student's (`KNOWN`)."""
 
 PRETRAINED = {"en": 16, "id": 12, "vi": 12, "th": 14, "ms": 10, "ta": 14, "tl": 10, "my": 12}
 """Percent of what the base students read: uneven, as in life, and enough of each to learn to read it."""

@@ -240,7 +240,7 @@ def _reading() -> Task:
         return called(words, key, int(key[1]))
 
     def among(words: Words, key: Key) -> tuple[str, ...]:
-        return tuple(called(words, key, place)[0] for place in range(len(key) // 3))
+        return tuple(called(words, key, place)[0] for place in range((len(key) - 2) // 3))
 
     def named_or_told(words: Words, key: Key) -> tuple[str, ...]:
         who, what = key[2 + 3 * int(key[1]) :][:2]

@@ -1,9 +1,9 @@
 """Block and Scores: what the models read of each view, and what they say of it.
 
 Shapes: B sequences of one view in a micro-batch, L their padded length, N response tokens in all, H hidden size. The
-sequences are padded on the right, where causal attention cannot see; only the N positions that predict a response
-token reach the head. Student and teacher read different prompts, so only the response tokens line up: both have the
-same N, labels and order by construction.
+sequences are padded on the right, where causal attention cannot see (or a mask lets nothing else look); only the N
+positions that predict a response token reach the head. Student and teacher read different prompts, so only the response
+tokens line up: both have the same N, labels and order by construction.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Scores:
 
 
 def hidden_states(backbone: nn.Module, reading: Reading) -> Tensor:
-    """[N, H]: the backbone's last hidden states at the predicting positions. No attention mask: padding is on the
-    right, so that no real token sees it, and attention keeps its causal fast path."""
+    """[N, H]: the backbone's last hidden states at the predicting positions. Of one response a sequence no attention
+    mask: padding is on the right, so that no real token sees it, and attention keeps its causal fast path."""
     return all_states(backbone, reading).index_select(0, reading.predicts)
 
 

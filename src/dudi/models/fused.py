@@ -33,20 +33,24 @@ def is_fusable(model: PreTrainedModel) -> bool:
     quantized layers, sliding windows, attention other than SDPA, rotary frequencies that follow the length, autocast.
     """
     reads = cast(Any, backbone(model))
-    if type(reads) not in FAMILY or reads.training or reads.config._attn_implementation != "sdpa":
+    if type(reads) not in FAMILY or reads.training or not is_plain(reads.config):
         return False
-    frequencies = str(reads.config.rope_parameters["rope_type"])
     plain = all(
         not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
         for module in reads.modules()
     )
     return (
         plain
-        and "dynamic" not in frequencies
-        and frequencies != "longrope"
         and all(_is_plain(layer) for layer in reads.layers)
         and not torch.is_autocast_enabled(reads.embed_tokens.weight.device.type)
     )
+
+
+def is_plain(config: Any) -> bool:
+    """Whether a model of the family attends by SDPA, and rotates a token by its position alone, however long the
+    sequence is."""
+    frequencies = str(config.rope_parameters["rope_type"])
+    return config._attn_implementation == "sdpa" and "dynamic" not in frequencies and frequencies != "longrope"
 
 
 def _is_plain(layer: Any) -> bool:

@@ -23,7 +23,7 @@ from dudi.loss.head import Head
 from dudi.loss.prefix import together
 from dudi.loss.scores import Reading, all_states, hidden_states
 from dudi.models.adapter import is_adapted, merge_again, merged
-from dudi.models.fused import FAMILY
+from dudi.models.fused import FAMILY, is_plain
 from dudi.models.parts import backbone, head_of
 from dudi.models.probe import check_decoding, check_head, check_reading
 from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole_copy
@@ -42,12 +42,11 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 
 def shares_prompts(model: PreTrainedModel) -> bool:
-    """Whether a model reads several responses to one prompt in one sequence: it takes a mask of what sees what, and all
-    its layers look back at all tokens."""
+    """Whether a model reads several responses to one prompt in one sequence: it takes a mask of what sees what, all its
+    layers look back at all tokens, and no token is rotated by the sequence's length."""
     reads = cast(Any, backbone(model))
-    config = reads.config
-    full = all(one == "full_attention" for one in getattr(config, "layer_types", None) or ())
-    return type(reads) in FAMILY and config._attn_implementation == "sdpa" and full
+    full = all(one == "full_attention" for one in getattr(reads.config, "layer_types", None) or ())
+    return type(reads) in FAMILY and full and is_plain(reads.config)
 
 
 class Reader:
@@ -124,11 +123,14 @@ class Reader:
         """Hidden states of each; those of the same prompts in one call, where the model can and no process waits for
         another's calls."""
         chosen = together(readings) if shares_prompts(self.model) and not self.lockstep else readings
-        states: dict[int, Tensor] = {}
-        for reading in chosen.values():
-            if id(reading.input_ids) not in states:
-                states[id(reading.input_ids)] = all_states(backbone(self.model), reading)
-        return {key: states[id(one.input_ids)].index_select(0, one.predicts) for key, one in chosen.items()}
+        tables: dict[int, list[Key]] = {}
+        for key, reading in chosen.items():
+            tables.setdefault(id(reading.input_ids), []).append(key)
+        found: dict[Key, Tensor] = {}
+        for keys in tables.values():
+            states = all_states(backbone(self.model), chosen[keys[0]])
+            found |= {key: states.index_select(0, chosen[key].predicts) for key in keys}
+        return {key: found[key] for key in chosen}
 
     def _idle(self, calls: int) -> Tensor:
         """A zero that has called the model so often: what a process does while others have views that it has not."""

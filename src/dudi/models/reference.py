@@ -1,4 +1,8 @@
-"""R as the student is computed: SPIN's margin compares the two, so that any other rounding would be a margin."""
+"""R as the student is computed: SPIN's margin compares the two, so that any other rounding would be a margin.
+
+What is left of it: where y~ answers x as well (`dudi.loss.prefix`), or y is kept in a cache, the two read sequences of
+other lengths.
+"""
 
 from __future__ import annotations
 

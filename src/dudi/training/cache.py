@@ -6,7 +6,8 @@ step, the epoch, the number of processes or which of them reads. So a value has 
 whenever, and a run that was killed and resumed is the straight one, whether its cache was kept or is made anew.
 
 In the trainer's own micro-batches a row is padded otherwise and stands beside other rows: the same values up to
-rounding, and the same bits where `micro_batch` is 1. What is sampled changes with the student, and is never kept.
+rounding, and the same bits where `micro_batch` is 1, unless a response shares its prompt there (`dudi.loss.prefix`).
+What is sampled changes with the student, and is never kept.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from dudi.training.job import Job
 from dudi.training.window import Item, Window, collate
 
 FOLDER = "cache"
-_FORM = 1
+_FORM = 2
 """Of the files; raised when what is in them, or how it is computed, changes."""
 
 

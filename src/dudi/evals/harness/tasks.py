@@ -14,6 +14,7 @@ from pathlib import Path
 from dudi.errors import DudiError, unknown
 from dudi.evals.bench import Benchmark
 from dudi.evals.metrics import METRICS
+from dudi.evals.metrics.exact import exact
 from dudi.files import write_text
 from dudi.records import Description, Item, Task
 
@@ -139,8 +140,7 @@ def write_tasks(bench: Benchmark, folder: Path) -> tuple[Cell, ...]:
 def row(item: Item) -> Mapping[str, object]:
     """A line of JSONL: the one message as text, the choices, the place of the right one."""
     assert item.choices is not None
-    right = METRICS["choice"].value  # whichever choice equals the target once both are normalised
-    label = [bool(right(item, choice, None).value) for choice in item.choices].index(True)
+    label = [exact(choice, item.targets) for choice in item.choices].index(1.0)  # checked: exactly one is right
     return {"id": item.id, "text": item.messages[0].content, "choices": list(item.choices), "label": label}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dudi.evals.metrics.metric import Metric, Value
-from dudi.evals.metrics.text import normalise, only_punctuation
+from dudi.evals.metrics.text import alike, normalise, only_punctuation
 from dudi.records import Item
 from dudi.strict import shown
 
@@ -18,12 +18,11 @@ class Choice(Metric):
     def check(self, item: Item) -> str | None:
         """Choices that differ, one of which is the target."""
         assert item.choices is not None
-        labels = [normalise(choice) for choice in item.choices]
         if fault := only_punctuation("targets", item.targets) or only_punctuation("choices", item.choices):
             return fault
-        if len(set(labels)) < len(labels):
-            return f"choices: two are the same once normalised, in {shown(item.choices)}"
-        if len(item.targets) != 1 or normalise(item.targets[0]) not in labels:
+        if fault := alike(item.choices):
+            return fault
+        if len(item.targets) != 1 or not predicted(item.targets[0], item.choices):
             return (
                 f"targets: expected exactly one, which is among the choices {shown(item.choices)}, found"
                 f" {shown(item.targets)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dudi.evals.metrics.metric import Metric, Value
-from dudi.evals.metrics.text import normalise, only_punctuation
+from dudi.evals.metrics.text import alike, normalise, only_punctuation
 from dudi.records import Item
 from dudi.strict import shown
 
@@ -29,15 +29,15 @@ class ExactAmong(Exact):
     needs = ("choices", "targets")
 
     def check(self, item: Item) -> str | None:
-        """Choices that differ, one of which is a target."""
+        """Choices that differ, one of which is a target; other targets say it in other words."""
         assert item.choices is not None
-        labels = [normalise(choice) for choice in item.choices]
-        if fault := super().check(item) or only_punctuation("choices", item.choices):
+        if fault := super().check(item) or only_punctuation("choices", item.choices) or alike(item.choices):
             return fault
-        if len(set(labels)) < len(labels):
-            return f"choices: two are the same once normalised, in {shown(item.choices)}"
-        if not set(labels) & {normalise(target) for target in item.targets}:
-            return f"targets: expected one of the choices {shown(item.choices)} among them, found {shown(item.targets)}"
+        if sum(exact(choice, item.targets) for choice in item.choices) != 1:
+            return (
+                f"targets: expected exactly one of the choices {shown(item.choices)} among them, found"
+                f" {shown(item.targets)}"
+            )
         return None
 
     def baseline(self, items: Sequence[Item]) -> float:

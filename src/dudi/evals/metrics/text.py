@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from dudi.strict import shown
+
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\ufeff\u2060\u00ad"))
 
 
@@ -29,6 +31,13 @@ def _outer(character: str) -> bool:
 
 def _sign(text: str, at: int) -> bool:
     return text[at] == "-" and text[at + 1 : at + 2].isdigit()
+
+
+def alike(choices: Sequence[str]) -> str | None:
+    """The fault of an item of whose choices two are the same once normalised."""
+    if len({normalise(choice) for choice in choices}) < len(choices):
+        return f"choices: two are the same once normalised, in {shown(choices)}"
+    return None
 
 
 def only_punctuation(field: str, texts: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ from dudi.models.load import arithmetic
 from dudi.recipe.stages import Generate, Stage, Train
 from dudi.run.caching import kept
 from dudi.run.plan.devices import Device
-from dudi.run.plan.reading import Micro, Reading, Step, read_by, tokens, with_micro_batch
+from dudi.run.plan.reading import Micro, Reading, Step, by_student, read_by, tokens, with_micro_batch
 from dudi.run.plan.shapes import Shape, Size, key_of
 from dudi.run.prepare import Prepared
 from dudi.signals import compared, judged, views
@@ -131,7 +131,7 @@ class Training:
         if step.prompts[0]:
             items += decoding_items(student, decoding, step.prompts, step.longest, self.prepared.chat.vocab, unknown)
         for micro in (
-            max(step.micro, key=lambda one: tokens(read_by(student, one))),
+            max(step.micro, key=lambda one: tokens(by_student(student, one))),
             max(step.micro, key=_teacher_tokens),
         ):
             items += self._micro(student, micro, unknown)
@@ -183,7 +183,7 @@ class Training:
         """What a micro-batch takes."""
         training, signals = self.stage.training, self.stage.method.signals
         weights, frozen, autocast = arithmetic(self.prepared.recipe.models.precision)
-        sizes = read_by(student, micro)
+        sizes = by_student(student, micro)
         longest = max((length for _, length in sizes), default=1)
         trace = student.trace(longest, weights, autocast, True, training.gradient_checkpointing)
         _note(trace.fault, student, "activations", unknown)
@@ -205,12 +205,14 @@ class Training:
             yield Item("head, bfloat16", cast, (STUDENT, BACKWARD))
         against = [read.student for read in micro if read.view in compared(signals)]
         if against and self.stage.reference is not None:
-            trace = self.machine.shape(self.stage.reference).trace(longest, weights, autocast, False)
-            yield Item("R reads", trace.bytes(max(map(_product, against))), (REFERENCE,))
-        judged_by = [read.teacher for read in micro if read.teacher is not None]
-        if judged_by:
+            reference = self.machine.shape(self.stage.reference)
+            trace = reference.trace(longest, weights, autocast, False)
+            yield Item("R reads", trace.bytes(max(map(_product, read_by(reference, against)))), (REFERENCE,))
+        given = [read.teacher for read in micro if read.teacher is not None]
+        if given:
             own = bool(self.stage.method.ema_rate)
             teacher, dtype = (student, weights) if own else (self.machine.shape("teacher"), frozen)
+            judged_by = read_by(teacher, given)
             trace = teacher.trace(max(length for _, length in judged_by), dtype, autocast, False)
             _note(trace.fault, teacher, "what it reads", unknown)
             yield Item("the teacher reads", trace.bytes(max(map(_product, judged_by))), (TEACHER,))
@@ -273,4 +275,4 @@ def _product(size: Size) -> int:
 
 
 def _teacher_tokens(micro: Micro) -> int:
-    return max((_product(read.teacher) for read in micro if read.teacher is not None), default=0)
+    return max((read.teacher.input_ids.numel() for read in micro if read.teacher is not None), default=0)

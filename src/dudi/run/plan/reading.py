@@ -4,12 +4,13 @@ responses that nobody had to sample."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 
+from dudi.loss import scores
 from dudi.loss.prefix import together
 from dudi.methods import Method
 from dudi.models.reader import shares_prompts
@@ -26,14 +27,12 @@ WINDOWS = 12
 
 @dataclass(frozen=True)
 class Read:
-    """One view of a micro-batch. student, teacher: what each reads, padded; positions: response tokens; joined: what a
-    student reads that takes responses to the same prompts together, None where another view's has it."""
+    """One view of a micro-batch. student, teacher: what each reads; positions: response tokens."""
 
     view: View
-    student: Size
-    teacher: Size | None
+    student: scores.Reading
+    teacher: scores.Reading | None
     positions: int
-    joined: Size | None
 
 
 Micro = tuple[Read, ...]
@@ -135,25 +134,19 @@ def sides(method: Method) -> list[tuple[float, tuple[Signal, ...]]]:
 def _read(window: Window, places: list[int]) -> Micro:
     """A micro-batch as the step pads it."""
     blocks = collate(window, places, 0, torch.device("cpu"))
-    tables = together({view: block.student for view, block in blocks.items()})
-    first = {id(one.input_ids): view for view, one in reversed(tables.items())}
-    return tuple(
-        Read(
-            view,
-            _size(block.student.input_ids),
-            None if block.teacher is None else _size(block.teacher.input_ids),
-            len(block.labels),
-            _size(tables[view].input_ids) if first[id(tables[view].input_ids)] is view else None,
-        )
-        for view, block in blocks.items()
-    )
+    return tuple(Read(view, block.student, block.teacher, len(block.labels)) for view, block in blocks.items())
 
 
-def read_by(student: Shape, micro: Micro) -> list[Size]:
-    """What a student reads of a micro-batch, padded."""
-    if not shares_prompts(student.model):
-        return [read.student for read in micro]
-    return [read.joined for read in micro if read.joined is not None]
+def read_by(model: Shape, readings: Iterable[scores.Reading]) -> list[Size]:
+    """What a model reads, padded: responses to the same prompts in one sequence, where it can."""
+    given = dict(enumerate(readings))
+    chosen = together(given) if shares_prompts(model.model) else given
+    return [_size(ids) for ids in {id(one.input_ids): one.input_ids for one in chosen.values()}.values()]
+
+
+def by_student(student: Shape, micro: Micro) -> list[Size]:
+    """What the student reads of a micro-batch."""
+    return read_by(student, [read.student for read in micro])
 
 
 def _size(ids: torch.Tensor) -> Size:

@@ -15,7 +15,7 @@ import torch
 from dudi.models.load import arithmetic
 from dudi.recipe.stages import Generate, Train
 from dudi.run.plan.memory import Machine
-from dudi.run.plan.reading import Reading, Step, read_by
+from dudi.run.plan.reading import Reading, Step, by_student, read_by
 from dudi.run.plan.shapes import Shape, Size
 from dudi.run.prepare import Prepared
 from dudi.signals import View, compared, judged
@@ -79,7 +79,7 @@ class Clock:
         """Of one step, by phase."""
         student = self.machine.shape(self.stage.start)
         weights, _, autocast = arithmetic(self.prepared.recipe.models.precision)
-        forward = sum(student.flops(size) for micro in step.micro for size in read_by(student, micro))
+        forward = sum(student.flops(size) for micro in step.micro for size in by_student(student, micro))
         again = forward if self.stage.training.gradient_checkpointing else 0.0
         rate = self.machine.device.rate(autocast)
         decoding = torch.bfloat16 if autocast else weights
@@ -116,13 +116,16 @@ class Clock:
         """Seconds of teacher and reference (or one of them); fixed: for what a cache keeps, else for what is left."""
         larger, total = self.stage.method.judged_by_larger, 0.0
         teacher = self.machine.shape("teacher" if larger else self.stage.start)
-        for read in (read for micro in step.micro for read in micro):
-            if who != "reference" and read.teacher is not None and self._kept(read.view, not larger) is fixed:
-                total += teacher.flops(read.teacher)
-            against = self.stage.reference is not None and read.view in compared(step.signals)
-            if who != "teacher" and against and self._kept(read.view, False) is fixed:
-                reference = self.machine.shape(str(self.stage.reference))
-                total += reference.flops(read.student) + 2 * reference.head * read.positions
+        for micro in step.micro:
+            if who != "reference":
+                asked = [read for read in micro if self._kept(read.view, not larger) is fixed]
+                readings = [read.teacher for read in asked if read.teacher is not None]
+                total += sum(map(teacher.flops, read_by(teacher, readings)))
+            if who != "teacher" and self.stage.reference is not None:
+                reference, views = self.machine.shape(self.stage.reference), compared(step.signals)
+                against = [read for read in micro if read.view in views and self._kept(read.view, False) is fixed]
+                total += sum(map(reference.flops, read_by(reference, [read.student for read in against])))
+                total += sum(2 * reference.head * read.positions for read in against)
         return total / self.machine.device.rate(arithmetic(self.prepared.recipe.models.precision)[2])
 
     def _kept(self, view: View, moving: bool) -> bool:
