@@ -215,7 +215,7 @@ def test_the_same_recipe_gives_the_same_run_also_after_a_stop(
     said = capsys.readouterr()
     again = f"dudi run {file} --no-rehearsal --output {out} --resume"
     assert said.err.splitlines()[-1] == f"dudi: stopped; to go on: {again}"
-    assert "  stopped after step 1; it will go on from its start: no checkpoint yet (training.save_every = " in said.out
+    assert "  stopped after step 1; it will go on from step 1, its last checkpoint (training.save_every = " in said.out
     assert not (out / "2-dudi" / "model").exists() and not (out / "summary.md").exists()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dudi", "run", file, "--output", "again", "--resume"])
