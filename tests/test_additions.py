@@ -36,14 +36,14 @@ def of_y(model: PreTrainedModel, x: tuple[int, ...], y: tuple[int, ...], vocab: 
     return log_p(model, x, y, vocab).gather(-1, torch.tensor(y)[:, None]).sum()
 
 
-def assert_step(made: DistillationTrainer, wanted: Tensor) -> None:
+def assert_step(made: DistillationTrainer, wanted: Tensor, atol: float = 1e-10) -> None:
     """The trainer's step has this loss and its gradient."""
     loss, grads = kit.step(made)
     assert loss == pytest.approx(float(wanted.detach()), rel=1e-9)
     wanted.backward()
     for name, p in made.student.named_parameters():
         assert p.grad is not None
-        torch.testing.assert_close(grads[name], p.grad, rtol=1e-7, atol=1e-10)
+        torch.testing.assert_close(grads[name], p.grad, rtol=1e-7, atol=atol)
 
 
 def test_a_loss_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_loss_of_the_margin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         s = [of_y(made.student, row.x, y, kit.VOCAB) for y in (row.y, y_prime)]
         r = [of_y(made.job.reference, row.x, y, kit.VOCAB).detach() for y in (row.y, y_prime)]
         values.append((0.3 * ((s[0] - s[1]) - (r[0] - r[1])) - 0.5) ** 2)
-    assert_step(made, torch.stack(values).mean())
+    assert_step(made, torch.stack(values).mean(), atol=1e-6)  # y and y' are read as one, and norms are in float32
 
 
 def test_a_kind_of_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
