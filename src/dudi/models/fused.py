@@ -33,7 +33,7 @@ def is_fusable(model: PreTrainedModel) -> bool:
     quantized layers, sliding windows, attention other than SDPA, rotary frequencies that follow the length, autocast.
     """
     reads = cast(Any, backbone(model))
-    if type(reads) not in FAMILY or reads.training or not is_plain(reads.config):
+    if type(reads) not in FAMILY or reads.training or not is_plain_config(reads.config):
         return False
     plain = all(
         not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
@@ -41,19 +41,19 @@ def is_fusable(model: PreTrainedModel) -> bool:
     )
     return (
         plain
-        and all(_is_plain(layer) for layer in reads.layers)
+        and all(_is_plain_layer(layer) for layer in reads.layers)
         and not torch.is_autocast_enabled(reads.embed_tokens.weight.device.type)
     )
 
 
-def is_plain(config: Any) -> bool:
+def is_plain_config(config: Any) -> bool:
     """Whether a model of the family attends by SDPA, and rotates a token by its position alone, however long the
     sequence is."""
     frequencies = str(config.rope_parameters["rope_type"])
     return config._attn_implementation == "sdpa" and "dynamic" not in frequencies and frequencies != "longrope"
 
 
-def _is_plain(layer: Any) -> bool:
+def _is_plain_layer(layer: Any) -> bool:
     """Whether a layer's projections are linear, and its attention looks back at all tokens."""
     named = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
     attention = layer.self_attn

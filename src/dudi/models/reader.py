@@ -23,7 +23,7 @@ from dudi.loss.head import Head
 from dudi.loss.prefix import together
 from dudi.loss.scores import Reading, all_states, hidden_states
 from dudi.models.adapter import is_adapted, merge_again, merged
-from dudi.models.fused import FAMILY, is_plain
+from dudi.models.fused import FAMILY, is_plain_config
 from dudi.models.parts import backbone, head_of
 from dudi.models.probe import check_decoding, check_head, check_reading
 from dudi.models.sharding import copy_weights, is_sharded, through, whole, whole_copy
@@ -46,7 +46,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
     layers look back at all tokens, and no token is rotated by the sequence's length."""
     reads = cast(Any, backbone(model))
     full = all(one == "full_attention" for one in getattr(reads.config, "layer_types", None) or ())
-    return type(reads) in FAMILY and full and is_plain(reads.config)
+    return type(reads) in FAMILY and full and is_plain_config(reads.config)
 
 
 class Reader:

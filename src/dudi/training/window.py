@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from dudi.errors import DudiError
 from dudi.example import Example
+from dudi.loss.prefix import padded
 from dudi.loss.scores import Block, Reading
 from dudi.recipe.schema import Limits
 from dudi.rollouts import Engine, Request, Rollout
@@ -256,9 +257,8 @@ def _reading(
 ) -> Reading:
     """both: prompt and response of each sequence."""
     ids = [prompt + response for prompt, response in both]
-    width = max(map(len, ids))
-    table = torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=device)
-    flat = _flat([[b * width + t for t in ts] for b, ts in enumerate(predicts)], device)
+    table = padded(ids, pad, device)
+    flat = _flat([[b * table.shape[1] + t for t in ts] for b, ts in enumerate(predicts)], device)
     return Reading(table, flat, tuple(prompt for prompt, _ in both), tuple(response for _, response in both))
 
 

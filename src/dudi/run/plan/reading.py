@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from dudi.loss import scores
-from dudi.loss.prefix import together
+from dudi.loss.prefix import groups, width
 from dudi.methods import Method
 from dudi.models.reader import shares_prompts
 from dudi.recipe.stages import Train
@@ -140,18 +140,13 @@ def _read(window: Window, places: list[int]) -> Micro:
 def read_by(model: Shape, readings: Iterable[scores.Reading]) -> list[Size]:
     """What a model reads, padded: responses to the same prompts in one sequence, where it can."""
     given = dict(enumerate(readings))
-    chosen = together(given) if shares_prompts(model.model) else given
-    return [_size(ids) for ids in {id(one.input_ids): one.input_ids for one in chosen.values()}.values()]
+    chosen = groups(given) if shares_prompts(model.model) else [[key] for key in given]
+    return [(len(given[keys[0]].input_ids), width([given[key] for key in keys])) for keys in chosen]
 
 
 def by_student(student: Shape, micro: Micro) -> list[Size]:
     """What the student reads of a micro-batch."""
     return read_by(student, [read.student for read in micro])
-
-
-def _size(ids: torch.Tensor) -> Size:
-    rows, length = ids.shape
-    return rows, length
 
 
 def tokens(sizes: Sequence[Size]) -> int:
