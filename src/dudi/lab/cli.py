@@ -45,9 +45,9 @@ def build_command(
 def measure_command(
     model: Annotated[str, typer.Argument(help="A model folder, such as lab/teacher.")],
     folder: Annotated[Path, typer.Option("--output", help="For the prompts, the answers and measure.json.")],
-    each: Annotated[int, typer.Option(min=1, help="Rows of a task and language.")] = 6,
+    each: Annotated[int, typer.Option(min=2, help="Rows of a task and language.")] = 6,
 ) -> None:
-    """How a teacher reads z: share in the asked language and score by mode, and what the demonstration brings."""
+    """How a model reads z and p_z: share in the asked language, score by mode, what the demonstration brings."""
     import json
 
     from dudi.lab.measure import measure

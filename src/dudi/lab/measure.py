@@ -1,8 +1,9 @@
-"""What a teacher is worth as a reader of z, on held-out rows in phrasings that it has not been trained on.
+"""What a model is worth in a second stage, on held-out rows in phrasings that it has not been trained on.
 
-For every mode of the verbalizer: how often the answer is in the language asked for, and how often it is right. And
-whether the demonstration helps: the log-probability of the right answer in l_z after z, beside that after p_z, which
-asks for the same without showing y. By the product's own evaluation, from a benchmark folder for each mode.
+As a teacher, for every mode of the verbalizer: how often its answer to z is in the language asked for, and how often it
+is right; and whether the demonstration helps: the log-probability of the right answer in l_z after z, beside that after
+p_z, which asks for the same without showing y. As a student: how often what it samples after p_z is in l_z. By the
+product's own evaluation, from a benchmark folder for each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dudi.draws import draw
 from dudi.evals.evaluate import evaluate
 from dudi.evals.respond import Responder, load_responder
 from dudi.example import Example, Message
-from dudi.files import write_text
+from dudi.files import read_lines, write_text
 from dudi.lab.artefacts import benchmark_item, describe, write_words
 from dudi.lab.rows import TRAINED, answer, item
 from dudi.lab.tasks import TASKS, Key
@@ -29,6 +30,10 @@ from dudi.signals import Mode, Response, View
 from dudi.text.verbalizer import Verbalizer
 
 MODES = (Mode.NONE, Mode.ENGLISH, Mode.MULTILINGUAL, Mode.CROSSLINGUAL)
+ON_POLICY = View(Response.Y_TILDE, Mode.CROSSLINGUAL)
+"""DuDi's: the student reads p_z, the teacher z."""
+TEMPERATURE = 0.9
+"""Of rollouts, as the lab's recipes have it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class Held:
     task: str
     key: Key
     row: Example
+
+    def asked(self, text: str, l_z: str | None) -> dict[str, Any]:
+        """The row as a benchmark's item: `text` asks for an answer in l_z, or else in the task's own language."""
+        language = l_z or TASKS[self.task].language(self.row.l, self.key)
+        return benchmark_item(self.task, self.key, self.row.l, language, text, self.row.id, written=True)
 
 
 def held_out(each: int, seed: int = 0) -> Iterator[Held]:
@@ -56,18 +66,19 @@ def held_out(each: int, seed: int = 0) -> Iterator[Held]:
 
 
 def measure(model: str, folder: Path, each: int = 6) -> dict[str, Any]:
-    """Share in the asked language and score by mode, and the gain by the demonstration; also as measure.json."""
+    """Share in the asked language, score by what is read, gain by the demonstration; also as measure.json."""
     rows = list(held_out(each))
     verbalizer = Verbalizer(TRAINED)
     found: dict[str, Any] = {"items": len(rows), "modes": {}}
     for mode in MODES:
-        write_mode(folder / mode.value, rows, verbalizer, mode)
+        write_benchmark(folder / mode.value, read_by_teacher(rows, verbalizer, mode))
         table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", overwrite=True)
         found["modes"][mode.value] = {
             "in_language": {l: in_language(table.measures[l].values()) for l in TRAINED},
             "score": {l: table.by_language[l].mean for l in TRAINED},
             "overall": table.overall.mean,
         }
+    found["rollouts"] = rollouts(model, folder, rows, verbalizer)
     found["demonstration"] = demonstration(load_responder(model), rows, verbalizer)
     write_text(folder / "measure.json", json.dumps(found, indent=1))
     return found
@@ -79,26 +90,50 @@ def in_language(measures: Any) -> float | None:
     return sum(share * n for share, n in told) / sum(n for _, n in told) if told else None
 
 
-def write_mode(folder: Path, rows: list[Held], verbalizer: Verbalizer, mode: Mode) -> None:
-    """A benchmark folder of what the teacher reads in one mode: z, or x."""
+def read_by_teacher(rows: list[Held], verbalizer: Verbalizer, mode: Mode) -> list[dict[str, Any]]:
+    """What the teacher reads in one mode, z or x, as items of the row's language."""
     items = []
     for number, held in enumerate(rows):
         read = verbalizer(View(Response.Y_TILDE, mode), held.row, 0, number)
-        language = read.l_z or TASKS[held.task].language(held.row.l, held.key)
-        text = read.teacher[-1].content
-        items.append(benchmark_item(held.task, held.key, held.row.l, language, text, held.row.id, written=True))
-    write_text(folder / "benchmark.json", json.dumps(describe(f"lab-{mode.value}", 64, written=True), indent=1))
+        items.append(held.asked(read.teacher[-1].content, read.l_z))
+    return items
+
+
+def write_benchmark(folder: Path, items: list[dict[str, Any]]) -> None:
+    """A benchmark folder of these items."""
+    write_text(folder / "benchmark.json", json.dumps(describe(f"lab-{folder.name}", 64, written=True), indent=1))
     write_text(folder / "items" / "items.jsonl", "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items))
     write_words(folder)
 
 
+def rollouts(model: str, folder: Path, rows: list[Held], verbalizer: Verbalizer) -> dict[str, Any]:
+    """Share of sampled answers to p_z that are in l_z, of those whose language can be told: by l_z, and of all."""
+    items = read_by_student(rows, verbalizer)
+    write_benchmark(folder / "p_z", items)
+    evaluate(model, folder / "p_z", folder / "eval-p_z", temperature=TEMPERATURE, overwrite=True)
+    asked = {item["id"]: item["response_language"] for item in items}
+    told: dict[str, list[bool]] = {l: [] for l in sorted(set(asked.values()))}
+    for line in read_lines(folder / "eval-p_z" / "responses-0.jsonl"):
+        if line["in_language"] is not None:
+            told[asked[line["id"]]].append(line["in_language"])
+    everything = [one for given in told.values() for one in given]
+    shares = {l: sum(given) / len(given) if given else None for l, given in told.items()}
+    return {"in_language": shares, "all": sum(everything) / len(everything) if everything else None}
+
+
+def read_by_student(rows: list[Held], verbalizer: Verbalizer) -> list[dict[str, Any]]:
+    """p_z, as items of the row's language that ask for an answer in l_z."""
+    read = [verbalizer(ON_POLICY, held.row, 0, number) for number, held in enumerate(rows)]
+    return [held.asked(one.student[-1].content, one.l_z) for held, one in zip(rows, read, strict=True)]
+
+
 def demonstration(responder: Responder, rows: list[Held], verbalizer: Verbalizer) -> dict[str, Any]:
     """Mean log-probability of the right answer in l_z after z and after p_z, and how often z is the better one."""
-    view, chat = View(Response.Y_TILDE, Mode.CROSSLINGUAL), responder.chat
+    chat = responder.chat
     with_y: list[float] = []
     without_y: list[float] = []
     for number, held in enumerate(rows):
-        read = verbalizer(view, held.row, 0, number)
+        read = verbalizer(ON_POLICY, held.row, 0, number)
         y = answer(held.task, held.key, held.row.l, read.l_z)
         for prompt, scores in ((read.teacher, with_y), (read.student, without_y)):
             scores.append(log_prob(responder, chat.prompt(prompt), chat.response(prompt, y)))
