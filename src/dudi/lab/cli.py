@@ -45,14 +45,17 @@ def build_command(
 def measure_command(
     model: Annotated[str, typer.Argument(help="A model folder, such as lab/teacher.")],
     folder: Annotated[Path, typer.Option("--output", help="For the prompts, the answers and measure.json.")],
-    each: Annotated[int, typer.Option(min=2, help="Rows of a task and language.")] = 6,
+    each: Annotated[int, typer.Option(min=2, help="Items of a task and language.")] = 6,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Items of the training part, as the instruction data asks them.")
+    ] = False,
 ) -> None:
     """How a model reads z and p_z: share in the asked language, score by mode, what the demonstration brings."""
     import json
 
     from dudi.lab.measure import measure
 
-    typer.echo(json.dumps(measure(model, folder, each), indent=1))
+    typer.echo(json.dumps(measure(model, folder, each, "train" if trained else "test"), indent=1))
 
 
 @app.command("tables")

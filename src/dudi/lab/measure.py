@@ -1,4 +1,4 @@
-"""What a model is worth in a second stage, on held-out rows in phrasings that it has not been trained on.
+"""What a model is worth in a second stage: on held-out items in other phrasings, or on those it was trained on.
 
 As a teacher, for every mode of the verbalizer: how often its answer to z is in the language asked for, and how often it
 is right; and whether the demonstration helps: the log-probability of the right answer in l_z after z, beside that after
@@ -23,7 +23,7 @@ from dudi.evals.respond import Responder, load_responder
 from dudi.example import Example, Message
 from dudi.files import read_lines, write_text
 from dudi.lab.artefacts import benchmark_item, describe, write_words
-from dudi.lab.rows import TRAINED, answer, item
+from dudi.lab.rows import TRAINED, Split, answer, item
 from dudi.lab.tasks import TASKS, Key
 from dudi.lab.words import load
 from dudi.signals import Mode, Response, View
@@ -37,39 +37,40 @@ TEMPERATURE = 0.9
 
 
 @dataclass(frozen=True)
-class Held:
-    """One held-out row with its task and key."""
+class Asked:
+    """One item with its task and key."""
 
     task: str
     key: Key
     row: Example
 
-    def asked(self, text: str, l_z: str | None) -> dict[str, Any]:
+    def item(self, text: str, l_z: str | None) -> dict[str, Any]:
         """The row as a benchmark's item: `text` asks for an answer in l_z, or else in the task's own language."""
         language = l_z or TASKS[self.task].language(self.row.l, self.key)
         return benchmark_item(self.task, self.key, self.row.l, language, text, self.row.id, written=True)
 
 
-def held_out(each: int, seed: int = 0) -> Iterator[Held]:
-    """Test items of every language and task, in phrasings kept for the test."""
+def items_of(part: Split, each: int, seed: int = 0) -> Iterator[Asked]:
+    """Items of every language and task: of the training part in phrasings of training, or else in those of the test."""
     for l in TRAINED:
         for name, task in TASKS.items():
             rng, seen = random.Random(draw("measure", name, l, seed)), set[tuple[str, Key, str]]()
             number, before = 0, ""
-            while number < each and (key := item(rng, name, l, "test", seen)) is not None:
+            while number < each and (key := item(rng, name, l, part, seen)) is not None:
                 y = answer(name, key, l)
                 if task.choices and y == before:
                     continue  # labels by turns: balanced accuracy needs both
-                text = rng.choice(task.ask(load(l), key).test)
-                yield Held(name, key, Example((Message("user", text),), y, l, f"{name}-{l}-{number:03d}"))
+                ways = task.ask(load(l), key)
+                text = rng.choice(ways.train if part == "train" else ways.test)
+                yield Asked(name, key, Example((Message("user", text),), y, l, f"{name}-{l}-{number:03d}"))
                 number, before = number + 1, y
 
 
-def measure(model: str, folder: Path, each: int = 6) -> dict[str, Any]:
+def measure(model: str, folder: Path, each: int = 6, part: Split = "test") -> dict[str, Any]:
     """Share in the asked language, score by what is read, gain by the demonstration; also as measure.json."""
-    rows = list(held_out(each))
+    rows = list(items_of(part, each))
     verbalizer = Verbalizer(TRAINED)
-    found: dict[str, Any] = {"items": len(rows), "modes": {}}
+    found: dict[str, Any] = {"part": part, "items": len(rows), "modes": {}}
     for mode in MODES:
         write_benchmark(folder / mode.value, read_by_teacher(rows, verbalizer, mode))
         table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", overwrite=True)
@@ -90,12 +91,12 @@ def in_language(measures: Any) -> float | None:
     return sum(share * n for share, n in told) / sum(n for _, n in told) if told else None
 
 
-def read_by_teacher(rows: list[Held], verbalizer: Verbalizer, mode: Mode) -> list[dict[str, Any]]:
+def read_by_teacher(rows: list[Asked], verbalizer: Verbalizer, mode: Mode) -> list[dict[str, Any]]:
     """What the teacher reads in one mode, z or x, as items of the row's language."""
     items = []
-    for number, held in enumerate(rows):
-        read = verbalizer(View(Response.Y_TILDE, mode), held.row, 0, number)
-        items.append(held.asked(read.teacher[-1].content, read.l_z))
+    for number, asked in enumerate(rows):
+        read = verbalizer(View(Response.Y_TILDE, mode), asked.row, 0, number)
+        items.append(asked.item(read.teacher[-1].content, read.l_z))
     return items
 
 
@@ -106,7 +107,7 @@ def write_benchmark(folder: Path, items: list[dict[str, Any]]) -> None:
     write_words(folder)
 
 
-def rollouts(model: str, folder: Path, rows: list[Held], verbalizer: Verbalizer) -> dict[str, Any]:
+def rollouts(model: str, folder: Path, rows: list[Asked], verbalizer: Verbalizer) -> dict[str, Any]:
     """Share of sampled answers to p_z that are in l_z, of those whose language can be told: by l_z, and of all."""
     items = read_by_student(rows, verbalizer)
     write_benchmark(folder / "p_z", items)
@@ -121,20 +122,20 @@ def rollouts(model: str, folder: Path, rows: list[Held], verbalizer: Verbalizer)
     return {"in_language": shares, "all": sum(everything) / len(everything) if everything else None}
 
 
-def read_by_student(rows: list[Held], verbalizer: Verbalizer) -> list[dict[str, Any]]:
+def read_by_student(rows: list[Asked], verbalizer: Verbalizer) -> list[dict[str, Any]]:
     """p_z, as items of the row's language that ask for an answer in l_z."""
-    read = [verbalizer(ON_POLICY, held.row, 0, number) for number, held in enumerate(rows)]
-    return [held.asked(one.student[-1].content, one.l_z) for held, one in zip(rows, read, strict=True)]
+    read = [verbalizer(ON_POLICY, asked.row, 0, number) for number, asked in enumerate(rows)]
+    return [asked.item(one.student[-1].content, one.l_z) for asked, one in zip(rows, read, strict=True)]
 
 
-def demonstration(responder: Responder, rows: list[Held], verbalizer: Verbalizer) -> dict[str, Any]:
+def demonstration(responder: Responder, rows: list[Asked], verbalizer: Verbalizer) -> dict[str, Any]:
     """Mean log-probability of the right answer in l_z after z and after p_z, and how often z is the better one."""
     chat = responder.chat
     with_y: list[float] = []
     without_y: list[float] = []
-    for number, held in enumerate(rows):
-        read = verbalizer(ON_POLICY, held.row, 0, number)
-        y = answer(held.task, held.key, held.row.l, read.l_z)
+    for number, asked in enumerate(rows):
+        read = verbalizer(ON_POLICY, asked.row, 0, number)
+        y = answer(asked.task, asked.key, asked.row.l, read.l_z)
         for prompt, scores in ((read.teacher, with_y), (read.student, without_y)):
             scores.append(log_prob(responder, chat.prompt(prompt), chat.response(prompt, y)))
     better = sum(a > b for a, b in zip(with_y, without_y, strict=True))
