@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from kit.lab import lab_student
+from typer.testing import CliRunner
 
+from dudi.cli import app
 from dudi.files import read_lines
 from dudi.lab.measure import Asked, items_of, read_by_student, read_by_teacher, rollouts
 from dudi.lab.rows import TRAINED, answer
@@ -63,3 +66,13 @@ def test_items_are_held_out_or_as_the_instruction_data_asks_them() -> None:
         for one in rows:
             ways = TASKS[one.task].ask(load(one.row.l), one.key)
             assert one.row.x[-1].content in (ways.test if part == "test" else ways.train)
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_json_alone(tmp_path: Path) -> None:
+    """What is said of the single evaluations goes to the other stream: `dudi lab measure ... > found.json`."""
+    asked = ["lab", "measure", lab_student(tmp_path / "model"), "--output", str(tmp_path / "out"), "--each", "2"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "measure.json").read_text())
+    assert "greedy" in done.stderr

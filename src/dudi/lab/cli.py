@@ -52,10 +52,14 @@ def measure_command(
 ) -> None:
     """How a model reads z and p_z: share in the asked language, score by mode, what the demonstration brings."""
     import json
+    from functools import partial
 
     from dudi.lab.measure import measure
+    from dudi.lab.tasks import Split
 
-    typer.echo(json.dumps(measure(model, folder, each, "train" if trained else "test"), indent=1))
+    part: Split = "train" if trained else "test"
+    found = measure(model, folder, each, part, say=partial(typer.echo, err=True))  # standard output is the JSON alone
+    typer.echo(json.dumps(found, indent=1))
 
 
 @app.command("tables")

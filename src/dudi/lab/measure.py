@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,20 +66,22 @@ def items_of(part: Split, each: int, seed: int = 0) -> Iterator[Asked]:
                 number, before = number + 1, y
 
 
-def measure(model: str, folder: Path, each: int = 6, part: Split = "test") -> dict[str, Any]:
+def measure(
+    model: str, folder: Path, each: int = 6, part: Split = "test", say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Share in the asked language, score by what is read, gain by the demonstration; also as measure.json."""
     rows = list(items_of(part, each))
     verbalizer = Verbalizer(TRAINED)
     found: dict[str, Any] = {"part": part, "items": len(rows), "modes": {}}
     for mode in MODES:
         write_benchmark(folder / mode.value, read_by_teacher(rows, verbalizer, mode))
-        table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", overwrite=True)
+        table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", say=say, overwrite=True)
         found["modes"][mode.value] = {
             "in_language": {l: in_language(table.measures[l].values()) for l in TRAINED},
             "score": {l: table.by_language[l].mean for l in TRAINED},
             "overall": table.overall.mean,
         }
-    found["rollouts"] = rollouts(model, folder, rows, verbalizer)
+    found["rollouts"] = rollouts(model, folder, rows, verbalizer, say)
     found["demonstration"] = demonstration(load_responder(model), rows, verbalizer)
     write_text(folder / "measure.json", json.dumps(found, indent=1))
     return found
@@ -107,11 +109,13 @@ def write_benchmark(folder: Path, items: list[dict[str, Any]]) -> None:
     write_words(folder)
 
 
-def rollouts(model: str, folder: Path, rows: list[Asked], verbalizer: Verbalizer) -> dict[str, Any]:
+def rollouts(
+    model: str, folder: Path, rows: list[Asked], verbalizer: Verbalizer, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Share of sampled answers to p_z that are in l_z, of those whose language can be told: by l_z, and of all."""
     items = read_by_student(rows, verbalizer)
     write_benchmark(folder / "p_z", items)
-    evaluate(model, folder / "p_z", folder / "eval-p_z", temperature=TEMPERATURE, overwrite=True)
+    evaluate(model, folder / "p_z", folder / "eval-p_z", temperature=TEMPERATURE, say=say, overwrite=True)
     asked = {item["id"]: item["response_language"] for item in items}
     told: dict[str, list[bool]] = {l: [] for l in sorted(set(asked.values()))}
     for line in read_lines(folder / "eval-p_z" / "responses-0.jsonl"):
