@@ -50,7 +50,9 @@ FULL = Build(
         "student-small": Plan("qwen3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-large": Plan("qwen3", 128, 5, 4000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-gemma": Plan("gemma3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
-        "teacher-gemma": Plan("gemma3", 128, 5, 7000, 1.5e-3, (0.01, 0.02), teacher=True, rows=48),
+        "teacher-gemma": Plan(
+            "gemma3", 128, 5, 8500, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True
+        ),
     },
 )
 TINY = Build(
