@@ -11,6 +11,7 @@ import kit
 import pytest
 from kit.stops import StopAt, Stopped
 
+from dudi.example import Example, Message
 from dudi.files import read_lines
 from dudi.methods import build_method, views
 from dudi.rollouts import Rollout
@@ -63,11 +64,16 @@ Y_TILDE = next(v for v in views(build_method({"name": "gkd", "variant": "sum"}).
 
 
 def counted(
-    rows: int, of: Callable[[int], tuple[list[int], bool, str]], made: Collapse, l: str = "th", asked: str = ""
+    rows: int,
+    of: Callable[[int], tuple[list[int], bool, str]],
+    made: Collapse,
+    l: str = "th",
+    asked: str = "",
+    y: str = "",
 ) -> None:
     for k in range(rows):
         ids, finished, text = of(k)
-        made.add(Y_TILDE, l, asked or l, ids, finished, text)
+        made.add(Y_TILDE, Example((Message("user", "?"),), y, l, ""), asked or l, ids, finished, text)
     made.gather()
 
 
@@ -123,6 +129,15 @@ def test_the_script_is_that_of_the_language_asked_for() -> None:
     counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["th"]), made, "th", "vi")
     made.judge(2)
     assert made.on == {f"{Y_TILDE.name}/th/script": 1.0, f"{Y_TILDE.name}/vi/script": 1.0}
+
+
+def test_a_translation_is_in_the_script_that_its_row_asks_for() -> None:
+    """Thai rows whose own answer is in English say nothing of the rollout's script; those with a Thai answer do."""
+    made = begun(("en", "th"))
+    counted(4 * ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, y=TEXTS["en"])
+    assert made.judge(1) == [] and not made.on
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, y=TEXTS["th"])
+    assert len(made.judge(2)) == 1 and made.on == {f"{Y_TILDE.name}/th/script": 1.0}
 
 
 def test_few_rows_wait_for_more() -> None:

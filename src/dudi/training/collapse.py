@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from dudi import processes
+from dudi.example import Example
 from dudi.languages import ENGLISH, LANGUAGES, letters_by_script
 from dudi.signals import View
 
@@ -24,6 +25,7 @@ cut: run into the limit. A base student is cut often in its first steps, and lon
 fault. empty: nothing before the stop token; half of them, since some data has rows that are rightly answered with
 nothing. repeating: the second half is one n-gram over and over; healthy text never is, so a third is already much.
 script: another script than that of the language asked for; half, since names and code in Latin letters are no fault.
+Rows whose own y is in another script than their language's are left out: x asks for a translation there.
 """
 WORSE = 0.2
 """And only this far above the share at the start: among `ENOUGH` rows, less may be chance."""
@@ -60,18 +62,19 @@ class Collapse:
         self.start: dict[str, float] = {}
         self.reads_text = len({LANGUAGES[l].script for l in self.languages if l in LANGUAGES}) > 1
 
-    def add(self, view: View, l: str, asked: str, ids: Sequence[int], finished: bool, text: str) -> None:
-        """One rollout of a row in l, asked to be in another language or in l; ids with the stop token if finished."""
+    def add(self, view: View, row: Example, asked: str, ids: Sequence[int], finished: bool, text: str) -> None:
+        """One rollout, asked to be in the row's language or in another one; ids with the stop token if finished."""
         said = ids[:-1] if finished else ids
-        here = f"{view.name}/{l}"
+        here = f"{view.name}/{row.l}"
         self.mine[f"{here}/rows"] += 1
         self.mine[f"{here}/cut"] += not finished
         self.mine[f"{here}/empty"] += not said
         self.mine[f"{here}/repeating"] += repeats(said)
         found = script(text)
-        if found is not None and asked in LANGUAGES and f"{view.name}/{asked}/judged" in self.mine:
+        known = asked in LANGUAGES and f"{view.name}/{asked}/judged" in self.mine
+        if found is not None and known and not _translation(row):
             self.mine[f"{view.name}/{asked}/judged"] += 1
-            self.mine[f"{view.name}/{asked}/script"] += found != LANGUAGES[asked].script.upper()
+            self.mine[f"{view.name}/{asked}/script"] += found != _script_of(asked)
 
     def gather(self) -> None:
         """Add what each process counted to the sums that all of them hold."""
@@ -154,6 +157,17 @@ def script(text: str) -> str | None:
     """The script that most letters of a text are of, such as THAI; None where it has too few to tell."""
     found = letters_by_script(text)
     return found.most_common(1)[0][0] if found.total() >= LETTERS else None
+
+
+def _translation(row: Example) -> bool:
+    """Whether the row's own answer is in another script than its language's."""
+    own, its = script(row.y), _script_of(row.l)
+    return None not in (own, its) and own != its
+
+
+def _script_of(l: str) -> str | None:
+    """That of a language, as `script` names it; None where nobody knows."""
+    return LANGUAGES[l].script.upper() if l in LANGUAGES else None
 
 
 def spans(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

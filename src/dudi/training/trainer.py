@@ -252,9 +252,9 @@ class DistillationTrainer(SavingTrainer):
                     length, finished = (None, False) if item is None else (len(item.response), item.finished)
                     self.meter.add_rollout(view, row.example.l, weight, length, finished)
                     if item is not None and weight:
-                        l, ids = row.example.l, item.response
-                        text = text_of(chat, ids) if self.collapse.reads_text else ""
-                        self.collapse.add(view, l, item.l_z or l, ids, finished, text)
+                        text = text_of(chat, item.response) if self.collapse.reads_text else ""
+                        asked = item.l_z or row.example.l
+                        self.collapse.add(view, row.example, asked, item.response, finished, text)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         with self._phase("optimizer"):
