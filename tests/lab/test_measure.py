@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kit.lab import lab_student
 from typer.testing import CliRunner
 
 from dudi.cli import app
-from dudi.files import read_lines
-from dudi.lab.measure import Asked, items_of, read_by_student, read_by_teacher, rollouts
+from dudi.errors import DudiError
+from dudi.files import read_lines, write_text
+from dudi.lab import measure as of_measure
+from dudi.lab.build import WEIGHTS, export
+from dudi.lab.measure import Asked, items_of, measure, read_by_student, read_by_teacher, rollouts
 from dudi.lab.rows import TRAINED, answer
 from dudi.lab.tasks import TASKS, split
 from dudi.lab.words import load
+from dudi.recipe.read import load_recipe
 from dudi.signals import Mode
 from dudi.text.verbalizer import Verbalizer
 
@@ -50,13 +55,26 @@ def test_a_student_is_asked_for_l_z_without_a_demonstration(rows: list[Asked]) -
         assert answer(asked.task, asked.key, asked.row.l, item["response_language"]) in item["targets"]
 
 
-def test_the_share_of_rollouts_in_l_z_is_counted_over_answers(rows: list[Asked], tmp_path: Path) -> None:
-    found = rollouts(lab_student(tmp_path / "model"), tmp_path, rows, Verbalizer(TRAINED))
-    answers = read_lines(tmp_path / "eval-p_z" / "responses-0.jsonl")
-    told = [one["in_language"] for one in answers if one["in_language"] is not None]
-    assert len(answers) == len(rows) and found["all"] == sum(told) / len(told)
-    assert 0 < found["all"] < 1
-    assert set(found["in_language"]) == {"en", *TRAINED} and len(set(found["in_language"].values())) > 2
+def test_the_share_of_rollouts_in_l_z_is_counted_over_answers(
+    rows: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By l_z, whatever the row's language; answers whose language cannot be told do not count."""
+    asked = {item["id"]: item["response_language"] for item in read_by_student(rows, Verbalizer(TRAINED))}
+    verdicts: dict[str, list[bool | None]] = {"th": [True, True, False], "my": [None], "en": [False, None, True, True]}
+    given = {id: verdicts[l].pop() for id, l in asked.items() if verdicts.get(l)}
+    settings: dict[str, Any] = {}
+
+    def evaluate(model: str, benchmark: Path, output: Path, **more: Any) -> None:
+        settings.update(more)
+        lines = [json.dumps({"id": id, "in_language": given.get(id)}) for id in asked]
+        write_text(output / "responses-0.jsonl", "\n".join(lines) + "\n")
+
+    monkeypatch.setattr(of_measure, "evaluate", evaluate)
+    found = rollouts("model", tmp_path, rows, Verbalizer(TRAINED))
+    assert found["in_language"]["th"] == 2 / 3 and found["in_language"]["en"] == 2 / 3 and found["all"] == 4 / 6
+    assert found["told"] == {l: {"th": 3, "en": 3}.get(l, 0) for l in found["told"]}
+    assert found["in_language"]["my"] is None and set(found["told"]) == {"en", *TRAINED}
+    assert settings["temperature"] == load_recipe("lab/dudi").rollouts.temperature
 
 
 def test_items_are_held_out_or_as_the_instruction_data_asks_them() -> None:
@@ -69,10 +87,35 @@ def test_items_are_held_out_or_as_the_instruction_data_asks_them() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_its_json_alone(tmp_path: Path) -> None:
-    """What is said of the single evaluations goes to the other stream: `dudi lab measure ... > found.json`."""
-    asked = ["lab", "measure", lab_student(tmp_path / "model"), "--output", str(tmp_path / "out"), "--each", "2"]
-    done = CliRunner().invoke(app, asked)
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "measure.json").read_text())
-    assert "greedy" in done.stderr
+def test_the_command(tmp_path: Path) -> None:
+    """Of the items that it was taught; its JSON alone on standard output, what is said of the single evaluations on
+    the other: `dudi lab measure ... > found.json`. Another model's measurement is not replaced."""
+    exported, out = tmp_path / "lab", tmp_path / "out"
+    export(exported, WEIGHTS, share=0.01)
+    asked = ["lab", "measure", str(exported / "teacher"), "--output", str(out), "--each", "2", "--trained"]
+    for _ in range(2):
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found == json.loads((out / "measure.json").read_text()) and "greedy" in done.stderr
+    assert found["part"] == "train" and found["items"] == len(list(items_of("train", 2)))
+    prompts = {one.row.x[-1].content for one in items_of("train", 2)}
+    assert {text(item) for item in read_lines(out / "none" / "items" / "items.jsonl")} == prompts
+    assert found["demonstration"]["after_z"] > found["demonstration"]["after_p_z"]
+    assert found["modes"]["english"]["overall"] > found["modes"]["none"]["overall"] > 30
+    with pytest.raises(DudiError, match=r"measure\.json: a measurement of .*teacher; give another --output"):
+        measure(str(exported / "student-small"), out, 2)
+    assert found == json.loads((out / "measure.json").read_text())
+
+
+@pytest.mark.parametrize("where", ["file", "file/x"])
+def test_an_output_that_cannot_be_written_is_one_line(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DudiError, match=r"it is a file|Not a directory"):
+        measure(lab_student(tmp_path / "model"), tmp_path / where, 2)
+
+
+def test_a_model_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DudiError, match="nowhere"):
+        measure(str(tmp_path / "nowhere"), tmp_path / "out", 1000)
+    assert not (tmp_path / "out").exists()

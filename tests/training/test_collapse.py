@@ -131,13 +131,40 @@ def test_the_script_is_that_of_the_language_asked_for() -> None:
     assert made.on == {f"{Y_TILDE.name}/th/script": 1.0, f"{Y_TILDE.name}/vi/script": 1.0}
 
 
-def test_a_translation_is_in_the_script_that_its_row_asks_for() -> None:
-    """Thai rows whose own answer is in English say nothing of the rollout's script; those with a Thai answer do."""
-    made = begun(("en", "th"))
-    counted(4 * ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, y=TEXTS["en"])
+def test_a_translation_is_in_the_script_of_its_own_answer() -> None:
+    """A Thai row whose own answer is in English: an English rollout is right, one in a third script is not."""
+    said = {l: lambda k, l=l: ([5, 6], True, TEXTS[l]) for l in ("en", "my", "th")}
+    made = begun(("en", "my", "th"))
+    for y in (TEXTS["en"], "No."):  # however short
+        counted(2 * ENOUGH, said["en"], made, y=y)
+    assert made.judge(1) == []
+    counted(ENOUGH, said["en"], made, y=TEXTS["en"])
+    counted(ENOUGH - 1, said["en"], made, y=TEXTS["th"])
+    assert made.judge(2) == [] and not made.on  # translations count as right: half of the rollouts would be a warning
+    counted(ENOUGH, said["en"], made, y=TEXTS["en"])
+    counted(ENOUGH, said["en"], made, y=TEXTS["th"])
+    assert made.judge(2) != []
+    counted(2 * ENOUGH, said["th"], made)
+    made.judge(2)
+    counted(ENOUGH, said["my"], made, y=TEXTS["en"])
+    made.judge(3)
+    assert made.on == {f"{Y_TILDE.name}/th/script": 1.0}
+
+
+def test_the_rows_own_answer_says_nothing_of_another_language_that_is_asked_for() -> None:
+    made = begun(("en", "my", "th"))
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, "th", "my", y=TEXTS["en"])
+    made.judge(1)
+    assert made.on == {f"{Y_TILDE.name}/my/script": 1.0}
+
+
+def test_a_language_that_nobody_knows_has_no_script() -> None:
+    made = begun(("km", "th"))
+    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, "km", y=TEXTS["th"])
     assert made.judge(1) == [] and not made.on
-    counted(ENOUGH, lambda k: ([5, 6], True, TEXTS["en"]), made, y=TEXTS["th"])
-    assert len(made.judge(2)) == 1 and made.on == {f"{Y_TILDE.name}/th/script": 1.0}
+    counted(ENOUGH, lambda k: ([2], True, ""), made, "th", y=TEXTS["en"])  # whatever its script, an empty one is empty
+    made.judge(2)
+    assert made.on == {f"{Y_TILDE.name}/th/empty": 1.0}
 
 
 def test_few_rows_wait_for_more() -> None:

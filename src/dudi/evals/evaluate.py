@@ -78,7 +78,7 @@ def evaluate(
     )
     record = _record(AskedModel(model, **fingerprint(folder)), benchmark, bench, decoding).as_dict()
     items = bench.limited(limit)
-    with _writing(output), locked(output):
+    with writing(output), locked(output):
         _check_output(output, record, overwrite)
         answers = {seed: read_answers(_responses(output, seed), items) for seed in seeds}
         missing = [seed for seed in seeds if answers[seed] is None]
@@ -174,7 +174,7 @@ def model_folder(model: str) -> Path:
 
 # ── the output folder ────────────────────────────────────────────────────────────────────────────────────────────────
 @contextmanager
-def _writing(output: Path) -> Iterator[None]:
+def writing(output: Path) -> Iterator[None]:
     """Errors of the disk as one line."""
     try:
         yield
@@ -199,7 +199,7 @@ def _check_output(output: Path, record: Mapping[str, Any], overwrite: bool) -> N
 
 def check_free(output: Path, overwrite: bool) -> None:
     """Raises `DudiError` where a folder holds an evaluation that is not to be replaced, or something else."""
-    with _writing(output):
+    with writing(output):
         if _evaluated(output) and not overwrite:
             raise DudiError(
                 f"output folder {str(output)!r} holds an evaluation; choose another folder with --output, or replace it"
@@ -222,7 +222,7 @@ def write_evaluation(
     output: Path, about: About, answers: Sequence[GradedAnswer], scores: Sequence[TaskScore], bench: Benchmark
 ) -> Table:
     """All files of an evaluation under one decoding seed, whoever scored, in place of those that are there."""
-    with _writing(output):
+    with writing(output):
         for file in _evaluated(output):
             file.unlink()
         write_text(output / RECORD, _json(about.as_dict()))

@@ -45,7 +45,7 @@ def build_command(
 def measure_command(
     model: Annotated[str, typer.Argument(help="A model folder, such as lab/teacher.")],
     folder: Annotated[Path, typer.Option("--output", help="For the prompts, the answers and measure.json.")],
-    each: Annotated[int, typer.Option(min=2, help="Items of a task and language.")] = 6,
+    each: Annotated[int, typer.Option(min=2, max=1000, help="Items of a task and language.")] = 6,
     trained: Annotated[
         bool, typer.Option("--trained", help="Items of the training part, as the instruction data asks them.")
     ] = False,

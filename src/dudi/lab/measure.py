@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from dudi.draws import draw
-from dudi.evals.evaluate import evaluate
+from dudi.errors import DudiError
+from dudi.evals.evaluate import evaluate, writing
 from dudi.evals.respond import Responder, load_responder
 from dudi.example import Example, Message
 from dudi.files import read_lines, write_text
@@ -26,7 +27,9 @@ from dudi.lab.artefacts import benchmark_item, describe, write_words
 from dudi.lab.rows import TRAINED, Split, answer, item
 from dudi.lab.tasks import TASKS, Key
 from dudi.lab.words import load
+from dudi.lock import locked
 from dudi.signals import Mode, Response, View
+from dudi.strict import read_one
 from dudi.text.verbalizer import Verbalizer
 
 MODES = (Mode.NONE, Mode.ENGLISH, Mode.MULTILINGUAL, Mode.CROSSLINGUAL)
@@ -34,6 +37,7 @@ ON_POLICY = View(Response.Y_TILDE, Mode.CROSSLINGUAL)
 """DuDi's: the student reads p_z, the teacher z."""
 TEMPERATURE = 0.9
 """Of rollouts, as the lab's recipes have it."""
+RESULT = "measure.json"
 
 
 @dataclass(frozen=True)
@@ -69,28 +73,54 @@ def items_of(part: Split, each: int, seed: int = 0) -> Iterator[Asked]:
 def measure(
     model: str, folder: Path, each: int = 6, part: Split = "test", say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Share in the asked language, score by what is read, gain by the demonstration; also as measure.json."""
-    rows = list(items_of(part, each))
-    verbalizer = Verbalizer(TRAINED)
-    found: dict[str, Any] = {"part": part, "items": len(rows), "modes": {}}
-    for mode in MODES:
-        write_benchmark(folder / mode.value, read_by_teacher(rows, verbalizer, mode))
-        table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", say=say, overwrite=True)
-        found["modes"][mode.value] = {
-            "in_language": {l: in_language(table.measures[l].values()) for l in TRAINED},
-            "score": {l: table.by_language[l].mean for l in TRAINED},
-            "overall": table.overall.mean,
-        }
-    found["rollouts"] = rollouts(model, folder, rows, verbalizer, say)
-    found["demonstration"] = demonstration(load_responder(model), rows, verbalizer)
-    write_text(folder / "measure.json", json.dumps(found, indent=1))
+    """Share in the asked language, score by what is read, gain by the demonstration; also as measure.json.
+
+    An earlier measurement of the same model in `folder` is replaced, that of another is left. Raises `DudiError`.
+    """
+    responder = load_responder(model)  # one that cannot be read is refused before anything is written
+    with writing(folder), locked(folder):
+        _make_room(folder / RESULT, model)
+        rows, verbalizer = list(items_of(part, each)), Verbalizer(TRAINED)
+        found: dict[str, Any] = {"model": model, "part": part, "each": each, "items": len(rows), "modes": {}}
+        for mode in MODES:
+            write_benchmark(folder / mode.value, read_by_teacher(rows, verbalizer, mode))
+            table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", say=say, overwrite=True)
+            found["modes"][mode.value] = {
+                **shares(folder / f"eval-{mode.value}", {one.row.id: one.row.l for one in rows}),
+                "score": {l: table.by_language[l].mean for l in TRAINED},
+                "overall": table.overall.mean,
+            }
+        found["rollouts"] = rollouts(model, folder, rows, verbalizer, say)
+        found["demonstration"] = demonstration(responder, rows, verbalizer)
+        write_text(folder / RESULT, json.dumps(found, indent=1))
     return found
 
 
-def in_language(measures: Any) -> float | None:
-    """Share of the answers in the language asked for, of those whose language can be told."""
-    told = [(m.in_language, m.n - m.undetermined) for m in measures if m.in_language is not None]
-    return sum(share * n for share, n in told) / sum(n for _, n in told) if told else None
+def _make_room(result: Path, model: str) -> None:
+    """Take an earlier measurement of this model away, so that none is left beside the answers of a later one."""
+    if result.exists():
+        if (theirs := read_one(dict[str, Any], result).get("model")) != model:
+            raise DudiError(f"{result}: a measurement of {theirs or 'another model'}; give another --output")
+        result.unlink()
+
+
+def shares(evaluation: Path, groups: Mapping[str, str]) -> dict[str, Any]:
+    """Of an evaluation's answers whose language can be told, the share in the one asked for: by group, and of all; and
+    how many they are. groups: of each item."""
+    told: dict[str, list[bool]] = {group: [] for group in dict.fromkeys(groups.values())}
+    for line in read_lines(evaluation / "responses-0.jsonl"):
+        if line["in_language"] is not None:
+            told[groups[line["id"]]].append(line["in_language"])
+    everything = [one for given in told.values() for one in given]
+    return {
+        "in_language": {group: _mean(given) for group, given in told.items()},
+        "told": {group: len(given) for group, given in told.items()},
+        "all": _mean(everything),
+    }
+
+
+def _mean(given: list[bool]) -> float | None:
+    return sum(given) / len(given) if given else None
 
 
 def read_by_teacher(rows: list[Asked], verbalizer: Verbalizer, mode: Mode) -> list[dict[str, Any]]:
@@ -112,18 +142,11 @@ def write_benchmark(folder: Path, items: list[dict[str, Any]]) -> None:
 def rollouts(
     model: str, folder: Path, rows: list[Asked], verbalizer: Verbalizer, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Share of sampled answers to p_z that are in l_z, of those whose language can be told: by l_z, and of all."""
+    """Share of sampled answers to p_z that are in l_z, by l_z."""
     items = read_by_student(rows, verbalizer)
     write_benchmark(folder / "p_z", items)
     evaluate(model, folder / "p_z", folder / "eval-p_z", temperature=TEMPERATURE, say=say, overwrite=True)
-    asked = {item["id"]: item["response_language"] for item in items}
-    told: dict[str, list[bool]] = {l: [] for l in sorted(set(asked.values()))}
-    for line in read_lines(folder / "eval-p_z" / "responses-0.jsonl"):
-        if line["in_language"] is not None:
-            told[asked[line["id"]]].append(line["in_language"])
-    everything = [one for given in told.values() for one in given]
-    shares = {l: sum(given) / len(given) if given else None for l, given in told.items()}
-    return {"in_language": shares, "all": sum(everything) / len(everything) if everything else None}
+    return shares(folder / "eval-p_z", {item["id"]: item["response_language"] for item in items})
 
 
 def read_by_student(rows: list[Asked], verbalizer: Verbalizer) -> list[dict[str, Any]]:

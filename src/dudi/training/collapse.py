@@ -25,7 +25,7 @@ cut: run into the limit. A base student is cut often in its first steps, and lon
 fault. empty: nothing before the stop token; half of them, since some data has rows that are rightly answered with
 nothing. repeating: the second half is one n-gram over and over; healthy text never is, so a third is already much.
 script: another script than that of the language asked for; half, since names and code in Latin letters are no fault.
-Rows whose own y is in another script than their language's are left out: x asks for a translation there.
+Where no l_z is asked for, the script of the row's own y is right too: x may ask for a translation, or for code.
 """
 WORSE = 0.2
 """And only this far above the share at the start: among `ENOUGH` rows, less may be chance."""
@@ -71,10 +71,9 @@ class Collapse:
         self.mine[f"{here}/empty"] += not said
         self.mine[f"{here}/repeating"] += repeats(said)
         found = script(text)
-        known = asked in LANGUAGES and f"{view.name}/{asked}/judged" in self.mine
-        if found is not None and known and not _translation(row):
+        if found is not None and asked in LANGUAGES and f"{view.name}/{asked}/judged" in self.mine:
             self.mine[f"{view.name}/{asked}/judged"] += 1
-            self.mine[f"{view.name}/{asked}/script"] += found != _script_of(asked)
+            self.mine[f"{view.name}/{asked}/script"] += found not in _right_scripts(row, asked)
 
     def gather(self) -> None:
         """Add what each process counted to the sums that all of them hold."""
@@ -159,15 +158,12 @@ def script(text: str) -> str | None:
     return found.most_common(1)[0][0] if found.total() >= LETTERS else None
 
 
-def _translation(row: Example) -> bool:
-    """Whether the row's own answer is in another script than its language's."""
-    own, its = script(row.y), _script_of(row.l)
-    return None not in (own, its) and own != its
-
-
-def _script_of(l: str) -> str | None:
-    """That of a language, as `script` names it; None where nobody knows."""
-    return LANGUAGES[l].script.upper() if l in LANGUAGES else None
+def _right_scripts(row: Example, asked: str) -> set[str]:
+    """Those that an answer may be in: that of the language asked for, and where this is the row's own, y's as well."""
+    right = {LANGUAGES[asked].script.upper()}
+    if asked == row.l:
+        right.update(name for name, _ in letters_by_script(row.y).most_common(1))
+    return right
 
 
 def spans(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
