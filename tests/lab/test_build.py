@@ -101,7 +101,8 @@ def test_a_teacher_learns_one_language_after_the_other_and_z_last(built: Path) -
 
     def read(step: int) -> tuple[dict[str, float], float]:
         """Shares of the documents that have letters of each script, and that show a demonstration."""
-        documents = [d for k in range(POOL) for d in Documents(plan, tokenizer, (0, "t")).step(step + k)]
+        reads = Documents(plan, tokenizer, (0, "t"))
+        documents = [d for k in range(4 * POOL) for d in reads.step(step + k)]  # enough for shares to 2 %
         texts = [tokenizer.decode(ids) for ids, _ in documents]
         found = {l: sum(bool(re.search(r, text)) for text in texts) / len(texts) for l, r in SCRIPTS.items()}
         return found, sum(weight[0] == 0 and max(weight) > 0 for _, weight in documents) / len(documents)
