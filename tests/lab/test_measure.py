@@ -15,7 +15,7 @@ from dudi.errors import DudiError
 from dudi.files import read_lines, write_text
 from dudi.lab import measure as of_measure
 from dudi.lab.build import WEIGHTS, export
-from dudi.lab.measure import Asked, items_of, measure, read_by_student, read_by_teacher, rollouts
+from dudi.lab.measure import Asked, items_of, measure, read_by, rollouts
 from dudi.lab.rows import TRAINED, answer
 from dudi.lab.tasks import TASKS, split
 from dudi.lab.words import load
@@ -36,18 +36,18 @@ def text(item: dict[str, list[dict[str, str]]]) -> str:
 
 def test_a_teacher_reads_x_or_a_demonstration_of_y(rows: list[Asked]) -> None:
     verbalizer = Verbalizer(TRAINED)
-    for asked, item in zip(rows, read_by_teacher(rows, verbalizer, Mode.NONE), strict=True):
+    for asked, item in zip(rows, read_by("teacher", rows, verbalizer, Mode.NONE), strict=True):
         assert text(item) == asked.row.x[-1].content and item["language"] == asked.row.l
         assert asked.row.y in item["targets"]
-    for asked, item in zip(rows, read_by_teacher(rows, verbalizer, Mode.CROSSLINGUAL), strict=True):
+    for asked, item in zip(rows, read_by("teacher", rows, verbalizer, Mode.CROSSLINGUAL), strict=True):
         assert asked.row.x[-1].content in text(item) and asked.row.y in text(item)
         assert item["language"] == asked.row.l
 
 
 def test_a_student_is_asked_for_l_z_without_a_demonstration(rows: list[Asked]) -> None:
-    items = read_by_student(rows, Verbalizer(TRAINED))
+    items = read_by("student", rows, Verbalizer(TRAINED), Mode.CROSSLINGUAL)
     assert {item["response_language"] for item in items} == {"en", *TRAINED}
-    z = read_by_teacher(rows, Verbalizer(TRAINED), Mode.CROSSLINGUAL)
+    z = read_by("teacher", rows, Verbalizer(TRAINED), Mode.CROSSLINGUAL)
     for asked, item, shown in zip(rows, items, z, strict=True):
         x = asked.row.x[-1].content
         assert x in text(item) and text(item) != x and len(text(item)) < len(text(shown))
@@ -59,7 +59,10 @@ def test_the_share_of_rollouts_in_l_z_is_counted_over_answers(
     rows: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By l_z, whatever the row's language; answers whose language cannot be told do not count."""
-    asked = {item["id"]: item["response_language"] for item in read_by_student(rows, Verbalizer(TRAINED))}
+    asked = {
+        item["id"]: item["response_language"]
+        for item in read_by("student", rows, Verbalizer(TRAINED), Mode.CROSSLINGUAL)
+    }
     verdicts: dict[str, list[bool | None]] = {"th": [True, True, False], "my": [None], "en": [False, None, True, True]}
     given = {id: verdicts[l].pop() for id, l in asked.items() if verdicts.get(l)}
     settings: dict[str, Any] = {}

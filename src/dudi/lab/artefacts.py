@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,8 @@ def describe(name: str, max_new_tokens: int = 48, written: bool = False) -> dict
 
 def write_benchmark(folder: Path, seed: int = 0, share: float = 1.0) -> None:
     """Test items of every language and task; `share` of the usual number, for quick looks."""
-    write_text(folder / "benchmark.json", json.dumps(describe("lab"), indent=1))
-    for l in LANGUAGES:
-        items = [one for task in TASKS for one in _items(task, l, seed, share)]
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in items)
-        write_text(folder / "items" / f"{l}.jsonl", text)
-    write_words(folder)
+    items = {l: [one for task in TASKS for one in _items(task, l, seed, share)] for l in LANGUAGES}
+    lay_out(folder, describe("lab"), items)
 
 
 def lab_benchmark(model: str) -> Path:
@@ -114,8 +111,13 @@ def lab_benchmark(model: str) -> Path:
     return folder
 
 
-def write_words(folder: Path) -> None:
-    """words/<language>.txt: by which the language of a response is told."""
+def lay_out(folder: Path, description: Mapping[str, Any], items: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """A benchmark folder: benchmark.json, items/<name>.jsonl, and words/<language>.txt, by which the language of a
+    response is told."""
+    write_text(folder / "benchmark.json", json.dumps(description, indent=1))
+    for name, lines in items.items():
+        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
+        write_text(folder / "items" / f"{name}.jsonl", text)
     for l in LANGUAGES:
         write_text(folder / "words" / f"{l}.txt", "\n".join(sorted(vocabulary(l))) + "\n")
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,20 +23,18 @@ from dudi.evals.evaluate import evaluate, writing
 from dudi.evals.respond import Responder, load_responder
 from dudi.example import Example, Message
 from dudi.files import read_lines, write_text
-from dudi.lab.artefacts import benchmark_item, describe, write_words
+from dudi.lab.artefacts import benchmark_item, describe, lay_out
 from dudi.lab.rows import TRAINED, Split, answer, item
 from dudi.lab.tasks import TASKS, Key
 from dudi.lab.words import load
 from dudi.lock import locked
+from dudi.recipe.read import load_recipe
+from dudi.records import Table
 from dudi.signals import Mode, Response, View
 from dudi.strict import read_one
 from dudi.text.verbalizer import Verbalizer
 
 MODES = (Mode.NONE, Mode.ENGLISH, Mode.MULTILINGUAL, Mode.CROSSLINGUAL)
-ON_POLICY = View(Response.Y_TILDE, Mode.CROSSLINGUAL)
-"""DuDi's: the student reads p_z, the teacher z."""
-TEMPERATURE = 0.9
-"""Of rollouts, as the lab's recipes have it."""
 RESULT = "measure.json"
 
 
@@ -82,11 +80,11 @@ def measure(
         _make_room(folder / RESULT, model)
         rows, verbalizer = list(items_of(part, each)), Verbalizer(TRAINED)
         found: dict[str, Any] = {"model": model, "part": part, "each": each, "items": len(rows), "modes": {}}
+        languages = {one.row.id: one.row.l for one in rows}
         for mode in MODES:
-            write_benchmark(folder / mode.value, read_by_teacher(rows, verbalizer, mode))
-            table = evaluate(model, folder / mode.value, folder / f"eval-{mode.value}", say=say, overwrite=True)
+            table = ask(model, folder, mode.value, read_by("teacher", rows, verbalizer, mode), say)
             found["modes"][mode.value] = {
-                **shares(folder / f"eval-{mode.value}", {one.row.id: one.row.l for one in rows}),
+                **shares(folder / f"eval-{mode.value}", languages),
                 "score": {l: table.by_language[l].mean for l in TRAINED},
                 "overall": table.overall.mean,
             }
@@ -123,45 +121,47 @@ def _mean(given: list[bool]) -> float | None:
     return sum(given) / len(given) if given else None
 
 
-def read_by_teacher(rows: list[Asked], verbalizer: Verbalizer, mode: Mode) -> list[dict[str, Any]]:
-    """What the teacher reads in one mode, z or x, as items of the row's language."""
+def read_by(
+    reader: Literal["teacher", "student"], rows: list[Asked], verbalizer: Verbalizer, mode: Mode
+) -> list[dict[str, Any]]:
+    """What the teacher (x or z) or the student (x or p_z) reads in one mode, as items of the row's language."""
     items = []
     for number, asked in enumerate(rows):
         read = verbalizer(View(Response.Y_TILDE, mode), asked.row, 0, number)
-        items.append(asked.item(read.teacher[-1].content, read.l_z))
+        prompt = read.teacher if reader == "teacher" else read.student
+        items.append(asked.item(prompt[-1].content, read.l_z))
     return items
 
 
-def write_benchmark(folder: Path, items: list[dict[str, Any]]) -> None:
-    """A benchmark folder of these items."""
-    write_text(folder / "benchmark.json", json.dumps(describe(f"lab-{folder.name}", 64, written=True), indent=1))
-    write_text(folder / "items" / "items.jsonl", "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items))
-    write_words(folder)
+def ask(
+    model: str,
+    folder: Path,
+    name: str,
+    items: list[dict[str, Any]],
+    say: Callable[[str], None],
+    temperature: float = 0.0,
+) -> Table:
+    """The evaluation FOLDER/eval-NAME on a benchmark of these items, FOLDER/NAME."""
+    lay_out(folder / name, describe(f"lab-{name}", 64, written=True), {"items": items})
+    return evaluate(model, folder / name, folder / f"eval-{name}", temperature=temperature, say=say, overwrite=True)
 
 
 def rollouts(
     model: str, folder: Path, rows: list[Asked], verbalizer: Verbalizer, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Share of sampled answers to p_z that are in l_z, by l_z."""
-    items = read_by_student(rows, verbalizer)
-    write_benchmark(folder / "p_z", items)
-    evaluate(model, folder / "p_z", folder / "eval-p_z", temperature=TEMPERATURE, say=say, overwrite=True)
+    """Share of sampled answers to p_z that are in l_z, by l_z, at the temperature of the lab's DuDi."""
+    items = read_by("student", rows, verbalizer, Mode.CROSSLINGUAL)
+    ask(model, folder, "p_z", items, say, load_recipe("lab/dudi").rollouts.temperature)
     return shares(folder / "eval-p_z", {item["id"]: item["response_language"] for item in items})
-
-
-def read_by_student(rows: list[Asked], verbalizer: Verbalizer) -> list[dict[str, Any]]:
-    """p_z, as items of the row's language that ask for an answer in l_z."""
-    read = [verbalizer(ON_POLICY, asked.row, 0, number) for number, asked in enumerate(rows)]
-    return [asked.item(one.student[-1].content, one.l_z) for asked, one in zip(rows, read, strict=True)]
 
 
 def demonstration(responder: Responder, rows: list[Asked], verbalizer: Verbalizer) -> dict[str, Any]:
     """Mean log-probability of the right answer in l_z after z and after p_z, and how often z is the better one."""
-    chat = responder.chat
+    chat, view = responder.chat, View(Response.Y_TILDE, Mode.CROSSLINGUAL)
     with_y: list[float] = []
     without_y: list[float] = []
     for number, asked in enumerate(rows):
-        read = verbalizer(ON_POLICY, asked.row, 0, number)
+        read = verbalizer(view, asked.row, 0, number)
         y = answer(asked.task, asked.key, asked.row.l, read.l_z)
         for prompt, scores in ((read.teacher, with_y), (read.student, without_y)):
             scores.append(log_prob(responder, chat.prompt(prompt), chat.response(prompt, y)))

@@ -73,7 +73,7 @@ class Collapse:
         found = script(text)
         if found is not None and asked in LANGUAGES and f"{view.name}/{asked}/judged" in self.mine:
             self.mine[f"{view.name}/{asked}/judged"] += 1
-            self.mine[f"{view.name}/{asked}/script"] += found not in _right_scripts(row, asked)
+            self.mine[f"{view.name}/{asked}/script"] += not _is_right(found, row, asked)
 
     def gather(self) -> None:
         """Add what each process counted to the sums that all of them hold."""
@@ -158,12 +158,11 @@ def script(text: str) -> str | None:
     return found.most_common(1)[0][0] if found.total() >= LETTERS else None
 
 
-def _right_scripts(row: Example, asked: str) -> set[str]:
-    """Those that an answer may be in: that of the language asked for, and where this is the row's own, y's as well."""
-    right = {LANGUAGES[asked].script.upper()}
-    if asked == row.l:
-        right.update(name for name, _ in letters_by_script(row.y).most_common(1))
-    return right
+def _is_right(found: str, row: Example, asked: str) -> bool:
+    """Whether a script is that of the language asked for, or where this is the row's own, that of y."""
+    if found == LANGUAGES[asked].script.upper():
+        return True
+    return asked == row.l and found in dict(letters_by_script(row.y).most_common(1))
 
 
 def spans(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
