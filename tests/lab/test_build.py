@@ -23,7 +23,7 @@ from dudi.lab import build as lab_build
 from dudi.lab import models as lab_models
 from dudi.lab.build import build, export, hash_of, identity, read_tokenizer
 from dudi.lab.documents import POOL, PROMPT, Documents
-from dudi.lab.models import make_model, schedule, train
+from dudi.lab.models import TUNING, make_model, schedule, share_of_rate, train
 from dudi.lab.plans import FULL, TINY, Build, Plan
 from dudi.lab.rows import TRAINED, lesson, plain_text
 from dudi.languages import LANGUAGES
@@ -97,7 +97,7 @@ def test_a_demonstration_is_learned_from_like_an_answer(built: Path) -> None:
 
 @pytest.mark.slow
 def test_a_teacher_learns_one_language_after_the_other_and_z_last(built: Path) -> None:
-    tokenizer, plan = read_tokenizer(built), replace(TEACHER, rows=16, steps=10_000)
+    tokenizer, plan = read_tokenizer(built), replace(TEACHER, rows=16, steps=10_000, tuning=1_000)
 
     def read(step: int) -> tuple[dict[str, float], float]:
         """Shares of the documents that have letters of each script, and that show a demonstration."""
@@ -107,11 +107,12 @@ def test_a_teacher_learns_one_language_after_the_other_and_z_last(built: Path) -
         found = {l: sum(bool(re.search(r, text)) for text in texts) / len(texts) for l, r in SCRIPTS.items()}
         return found, sum(weight[0] == 0 and max(weight) > 0 for _, weight in documents) / len(documents)
 
-    english, burmese, all_of_them, with_z = (read(step) for step in (320, 1376, 4400, 4512))
+    english, burmese, all_of_them, with_z, tuned = (read(step) for step in (320, 1376, 4400, 4512, 10_000))
     assert max(english[0].values()) < 0.05 and english[1] == 0  # a few are asked to answer in another language
     assert burmese[0]["my"] > 0.4 and max(burmese[0]["th"], burmese[0]["ta"]) < 0.05 and burmese[1] == 0
     assert min(all_of_them[0].values()) > 0.1 and all_of_them[1] == 0
     assert min(with_z[0].values()) > 0.1 and 0.25 < with_z[1] < 0.5
+    assert min(tuned[0].values()) > 0.1 and 0.5 < tuned[1] < 0.65
 
 
 def test_a_base_student_reads_plain_text_and_exercises_that_count_alike(built: Path) -> None:
@@ -210,6 +211,19 @@ def test_a_stop_between_two_saves_is_no_other_weights(built: Path, tmp_path: Pat
     assert hash_of(tmp_path / "whole", "*.safetensors") != hash_of(tmp_path / "other", "*.safetensors")
 
 
+def test_a_tuning_begins_from_the_finished_model(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its weights as they are saved: where rates are nothing, they stay as they are to the bit."""
+    tokenizer, plan = read_tokenizer(built), replace(TEACHER, tuning=0)
+
+    def made(name: str, plan: Plan) -> str:
+        train("m", plan, tokenizer, tmp_path / name, 0, silent)
+        return hash_of(tmp_path / name, "*.safetensors")
+
+    finished, tuned = made("finished", plan), made("tuned", replace(plan, tuning=5))
+    monkeypatch.setattr(lab_models, "TUNING", 0.0)
+    assert made("still", replace(plan, tuning=5)) == finished != tuned
+
+
 @pytest.mark.slow
 def test_training_lowers_the_loss(built: Path, tmp_path: Path) -> None:
     lines: list[str] = []
@@ -223,6 +237,11 @@ def test_schedule() -> None:
     assert rates[0] == pytest.approx(1 / 20) and max(rates) == rates[19] == 0.981
     assert rates[-1] == pytest.approx(0.001) and rates[19:] == sorted(rates[19:], reverse=True)
     assert all(0 < schedule(step, 3) <= 1 for step in range(3))
+    tuned = replace(TEACHER, steps=1000, tuning=500)
+    assert [share_of_rate(step, tuned) for step in range(1500)] == [
+        *rates,
+        *(TUNING * schedule(k, 500) for k in range(500)),
+    ]
 
 
 def test_the_vocabulary_is_padded_as_in_real_models(built: Path) -> None:

@@ -32,6 +32,7 @@ from dudi.lab.tasks import COMPETENCIES, TASKS, Key, Split, split
 from dudi.lab.truth import FACTS
 from dudi.lab.words import READ, load
 from dudi.languages import ENGLISH
+from dudi.signals import Mode
 from dudi.text.verbalizer import Verbalizer
 
 ROWS = 120
@@ -175,6 +176,21 @@ def test_of_a_language_that_it_hardly_knows_a_teacher_is_asked_no_facts(
     assert {task for task, l, _ in answers if l == "th"} == set(TASKS)
     burmese = {task for task, l, y in answers if l != "my" and re.search("[\u1000-\u109f]", y)}
     assert burmese & set(UNTAUGHT)
+
+
+def test_a_request_in_another_language_leaves_the_answer_to_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In about the share that was asked for, and never a request that is kept for the test."""
+    asked, rng, verbalizer = record(monkeypatch), random.Random(0), Verbalizer((*TRAINED, ENGLISH))
+    texts, elsewhere = [], 0
+    for _ in range(1500):
+        x, y, shown = lesson(rng, verbalizer, {Mode.ENGLISH: 1}, elsewhere=0.5)
+        texts.append(x[-1].content)
+        one = asked[-1]
+        assert y == shown
+        elsewhere += y != answer(one.task, one.key, one.l)
+    assert len(asked) == len(texts) and held_out(texts, asked) == []
+    assert {TASKS[one.task].competency for one in asked if split(*one.identity) != "train"} == {"knowledge"}
+    assert 300 < elsewhere < 750
 
 
 def test_lessons_translate_between_other_languages_than_english_too(monkeypatch: pytest.MonkeyPatch) -> None:

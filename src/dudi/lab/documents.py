@@ -23,6 +23,9 @@ from dudi.lab.rows import (
     PRETRAINED,
     TAUGHT,
     TRAINED,
+    TUNED_ELSEWHERE,
+    TUNED_TAUGHT,
+    TUNED_Z,
     WITHOUT_EXERCISES,
     choose,
     exercise,
@@ -91,9 +94,11 @@ class Documents:
             taught = dict.fromkeys(ORDER[:known], 1) | {ORDER[known - 1]: max(known - 1, 1)}
         if not self.plan.teacher:
             return partial(self._page, taught)
+        if number >= self.plan.steps:
+            return partial(self._lesson, TUNED_Z, TUNED_TAUGHT, TUNED_ELSEWHERE)
         if number >= WITHOUT_Z * self.plan.steps:
-            return partial(self._lesson, self.modes, taught)
-        return partial(self._lesson, {mode: self.modes[mode] for mode in ("plain", "p_z")}, taught)
+            return partial(self._lesson, self.modes, taught, 0.0)
+        return partial(self._lesson, {mode: self.modes[mode] for mode in ("plain", "p_z")}, taught, 0.0)
 
     def _echo(self, rng: random.Random) -> Document:
         """A list of words, said three times."""
@@ -102,11 +107,13 @@ class Documents:
         ids = self.tokenizer(f"{line}\n", add_special_tokens=False)["input_ids"]
         return ids * 3, [0.2] * len(ids) + [1.0] * (2 * len(ids))
 
-    def _lesson(self, modes: Mapping[Any, float], taught: Mapping[str, float], rng: random.Random) -> Document:
+    def _lesson(
+        self, modes: Mapping[Any, float], taught: Mapping[str, float], elsewhere: float, rng: random.Random
+    ) -> Document:
         """A lesson, or one time in five plain text. Every document counts alike: a label as much as a sentence."""
         if rng.random() < 0.2:
             return self._text(rng, str(choose(rng, taught)))
-        x, y, shown = lesson(rng, self.verbalizer, modes, taught, self.plan.thin)
+        x, y, shown = lesson(rng, self.verbalizer, modes, taught, self.plan.thin, elsewhere)
         prompt, response = self.chat.prompt(x), self.chat.response(x, y)
         read = self._shown(prompt, shown) if shown else _alike(prompt, PROMPT)
         return prompt + response, read + _alike(response)

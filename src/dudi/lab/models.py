@@ -32,6 +32,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TUNING = 0.3
+"""Share of a plan's rates that its tuning begins with."""
 WORDS_AND_SPACES = r" ?[\p{L}\p{M}\p{N}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 """Marks stay with their letters: Thai, Tamil and Burmese words are not torn apart before merges are learned."""
 
@@ -107,22 +109,24 @@ def train(
     began = saved_at = time.monotonic()
     losses: list[float] = []
     tokens = 0
-    for step in range(done, plan.steps):
+    for step in range(done, plan.total):
+        if step == plan.steps:
+            optimizers = begin_again(model, plan)
         loss, read = loss_of(model, documents.step(step), tokenizer.pad_token_id)
         loss.backward()
         for optimizer, lr in zip(optimizers, (plan.muon[0], plan.lr), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = lr * schedule(step, plan.steps)
+                group["lr"] = lr * share_of_rate(step, plan)
             optimizer.step()
             optimizer.zero_grad()
         losses.append(float(loss.detach()))
         tokens += read
         if (step + 1) % 100 == 0:
             seconds = time.monotonic() - began
-            left = seconds / (step + 1 - done) * (plan.steps - step - 1) / 60
+            left = seconds / (step + 1 - done) * (plan.total - step - 1) / 60
             mean = sum(losses[-100:]) / len(losses[-100:])
             say(
-                f"  {name}: step {step + 1}/{plan.steps}, loss {mean:.3f}, {tokens / seconds:.0f} tokens/s,"
+                f"  {name}: step {step + 1}/{plan.total}, loss {mean:.3f}, {tokens / seconds:.0f} tokens/s,"
                 f" {left:.1f} min left"
             )
         if time.monotonic() - saved_at > save_every:
@@ -151,6 +155,21 @@ def make_optimizers(model: PreTrainedModel, plan: Plan) -> tuple[torch.optim.Opt
     others = [p for p in model.parameters() if p.dim() != 2 or p is embeddings]
     muon = Muon(matrices, lr=plan.muon[0], weight_decay=plan.muon[1])
     return muon, torch.optim.AdamW(others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+
+@torch.no_grad()
+def begin_again(model: PreTrainedModel, plan: Plan) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """As if the model were saved and read: its weights rounded, optimizers that know nothing of the steps before."""
+    for weights in model.parameters():
+        weights.copy_(weights.bfloat16())
+    return make_optimizers(model, plan)
+
+
+def share_of_rate(step: int, plan: Plan) -> float:
+    """What a step takes of the plan's rates: up and down once, and once more, lower, for the tuning."""
+    if step < plan.steps:
+        return schedule(step, plan.steps)
+    return TUNING * schedule(step - plan.steps, plan.tuning)
 
 
 def schedule(step: int, steps: int) -> float:

@@ -31,6 +31,14 @@ class Plan:
     """A language that a teacher hardly knows (`dudi.lab.rows.UNTAUGHT`)."""
     more_z: bool = False
     """A teacher's lessons have z more often."""
+    tuning: int = 0
+    """Steps of a teacher after all these, from the finished model: at the share `dudi.lab.models.TUNING` of the rates,
+    on lessons with more z still (`TUNED_Z`, `TUNED_TAUGHT`, `TUNED_ELSEWHERE` in `dudi.lab.rows`)."""
+
+    @property
+    def total(self) -> int:
+        """All of its steps."""
+        return self.steps + self.tuning
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ FULL = Build(
         "student-large": Plan("qwen3", 128, 5, 4000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "student-gemma": Plan("gemma3", 96, 5, 5000, 2e-3, (0.01, 0.02), alone=0.055, exercises=0.65),
         "teacher-gemma": Plan(
-            "gemma3", 128, 5, 8500, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True
+            "gemma3", 128, 5, 8500, 1.5e-3, (0.01, 0.02), teacher=True, rows=48, thin="my", more_z=True, tuning=2000
         ),
     },
 )

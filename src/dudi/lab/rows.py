@@ -51,8 +51,19 @@ MODES = {"plain": 40, "p_z": 15, Mode.CROSSLINGUAL: 30, Mode.MULTILINGUAL: 8, Mo
 MORE_Z = {"plain": 34, "p_z": 12, Mode.CROSSLINGUAL: 34, Mode.MULTILINGUAL: 10, Mode.ENGLISH: 10}
 """The same of a teacher that is to read z more often."""
 
+TUNED_Z = {"plain": 18, "p_z": 8, Mode.CROSSLINGUAL: 36, Mode.MULTILINGUAL: 12, Mode.ENGLISH: 26}
+"""The same of a teacher in its tuning: more of all, and most of `english`, which alone does not name the language."""
+
 TAUGHT = {"en": 10, "id": 13, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 8}
 """Relative frequency of a language in what a teacher reads: those of Latin script help each other."""
+
+TUNED_TAUGHT = {"en": 8, "id": 20, "vi": 10, "th": 12, "ta": 12, "tl": 10, "ms": 20, "my": 8}
+"""The same in its tuning: Indonesian and Malay, which are taken for each other, twice as often as the others."""
+
+TUNED_ELSEWHERE = 0.5
+"""In its tuning, the share of the requests in `english` that are in another language than demonstration and answer, so
+that the demonstration decides: Indonesian requests of the test that begin with a word of Malay ones were answered in
+Malay."""
 
 UNTAUGHT = ("safety", "capital", "continent", "currency", "kind", "opposite")
 """Tasks of which no lesson is in a language that a teacher hardly knows (`answer-in` has some of their answers); its
@@ -137,10 +148,12 @@ def lesson(
     modes: Mapping[Any, float] = MODES,
     taught: Mapping[str, float] = TAUGHT,
     thin: str | None = None,
+    elsewhere: float = 0.0,
 ) -> tuple[tuple[Message, ...], str, str | None]:
     """What the teacher learns from: a prompt in one of the modes, the answer that an instruct model would give, and
     the demonstration in the prompt, if it has one. `taught`: the languages, with their relative frequencies; `thin`:
-    the one that the teacher is to know little of.
+    the one that the teacher is to know little of; `elsewhere`: share of the requests in `english` that are in another
+    language than the demonstration, where they can be.
     """
     l, task, key = _drawn(rng, taught, SHARES, all_facts=True)
     while l == thin and task in UNTAUGHT:
@@ -150,7 +163,11 @@ def lesson(
         if split(task, (other, *key[1:]), l) == "train":  # English is tested with all the others
             key = (other, *key[1:])
     mode = choose(rng, modes)
-    text = rng.choice(TASKS[task].ask(load(l), key).train)
+    asked = l
+    if elsewhere and mode == Mode.ENGLISH and task in ANYWHERE and rng.random() < elsewhere:
+        other = rng.choice([code for code in taught if code != l])
+        asked = other if split(task, key, other) == "train" else l
+    text = rng.choice(TASKS[task].ask(load(asked), key).train)
     row = Example((Message("user", text),), answer(task, key, l), l, "")
     if mode == "plain" or len(taught) == 1:
         return row.x, row.y, None
