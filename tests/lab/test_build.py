@@ -20,12 +20,13 @@ from dudi.cli import app
 from dudi.errors import DudiError
 from dudi.evals.bench import read_benchmark
 from dudi.lab import build as lab_build
+from dudi.lab import documents as lab_documents
 from dudi.lab import models as lab_models
 from dudi.lab.build import build, export, hash_of, identity, read_tokenizer
 from dudi.lab.documents import POOL, PROMPT, Documents
 from dudi.lab.models import TUNING, make_model, schedule, share_of_rate, train
 from dudi.lab.plans import FULL, TINY, Build, Plan
-from dudi.lab.rows import TRAINED, lesson, plain_text
+from dudi.lab.rows import TAUGHT, TRAINED, lesson, plain_text
 from dudi.languages import LANGUAGES
 from dudi.models.load import check_model, load_config, load_model, load_tokenizer
 from dudi.recipe.schema import Models
@@ -259,6 +260,16 @@ def test_a_finished_build_is_left_as_it_is(built: Path, monkeypatch: pytest.Monk
     before = {file: file.stat().st_mtime_ns for file in built.rglob("*.safetensors")}
     build_micro(built, monkeypatch)
     assert before == {file: file.stat().st_mtime_ns for file in built.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("MORE_Z", {"plain": 1}), ("TUNED_Z", {"plain": 1}), ("TUNED_TAUGHT", TAUGHT), ("TUNED_ELSEWHERE", 0.4)],
+)
+def test_what_lessons_are_made_of_is_part_of_a_build(name: str, other: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(MICRO, 0)
+    monkeypatch.setattr(lab_documents, name, other)
+    assert {key for key, value in identity(MICRO, 0).items() if value != before[key]} == {"lessons"}
 
 
 @pytest.mark.parametrize("changed", ["seed", "plan", "world", "templates"])

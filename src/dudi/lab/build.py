@@ -24,7 +24,7 @@ from dudi.errors import DudiError, unknown
 from dudi.files import write_text
 from dudi.lab import words
 from dudi.lab.artefacts import write_benchmark, write_data
-from dudi.lab.documents import exercises, texts
+from dudi.lab.documents import exercises, lessons, texts
 from dudi.lab.models import make_tokenizer, train
 from dudi.lab.plans import FULL, TINY, Build
 from dudi.text.verbalizer import TEMPLATES
@@ -69,7 +69,7 @@ def _differs(begun: dict[str, Any], wanted: dict[str, Any], folder: Path) -> boo
     """Whether what is in `folder` would not have come from `wanted`. A model that is not begun may be planned anew."""
     there = {name for name in begun["models"] if (folder / name).exists() or (folder / f"{name}.part").exists()}
     plans = [{name: build["models"].get(name) for name in there} for build in (begun, wanted)]
-    return plans[0] != plans[1] or any(begun[key] != wanted[key] for key in wanted if key != "models")
+    return plans[0] != plans[1] or any(begun.get(key) != wanted[key] for key in wanted if key != "models")
 
 
 def identity(plan: Build, seed: int) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def identity(plan: Build, seed: int) -> dict[str, Any]:
         "templates": hash_of(TEMPLATES, "*.toml"),
         "text": _hash_of_texts(texts(500, seed)),
         "exercises": _hash_of_texts(exercises(500, seed)),
+        "lessons": _hash_of_texts(lessons(200, seed)),
         "vocab": plan.vocab,
         "documents": plan.documents,
         "models": {name: vars(model) for name, model in plan.models.items()},

@@ -172,3 +172,12 @@ def exercises(n: int, seed: int) -> Iterator[str]:
     """n of the exercises that the base students read, in all of their languages."""
     rng = random.Random(draw("exercises", seed))
     return ("\n".join(exercise(rng, PRETRAINED)) for _ in range(n))
+
+
+def lessons(n: int, seed: int) -> Iterator[str]:
+    """n lessons of a shipped teacher, and n of a tuning."""
+    verbalizer, rng = Verbalizer((*TRAINED, ENGLISH)), random.Random(draw("lessons", seed))
+    for kind in ((MORE_Z, TAUGHT, "my", 0.0), (TUNED_Z, TUNED_TAUGHT, "my", TUNED_ELSEWHERE)):
+        for _ in range(n):
+            x, y, _shown = lesson(rng, verbalizer, *kind)
+            yield f"{x[-1].content}\n{y}"

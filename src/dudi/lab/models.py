@@ -33,7 +33,7 @@ CHATML = (
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TUNING = 0.3
-"""Share of a plan's rates that its tuning begins with."""
+"""Share of a plan's rates that its tuning goes up to."""
 WORDS_AND_SPACES = r" ?[\p{L}\p{M}\p{N}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 """Marks stay with their letters: Thai, Tamil and Burmese words are not torn apart before merges are learned."""
 

@@ -164,6 +164,7 @@ def lesson(
             key = (other, *key[1:])
     mode = choose(rng, modes)
     asked = l
+    # no share, no draw: what the tokenizer and the lessons before a tuning are made of stays what it was
     if elsewhere and mode == Mode.ENGLISH and task in ANYWHERE and rng.random() < elsewhere:
         other = rng.choice([code for code in taught if code != l])
         asked = other if split(task, key, other) == "train" else l
