@@ -24,7 +24,7 @@ MICRO = Build(
     models={
         "student-small": Plan("qwen3", 32, 1, 6, 5e-3, (0.02, 0.02), rows=4),
         "student-gemma": Plan("gemma3", 32, 1, 6, 5e-3, (0.02, 0.02), rows=4),
-        "teacher": Plan("qwen3", 32, 1, 6, 5e-3, (0.02, 0.02), teacher=True, rows=4, tuning=4),
+        "teacher": Plan("qwen3", 32, 1, 6, 5e-3, (0.02, 0.02), teacher=True, rows=4, tuning=12),
     },
 )
 """A build of seconds: its models know nothing at all."""

@@ -21,7 +21,7 @@ from dudi.lab import build as lab_build
 from dudi.lab import documents as lab_documents
 from dudi.lab import models as lab_models
 from dudi.lab.build import build, export, hash_of, identity, read_tokenizer
-from dudi.lab.models import TUNING, make_model, schedule, share_of_rate, train
+from dudi.lab.models import make_model, make_optimizers, schedule, share_of_rate, train
 from dudi.lab.plans import FULL, TINY, Build, Plan
 from dudi.lab.rows import TAUGHT, TRAINED, lesson, plain_text
 from dudi.languages import LANGUAGES
@@ -111,17 +111,19 @@ def test_a_stop_between_two_saves_is_no_other_weights(built: Path, tmp_path: Pat
     assert hash_of(tmp_path / "whole", "*.safetensors") != hash_of(tmp_path / "other", "*.safetensors")
 
 
-def test_a_tuning_begins_from_the_finished_model(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its weights as they are saved: where rates are nothing, they stay as they are to the bit."""
+def test_a_tuning_goes_on_from_the_finished_model(built: Path, tmp_path: Path) -> None:
+    """From its weights as they are saved, with optimizers that know nothing of the steps before."""
     tokenizer, plan = read_tokenizer(built), replace(TEACHER, tuning=0)
 
     def made(name: str, plan: Plan) -> str:
         train("m", plan, tokenizer, tmp_path / name, 0, silent)
         return hash_of(tmp_path / name, "*.safetensors")
 
-    finished, tuned = made("finished", plan), made("tuned", replace(plan, tuning=5))
-    monkeypatch.setattr(lab_models, "TUNING", 0.0)
-    assert made("still", replace(plan, tuning=5)) == finished != tuned
+    finished, whole = made("finished", plan), made("whole", TEACHER)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "finished", dtype=torch.float32)
+    optimizers = [one.state_dict() for one in make_optimizers(model, plan)]
+    torch.save({"model": model.state_dict(), "optimizers": optimizers, "step": plan.steps}, tmp_path / "after.part")
+    assert made("after", TEACHER) == whole != finished
 
 
 @pytest.mark.slow
@@ -140,7 +142,7 @@ def test_schedule() -> None:
     tuned = replace(TEACHER, steps=1000, tuning=500)
     assert [share_of_rate(step, tuned) for step in range(1500)] == [
         *rates,
-        *(TUNING * schedule(k, 500) for k in range(500)),
+        *(0.3 * schedule(k, 500) for k in range(500)),
     ]
 
 

@@ -45,7 +45,9 @@ def build(folder: Path, tiny: bool, seed: int, say: Callable[[str], None], only:
     begun = folder / "build.json"
     before = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else {}
     if before and _differs(before, wanted, folder):
-        raise DudiError(f"{folder}: holds another build (other text, templates, sizes or seed); use an empty folder")
+        raise DudiError(
+            f"{folder}: holds another build (other text, lessons, templates, sizes or seed); use an empty folder"
+        )
     if folder.exists() and any(folder.iterdir()) and not begun.exists():
         raise DudiError(f"{folder}: not empty, and no build; use an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def _differs(begun: dict[str, Any], wanted: dict[str, Any], folder: Path) -> boo
 
 
 def identity(plan: Build, seed: int) -> dict[str, Any]:
-    """What decides the weights: the world's text, the templates, the plan, the seed."""
+    """What decides the weights: the world's text, exercises and lessons, the templates, the plan, the seed."""
     decides = {
         "seed": seed,
         "world": hash_of(words.FOLDER, "*.toml"),

@@ -175,7 +175,7 @@ def exercises(n: int, seed: int) -> Iterator[str]:
 
 
 def lessons(n: int, seed: int) -> Iterator[str]:
-    """n lessons of a shipped teacher, and n of a tuning."""
+    """n lessons as the shipped teachers have them before a tuning, and n as in it."""
     verbalizer, rng = Verbalizer((*TRAINED, ENGLISH)), random.Random(draw("lessons", seed))
     for kind in ((MORE_Z, TAUGHT, "my", 0.0), (TUNED_Z, TUNED_TAUGHT, "my", TUNED_ELSEWHERE)):
         for _ in range(n):

@@ -32,8 +32,6 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TUNING = 0.3
-"""Share of a plan's rates that its tuning goes up to."""
 WORDS_AND_SPACES = r" ?[\p{L}\p{M}\p{N}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 """Marks stay with their letters: Thai, Tamil and Burmese words are not torn apart before merges are learned."""
 
@@ -169,7 +167,7 @@ def share_of_rate(step: int, plan: Plan) -> float:
     """What a step takes of the plan's rates: up and down once, and once more, lower, for the tuning."""
     if step < plan.steps:
         return schedule(step, plan.steps)
-    return TUNING * schedule(step - plan.steps, plan.tuning)
+    return plan.tuning_rate * schedule(step - plan.steps, plan.tuning)
 
 
 def schedule(step: int, steps: int) -> float:

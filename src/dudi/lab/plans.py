@@ -32,8 +32,10 @@ class Plan:
     more_z: bool = False
     """A teacher's lessons have z more often."""
     tuning: int = 0
-    """Steps of a teacher after all these, from the finished model: at the share `dudi.lab.models.TUNING` of the rates,
-    on lessons with more z still (`TUNED_Z`, `TUNED_TAUGHT`, `TUNED_ELSEWHERE` in `dudi.lab.rows`)."""
+    """Steps of a teacher after all these, from the finished model. From the first whole pool of documents on, they read
+    lessons with more z still (`TUNED_Z`, `TUNED_TAUGHT`, `TUNED_ELSEWHERE` in `dudi.lab.rows`)."""
+    tuning_rate: float = 0.3
+    """Share of the rates that the tuning goes up to."""
 
     @property
     def total(self) -> int:

@@ -52,22 +52,23 @@ MORE_Z = {"plain": 34, "p_z": 12, Mode.CROSSLINGUAL: 34, Mode.MULTILINGUAL: 10, 
 """The same of a teacher that is to read z more often."""
 
 TUNED_Z = {"plain": 18, "p_z": 8, Mode.CROSSLINGUAL: 36, Mode.MULTILINGUAL: 12, Mode.ENGLISH: 26}
-"""The same of a teacher in its tuning: more of all, and most of `english`, which alone does not name the language."""
+"""The same of a teacher in its tuning: more z, above all in `english`, which alone does not name the language."""
 
 TAUGHT = {"en": 10, "id": 13, "vi": 10, "th": 16, "ta": 16, "tl": 10, "ms": 10, "my": 8}
 """Relative frequency of a language in what a teacher reads: those of Latin script help each other."""
 
 TUNED_TAUGHT = {"en": 8, "id": 20, "vi": 10, "th": 12, "ta": 12, "tl": 10, "ms": 20, "my": 8}
-"""The same in its tuning: Indonesian and Malay, which are taken for each other, twice as often as the others."""
+"""The same in its tuning: Indonesian and Malay, which are taken for each other, about twice as often as others."""
 
 TUNED_ELSEWHERE = 0.5
-"""In its tuning, the share of the requests in `english` that are in another language than demonstration and answer, so
-that the demonstration decides: Indonesian requests of the test that begin with a word of Malay ones were answered in
-Malay."""
+"""In its tuning, the share of the requests in `english` that are in another language than demonstration and answer, of
+those that can be (of all, a quarter), so that the demonstration decides. Indonesian requests of the test that begin as
+only Malay ones do in what is trained on were answered in Malay."""
 
 UNTAUGHT = ("safety", "capital", "continent", "currency", "kind", "opposite")
-"""Tasks of which no lesson is in a language that a teacher hardly knows (`answer-in` has some of their answers); its
-texts tell as few facts there as a base student's (`KNOWN`)."""
+"""Tasks of which no lesson is in a language that a teacher hardly knows: `answer-in` has some of their answers, and a
+tuning some of their requests, answered in another language. Its texts tell as few facts there as a base student's
+(`KNOWN`)."""
 
 PRETRAINED = {"en": 16, "id": 12, "vi": 12, "th": 14, "ms": 10, "ta": 14, "tl": 10, "my": 12}
 """Percent of what the base students read: uneven, as in life, and enough of each to learn to read it."""
